@@ -1,0 +1,126 @@
+//! Telling PostgreSQL that nobody waits for a query any more.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Either, select};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{CancelToken, NoTls, Socket};
+
+use super::sealed;
+use crate::error::Error;
+use crate::param::OwnedParams;
+use crate::rows::{ColumnSets, Image};
+
+/// Sends a cancel request: over a connection of its own, as PostgreSQL's protocol has it
+/// (<https://www.postgresql.org/docs/current/protocol-flow.html>, "Canceling Requests in Progress").
+pub(crate) type Canceller =
+    Arc<dyn Fn(CancelToken) -> BoxFuture<'static, Result<(), tokio_postgres::Error>> + Send + Sync>;
+
+/// How long a cancel request may take, and how long the query may take to heed it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+pub(crate) fn plain() -> Canceller {
+    over(NoTls)
+}
+
+fn over<C>(tls: C) -> Canceller
+where
+    C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+    C::Stream: Send,
+    C::TlsConnect: Send,
+    <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    Arc::new(move |token: CancelToken| {
+        let tls = tls.clone();
+        Box::pin(async move { token.cancel_query(tls).await })
+    })
+}
+
+/// A source whose queries are cancelled over TLS.
+///
+/// A load that runs into its deadline is cancelled in PostgreSQL through a new connection. Neither a
+/// pool nor a client tells how it encrypts its own, so by default that one is made without TLS,
+/// which a client configured with `sslmode=require` refuses. Hand the connector over once more and
+/// the request travels like everything else:
+///
+/// ```no_run
+/// # use tokio_postgres::NoTls as MakeRustlsConnect;
+/// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+/// # let connector = MakeRustlsConnect;
+/// let source = larder::CancelTls::new(pool, connector);
+/// let rows = cache.query("SELECT count(*) FROM orders").fetch(&source).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct CancelTls<S> {
+    source: S,
+    canceller: Canceller,
+}
+
+impl<S: super::Source> CancelTls<S> {
+    /// `source`, with `tls` for cancel requests.
+    pub fn new<C>(source: S, tls: C) -> CancelTls<S>
+    where
+        C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        C::Stream: Send,
+        C::TlsConnect: Send,
+        <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        CancelTls { source, canceller: over(tls) }
+    }
+}
+
+impl<S> fmt::Debug for CancelTls<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelTls").finish_non_exhaustive()
+    }
+}
+
+impl<S: super::Source> super::Source for CancelTls<S> {}
+
+impl<S: super::Source> sealed::Source for CancelTls<S> {
+    fn rows(
+        self,
+        sql: Arc<str>,
+        params: OwnedParams,
+        sets: Arc<ColumnSets>,
+        _: Canceller,
+    ) -> BoxFuture<'static, Result<Image, Error>> {
+        self.source.rows(sql, params, sets, self.canceller)
+    }
+}
+
+/// Runs a query as a task of its own, which PostgreSQL is told to cancel if the returned future is
+/// dropped before it has ended.
+///
+/// The task keeps the connection until PostgreSQL has answered. A cancel request names a connection,
+/// not a query: sent while the connection is already somebody else's, it would hit theirs.
+pub(super) async fn cancelled_on_drop<T: Send + 'static>(
+    token: CancelToken,
+    canceller: Canceller,
+    query: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    // Dropped together with this future; the task notices.
+    let (_awaited, given_up) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        let query = match select(Box::pin(query), given_up).await {
+            Either::Left((result, _)) => return result,
+            Either::Right((_, query)) => query,
+        };
+        // If the request cannot be delivered, the query runs to its end and keeps its connection
+        // for as long, at most for the limit.
+        let _ = timeout(LIMIT, canceller(token)).await;
+        let _ = timeout(LIMIT, query).await;
+        Err(Error::closed())
+    });
+    task.await.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Error::closed()),
+    })
+}

@@ -1,0 +1,92 @@
+//! Where [`Rows`](crate::Rows) come from: PostgreSQL, through `tokio_postgres`.
+
+mod cancel;
+mod run;
+
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use futures_util::future::BoxFuture;
+use tokio_postgres::Client;
+
+pub use self::cancel::CancelTls;
+use self::cancel::Canceller;
+use crate::error::Error;
+use crate::param::OwnedParams;
+use crate::rows::{ColumnSets, Image};
+
+/// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], an `Arc`
+/// of a [`tokio_postgres::Client`], or either with a way to cancel over TLS, [`CancelTls`].
+///
+/// A transaction is no source, so none can read or fill the cache:
+///
+/// ```compile_fail
+/// # async fn run(cache: larder::QueryCache, client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let transaction = client.transaction().await?;
+/// cache.query("SELECT 1").fetch(&transaction).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A client on which somebody issued a `BEGIN` by hand looks like any other. Do not share one with
+/// the cache that does so.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a cached query can be fetched from",
+    label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
+    note = "a transaction sees what others do not, and neither reads nor fills the cache: run its \
+            queries on itself"
+)]
+pub trait Source: sealed::Source {}
+
+pub(crate) mod sealed {
+    use super::{Arc, BoxFuture, Canceller, ColumnSets, Error, Image, OwnedParams};
+
+    pub trait Source: Clone + Send + Sync + 'static {
+        #[doc(hidden)]
+        fn rows(
+            self,
+            sql: Arc<str>,
+            params: OwnedParams,
+            sets: Arc<ColumnSets>,
+            canceller: Canceller,
+        ) -> BoxFuture<'static, Result<Image, Error>>;
+    }
+}
+
+/// Runs a query for the cache.
+pub(crate) fn rows<S: Source>(
+    source: S,
+    sql: Arc<str>,
+    params: OwnedParams,
+    sets: Arc<ColumnSets>,
+) -> BoxFuture<'static, Result<Image, Error>> {
+    source.rows(sql, params, sets, cancel::plain())
+}
+
+impl Source for Pool {}
+
+impl sealed::Source for Pool {
+    fn rows(
+        self,
+        sql: Arc<str>,
+        params: OwnedParams,
+        sets: Arc<ColumnSets>,
+        canceller: Canceller,
+    ) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_pool(self, sql, params, sets, canceller))
+    }
+}
+
+impl Source for Arc<Client> {}
+
+impl sealed::Source for Arc<Client> {
+    fn rows(
+        self,
+        sql: Arc<str>,
+        params: OwnedParams,
+        sets: Arc<ColumnSets>,
+        canceller: Canceller,
+    ) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_client(self, sql, params, sets, canceller))
+    }
+}

@@ -1,0 +1,328 @@
+//! [`Query`]: SQL with its policy, and the ways to ask it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::answer::{OnMiss, Read};
+use crate::cache::{Core, Load, QueryCache};
+use crate::error::{BoxError, Error};
+use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
+use crate::param::{Also, Param, Params, SqlParams};
+use crate::policy::{Policy, Settings};
+use crate::postgres::{self, Source};
+use crate::rows::{Image, Rows};
+use crate::value::Value;
+use crate::wrapped::Wrapped;
+
+/// A query that is answered from the cache: its SQL, what else names its results, and how long they
+/// live.
+///
+/// Make one per query and keep it. There are three ways to ask it:
+///
+/// - [`fetch`](Query::fetch) runs it on a pool and gives [`Rows`];
+/// - [`wrap`](Query::wrap) puts it around a function that runs it and gives a value of one's own;
+/// - [`load`](Query::load) does that for one call.
+///
+/// # Consistency
+///
+/// A result is answered from the cache for as long as its time to live, whatever happens in the
+/// database meanwhile. What the query reads must not depend on anything but its SQL, its parameters
+/// and its [`scope`](Query::scope).
+#[derive(Clone)]
+pub struct Query {
+    cache: QueryCache,
+    sql: Arc<str>,
+    scope: Option<Arc<str>>,
+    schema: u32,
+    settings: Settings,
+    /// Made at the first use, when no setter can follow any more.
+    prepared: OnceLock<Result<Prepared, Error>>,
+}
+
+#[derive(Clone, Copy)]
+struct Prepared {
+    digest: Digest,
+    policy: Policy,
+}
+
+impl Query {
+    pub(crate) fn new(cache: QueryCache, sql: Arc<str>) -> Query {
+        Query {
+            cache,
+            sql,
+            scope: None,
+            schema: 0,
+            settings: Settings::default(),
+            prepared: OnceLock::new(),
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Query)) -> Query {
+        change(&mut self);
+        self.prepared = OnceLock::new();
+        self
+    }
+
+    /// How long a result lives, from the end of its load, in both tiers.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`ttl`](crate::QueryCacheBuilder::ttl).
+    #[must_use = "setters return the query they changed"]
+    pub fn ttl(self, ttl: Duration) -> Query {
+        self.set(|query| query.settings.ttl = Some(ttl))
+    }
+
+    /// How long a copy in this process's memory lives: at most the `ttl`, and never longer than
+    /// the entry in Redis that it was read from.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`l1_ttl`](crate::QueryCacheBuilder::l1_ttl), or the `ttl` if that is shorter.
+    #[must_use = "setters return the query they changed"]
+    pub fn l1_ttl(self, l1_ttl: Duration) -> Query {
+        self.set(|query| query.settings.l1_ttl = Some(l1_ttl))
+    }
+
+    /// The share of the `ttl`, from 0.0 to 0.5, by which lives are shortened at random, so that
+    /// results loaded together do not all expire together.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`jitter`](crate::QueryCacheBuilder::jitter).
+    #[must_use = "setters return the query they changed"]
+    pub fn jitter(self, jitter: f64) -> Query {
+        self.set(|query| query.settings.jitter = Some(jitter))
+    }
+
+    /// How long a load may take, waiting for its turn included. Then it ends with
+    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), and for [`fetch`](Query::fetch)
+    /// PostgreSQL is told to cancel it.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`load_deadline`](crate::QueryCacheBuilder::load_deadline).
+    #[must_use = "setters return the query they changed"]
+    pub fn load_deadline(self, deadline: Duration) -> Query {
+        self.set(|query| query.settings.load_deadline = Some(deadline))
+    }
+
+    /// The largest result that is stored, in encoded bytes. Larger ones are answered and not
+    /// stored, in either tier.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`max_value_bytes`](crate::QueryCacheBuilder::max_value_bytes).
+    #[must_use = "setters return the query they changed"]
+    pub fn max_value_bytes(self, bytes: usize) -> Query {
+        self.set(|query| query.settings.max_value_bytes = Some(bytes))
+    }
+
+    /// Separates results that depend on who asks.
+    ///
+    /// It is needed when the same SQL with the same parameters can have different results: under
+    /// row-level security or another role, with another `search_path`, `TimeZone` or other setting
+    /// of the session, on another database.
+    ///
+    /// # Default
+    ///
+    /// None: all who ask share the results.
+    #[must_use = "setters return the query they changed"]
+    pub fn scope(self, scope: impl Into<Arc<str>>) -> Query {
+        self.set(|query| query.scope = Some(scope.into()))
+    }
+
+    /// The number of the schema that results are of. Count it up when the tables, or the Rust type
+    /// of the result, change their meaning: a deployment then neither reads nor overwrites what its
+    /// predecessor, perhaps still running, has stored.
+    ///
+    /// # Default
+    ///
+    /// 0
+    #[must_use = "setters return the query they changed"]
+    pub fn schema_version(self, version: u32) -> Query {
+        self.set(|query| query.schema = version)
+    }
+
+    /// Binds `$1`; further parameters are bound to what this returns.
+    pub fn bind<V: Param>(&self, value: V) -> Bound<'_, Also<(), V>> {
+        self.params(()).bind(value)
+    }
+
+    /// Binds all parameters at once, as a tuple: `(42_i64, "eu")`.
+    pub fn params<P: Params>(&self, params: P) -> Bound<'_, P> {
+        Bound { query: self, params }
+    }
+
+    /// The rows of the query, which has no parameters; see [`Bound::fetch`].
+    pub fn fetch<S: Source>(&self, source: &S) -> Read<'_, Rows, impl OnMiss<Rows>> {
+        self.params(()).fetch(source)
+    }
+
+    /// The value that `load` makes; see [`Bound::load`].
+    pub fn load<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.params(()).load(load)
+    }
+
+    /// Puts the query around a function that runs it: over any driver, with any mapping.
+    ///
+    /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
+    /// The value may be anything that serde can write and read back.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct UserStats { orders: i64 }
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn stats(&self, _: &str, _: i64) -> Result<UserStats, std::io::Error> { Ok(UserStats { orders: 3 }) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// # let db = Db;
+    /// let user_stats = cache
+    ///     .query("SELECT count(*) FROM orders WHERE user_id = $1")
+    ///     .wrap(move |sql, (user_id,): (i64,)| {
+    ///         let db = db.clone();
+    ///         async move { db.stats(&sql, user_id).await }
+    ///     });
+    /// let stats = user_stats.call((42,)).await?;
+    /// assert_eq!(stats.orders, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wrap<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
+    where
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Wrapped::new(self, function)
+    }
+
+    #[inline]
+    fn prepared(&self) -> Result<&Prepared, Error> {
+        let prepared = self.prepared.get_or_init(|| {
+            let core = self.core();
+            let policy =
+                core.policy.with(&self.settings).map_err(|wrong| Error::setting(&wrong))?;
+            let digest =
+                Digest::new(&core.namespace, &self.sql, self.scope.as_deref(), self.schema);
+            Ok(Prepared { digest, policy })
+        });
+        prepared.as_ref().map_err(Error::clone)
+    }
+
+    #[inline]
+    pub(crate) fn policy(&self) -> Result<&Policy, Error> {
+        self.prepared().map(|prepared| &prepared.policy)
+    }
+
+    #[inline]
+    pub(crate) fn key<P: Params>(&self, shape: Shape, params: &P) -> Result<CacheKey, Error> {
+        let mut encoder = KeyEncoder::new(self.prepared()?.digest, shape);
+        params.encode(&mut encoder);
+        Ok(encoder.finish())
+    }
+
+    #[inline]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.cache.0
+    }
+
+    pub(crate) fn sql(&self) -> &Arc<str> {
+        &self.sql
+    }
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("sql", &self.sql).finish_non_exhaustive()
+    }
+}
+
+/// A [`Query`] with its parameters.
+#[derive(Clone, Copy)]
+#[must_use = "a bound query does nothing until it is fetched or loaded"]
+pub struct Bound<'q, P> {
+    query: &'q Query,
+    params: P,
+}
+
+impl<'q, P: Params> Bound<'q, P> {
+    /// Binds the next parameter.
+    pub fn bind<V: Param>(self, value: V) -> Bound<'q, Also<P, V>> {
+        Bound { query: self.query, params: Also(self.params, value) }
+    }
+
+    /// The rows of the query: from memory, from Redis, or from PostgreSQL through `source`.
+    ///
+    /// `source` is a [`deadpool_postgres::Pool`] or an `Arc` of a [`tokio_postgres::Client`]; see
+    /// [`Source`]. A transaction is neither, and must not be: it may see what others do not see,
+    /// and would fill the cache with it. Run its queries on itself, past the cache.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL's own error, as [`ErrorKind::Query`](crate::ErrorKind::Query);
+    /// [`Connect`](crate::ErrorKind::Connect) if the pool gives no connection, and
+    /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
+    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl OnMiss<Rows>>
+    where
+        P: SqlParams,
+    {
+        let query = self.query;
+        let key = query.key(Rows::shape(), &self.params);
+        Read::new(query, key, move || -> Load<Image> {
+            let (source, sql) = (source.clone(), query.sql().clone());
+            let (params, sets) = (self.params.into_owned(), query.core().columns.clone());
+            Box::new(move || postgres::rows(source, sql, params, sets))
+        })
+    }
+
+    /// The value that `load` makes: from memory, from Redis, or by running it.
+    ///
+    /// `load` gets no arguments: what it needs, it captures. The parameters only name its result.
+    ///
+    /// # Errors
+    ///
+    /// What `load` returned, as the source of an [`ErrorKind::Query`](crate::ErrorKind::Query);
+    /// [`Panicked`](crate::ErrorKind::Panicked) and [`Deadline`](crate::ErrorKind::Deadline).
+    /// Nothing is cached then.
+    pub fn load<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl OnMiss<Arc<T>>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let key = self.query.key(<Arc<T>>::shape(), &self.params);
+        Read::new(self.query, key, move || -> Load<T> {
+            Box::new(move || async move { load().await.map_err(of_user) }.boxed())
+        })
+    }
+}
+
+/// An error of the user's own function.
+pub(crate) fn of_user<E: Into<BoxError>>(error: E) -> Error {
+    Error::query(error.into())
+}
+
+impl<P> fmt::Debug for Bound<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the parameters: they are the user's data.
+        f.debug_struct("Bound").field("sql", &self.query.sql).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,329 @@
+//! [`Column`]: name and type of a column, and the bytes they travel as.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use tokio_postgres::types::{Field, Kind, Type};
+
+use super::cursor::Cursor;
+
+/// A column of a result.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Column {
+    name: String,
+    table_oid: Option<u32>,
+    column_id: Option<i16>,
+    type_modifier: i32,
+    type_: Type,
+}
+
+impl Column {
+    /// The column's name, which need not be unique in its result.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its type, as `tokio_postgres` describes it: enums with their variants, composites with their
+    /// fields, domains with what they are made of.
+    pub fn type_(&self) -> &Type {
+        &self.type_
+    }
+
+    /// The OID of the table that it is a plain column of, if it is one.
+    pub fn table_oid(&self) -> Option<u32> {
+        self.table_oid
+    }
+
+    /// Its number within that table.
+    pub fn column_id(&self) -> Option<i16> {
+        self.column_id
+    }
+
+    /// The type's modifier, such as the length of a `varchar(20)`; -1 if it has none.
+    pub fn type_modifier(&self) -> i32 {
+        self.type_modifier
+    }
+}
+
+impl fmt::Debug for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Column")
+            .field("name", &self.name)
+            .field("type", &self.type_.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The columns of a result, shared by all results that have the same ones.
+pub(crate) struct ColumnSet {
+    columns: Vec<Column>,
+    encoded: Bytes,
+}
+
+impl ColumnSet {
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+}
+
+/// The column sets that are in use.
+///
+/// A query has the same columns however often it is asked, so a thousand cached results of it hold
+/// one set between them, and reading one from Redis compares bytes instead of building names and
+/// types. The lock is taken when a result is loaded or read from Redis, never on a hit in memory.
+#[derive(Default)]
+pub struct ColumnSets(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    sets: HashMap<Bytes, Weak<ColumnSet>>,
+    /// Dead sets are swept when this many are known; then it becomes twice the living.
+    sweep_at: usize,
+}
+
+impl ColumnSets {
+    /// The set that `encoded` describes, or nothing if it describes none.
+    pub(crate) fn decode(&self, encoded: &[u8]) -> Option<Arc<ColumnSet>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(set) = known.sets.get(encoded).and_then(Weak::upgrade) {
+            return Some(set);
+        }
+        let encoded = Bytes::copy_from_slice(encoded);
+        let set = Arc::new(ColumnSet { columns: decode(&encoded)?, encoded: encoded.clone() });
+        if known.sets.len() >= known.sweep_at {
+            known.sets.retain(|_, set| set.strong_count() > 0);
+            known.sweep_at = (2 * known.sets.len()).max(64);
+        }
+        known.sets.insert(encoded, Arc::downgrade(&set));
+        Some(set)
+    }
+
+    /// The set of a statement's columns.
+    pub(crate) fn of_statement(&self, columns: &[tokio_postgres::Column]) -> Arc<ColumnSet> {
+        let mut encoded = vec![];
+        put_u32(&mut encoded, columns.len());
+        for column in columns {
+            put_text(&mut encoded, column.name());
+            encoded.extend_from_slice(&column.table_oid().unwrap_or(0).to_le_bytes());
+            encoded.extend_from_slice(&column.column_id().unwrap_or(0).to_le_bytes());
+            encoded.extend_from_slice(&column.type_modifier().to_le_bytes());
+            put_type(&mut encoded, column.type_());
+        }
+        self.decode(&encoded).expect("columns just encoded can be decoded")
+    }
+}
+
+/// A type nested deeper than this is not PostgreSQL's: it would be bytes made to exhaust the stack.
+const DEEPEST: usize = 64;
+
+/// How the kind of a type is written. `BUILT_IN` is followed by the OID alone; the others by the
+/// OID, the schema, the name and what the kind holds.
+mod tag {
+    pub(super) const BUILT_IN: u8 = 0;
+    pub(super) const SIMPLE: u8 = 1;
+    pub(super) const ENUM: u8 = 2;
+    pub(super) const PSEUDO: u8 = 3;
+    pub(super) const ARRAY: u8 = 4;
+    pub(super) const RANGE: u8 = 5;
+    pub(super) const MULTIRANGE: u8 = 6;
+    pub(super) const DOMAIN: u8 = 7;
+    pub(super) const COMPOSITE: u8 = 8;
+    /// A kind that a later `tokio_postgres` knows. It is written so that the entry can be made, and
+    /// never read: the result is then a miss for whoever reads it from Redis.
+    pub(super) const UNKNOWN: u8 = 255;
+}
+
+fn put_u32(out: &mut Vec<u8>, number: usize) {
+    let number = u32::try_from(number).expect("postgresql counts columns and names in 32 bits");
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_u32(out, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_type(out: &mut Vec<u8>, type_: &Type) {
+    if Type::from_oid(type_.oid()).as_ref() == Some(type_) {
+        out.push(tag::BUILT_IN);
+        out.extend_from_slice(&type_.oid().to_le_bytes());
+        return;
+    }
+    out.push(match type_.kind() {
+        Kind::Simple => tag::SIMPLE,
+        Kind::Enum(_) => tag::ENUM,
+        Kind::Pseudo => tag::PSEUDO,
+        Kind::Array(_) => tag::ARRAY,
+        Kind::Range(_) => tag::RANGE,
+        Kind::Multirange(_) => tag::MULTIRANGE,
+        Kind::Domain(_) => tag::DOMAIN,
+        Kind::Composite(_) => tag::COMPOSITE,
+        _ => tag::UNKNOWN,
+    });
+    out.extend_from_slice(&type_.oid().to_le_bytes());
+    put_text(out, type_.schema());
+    put_text(out, type_.name());
+    match type_.kind() {
+        Kind::Enum(variants) => {
+            put_u32(out, variants.len());
+            variants.iter().for_each(|variant| put_text(out, variant));
+        }
+        Kind::Array(of) | Kind::Range(of) | Kind::Multirange(of) | Kind::Domain(of) => {
+            put_type(out, of);
+        }
+        Kind::Composite(fields) => {
+            put_u32(out, fields.len());
+            for field in fields {
+                put_text(out, field.name());
+                put_type(out, field.type_());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn decode(encoded: &[u8]) -> Option<Vec<Column>> {
+    let mut cursor = Cursor::new(encoded);
+    let count = cursor.u32()?;
+    // Not `with_capacity(count)`: the number is only as good as the bytes that follow it.
+    let mut columns = vec![];
+    for _ in 0..count {
+        columns.push(Column {
+            name: cursor.text()?.to_owned(),
+            table_oid: Some(cursor.u32()?).filter(|&oid| oid != 0),
+            column_id: Some(cursor.i16()?).filter(|&id| id != 0),
+            type_modifier: cursor.i32()?,
+            type_: take_type(&mut cursor, 0)?,
+        });
+    }
+    columns.shrink_to_fit();
+    cursor.is_empty().then_some(columns)
+}
+
+fn take_type(cursor: &mut Cursor<'_>, depth: usize) -> Option<Type> {
+    if depth > DEEPEST {
+        return None;
+    }
+    let tag = cursor.u8()?;
+    let oid = cursor.u32()?;
+    if tag == tag::BUILT_IN {
+        return Type::from_oid(oid);
+    }
+    let schema = cursor.text()?.to_owned();
+    let name = cursor.text()?.to_owned();
+    let kind = match tag {
+        tag::SIMPLE => Kind::Simple,
+        tag::PSEUDO => Kind::Pseudo,
+        tag::ENUM => {
+            let count = cursor.u32()?;
+            let mut variants = vec![];
+            for _ in 0..count {
+                variants.push(cursor.text()?.to_owned());
+            }
+            Kind::Enum(variants)
+        }
+        tag::ARRAY => Kind::Array(take_type(cursor, depth + 1)?),
+        tag::RANGE => Kind::Range(take_type(cursor, depth + 1)?),
+        tag::MULTIRANGE => Kind::Multirange(take_type(cursor, depth + 1)?),
+        tag::DOMAIN => Kind::Domain(take_type(cursor, depth + 1)?),
+        tag::COMPOSITE => {
+            let count = cursor.u32()?;
+            let mut fields = vec![];
+            for _ in 0..count {
+                let name = cursor.text()?.to_owned();
+                fields.push(Field::new(name, take_type(cursor, depth + 1)?));
+            }
+            Kind::Composite(fields)
+        }
+        _ => return None,
+    };
+    Some(Type::new(name, oid, kind, schema))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(type_: &Type) -> Option<Type> {
+        let mut encoded = vec![];
+        put_type(&mut encoded, type_);
+        let mut cursor = Cursor::new(&encoded);
+        let back = take_type(&mut cursor, 0);
+        assert!(back.is_none() || cursor.is_empty());
+        back
+    }
+
+    fn user(name: &str, oid: u32, kind: Kind) -> Type {
+        Type::new(name.into(), oid, kind, "public".into())
+    }
+
+    #[test]
+    fn types_of_every_kind_come_back_as_they_were() {
+        let mood = user("mood", 70_000, Kind::Enum(vec!["sad".into(), "ok".into()]));
+        let fields = vec![
+            Field::new("how".into(), mood.clone()),
+            Field::new("many".into(), Type::INT4_ARRAY),
+        ];
+        let pair = user("pair", 70_001, Kind::Composite(fields));
+        for type_ in [
+            Type::INT8,
+            Type::TEXT_ARRAY,
+            Type::INT4_RANGE,
+            mood.clone(),
+            user("_mood", 70_002, Kind::Array(mood.clone())),
+            user("moods", 70_003, Kind::Range(mood.clone())),
+            user("many_moods", 70_004, Kind::Multirange(mood.clone())),
+            user("bad_mood", 70_005, Kind::Domain(mood)),
+            user("_pair", 70_006, Kind::Array(pair)),
+            user("opaque", 70_007, Kind::Simple),
+            user("odd", 70_008, Kind::Pseudo),
+        ] {
+            assert_eq!(round_trip(&type_), Some(type_));
+        }
+    }
+
+    #[test]
+    fn a_type_nested_without_end_is_refused() {
+        let mut type_ = Type::INT4;
+        for oid in 0..1000 {
+            type_ = user("onion", 80_000 + oid, Kind::Array(type_));
+        }
+        assert_eq!(round_trip(&type_), None);
+    }
+
+    #[test]
+    fn equal_columns_are_one_set_and_dead_sets_are_swept() {
+        let sets = ColumnSets::default();
+        let encoded = |name: &str| {
+            let mut out = vec![];
+            put_u32(&mut out, 1);
+            put_text(&mut out, name);
+            out.extend_from_slice(&[0; 6]);
+            out.extend_from_slice(&(-1_i32).to_le_bytes());
+            put_type(&mut out, &Type::INT8);
+            out
+        };
+        let one = sets.decode(&encoded("sum")).unwrap();
+        assert!(Arc::ptr_eq(&one, &sets.decode(&encoded("sum")).unwrap()));
+        assert_eq!(one.columns()[0].name(), "sum");
+        assert_eq!(one.columns()[0].type_modifier(), -1);
+        for n in 0..1000 {
+            sets.decode(&encoded(&format!("column {n}"))).unwrap();
+        }
+        assert!(sets.0.lock().unwrap().sets.len() <= 128);
+    }
+
+    #[test]
+    fn bytes_that_promise_more_than_they_hold_are_refused() {
+        let sets = ColumnSets::default();
+        assert!(sets.decode(&u32::MAX.to_le_bytes()).is_none());
+        assert!(sets.decode(&[]).is_none());
+        assert!(sets.decode(&[0, 0, 0, 0, 9]).is_none());
+    }
+}

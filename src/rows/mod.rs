@@ -1,0 +1,368 @@
+//! [`Rows`]: a result as PostgreSQL sent it.
+
+mod column;
+mod cursor;
+mod de;
+mod image;
+mod text;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio_postgres::types::{FromSql, WrongType};
+
+pub use self::column::Column;
+pub(crate) use self::column::ColumnSets;
+pub(crate) use self::image::{Image, ImageWriter};
+use crate::error::{BoxError, Error};
+
+/// The rows of a result.
+///
+/// They hold the cells in PostgreSQL's binary form, in one buffer with the names and types of the
+/// columns, and decode a cell when it is asked for: with the same `get` and the same [`FromSql`]
+/// as `tokio_postgres::Row`, so every type that works there works here, NULLs, enums, arrays,
+/// composites and ranges included.
+///
+/// A clone costs a reference count. All readers of a cached result share one buffer.
+///
+/// ```no_run
+/// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+/// let orders = cache.query("SELECT day, sum(amount)::float8 AS total FROM orders GROUP BY day");
+/// let rows = orders.fetch(&pool).await?;
+/// for row in &rows {
+///     let total: f64 = row.get("total");
+///     println!("{total:.2}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Rows(Arc<Image>);
+
+impl Rows {
+    pub(crate) fn new(image: Arc<Image>) -> Rows {
+        Rows(image)
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.0.rows()
+    }
+
+    /// Whether the result has no rows. It has columns all the same.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The columns, in order.
+    pub fn columns(&self) -> &[Column] {
+        self.0.columns().columns()
+    }
+
+    /// How many bytes the result takes, columns included: in memory, and as an entry's payload in
+    /// Redis.
+    pub fn byte_len(&self) -> usize {
+        self.0.bytes().len()
+    }
+
+    /// The row of that number, counted from zero.
+    pub fn get(&self, index: usize) -> Option<Row<'_>> {
+        (index < self.len()).then_some(Row { image: &self.0, index })
+    }
+
+    /// The row of that number, counted from zero.
+    ///
+    /// # Panics
+    ///
+    /// If the result has no such row, as indexing a slice does. [`get`](Rows::get) does not panic.
+    #[track_caller]
+    pub fn row(&self, index: usize) -> Row<'_> {
+        match self.get(index) {
+            Some(row) => row,
+            None => panic!("there is no row {index} in a result of {} rows", self.len()),
+        }
+    }
+
+    /// The first row, if there is one.
+    pub fn first(&self) -> Option<Row<'_>> {
+        self.get(0)
+    }
+
+    /// The rows, in order.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { rows: self, front: 0, back: self.len() }
+    }
+
+    /// Every row as a `T`; see [`Row::deserialize`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) for the first row that does not
+    /// fit.
+    pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<Vec<T>, Error> {
+        self.iter().map(Row::deserialize).collect()
+    }
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows")
+            .field("rows", &self.len())
+            .field("columns", &self.columns())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Two results are equal if their columns and every cell's bytes are.
+impl PartialEq for Rows {
+    fn eq(&self, other: &Rows) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.bytes() == other.0.bytes()
+    }
+}
+
+impl Eq for Rows {}
+
+impl<'a> IntoIterator for &'a Rows {
+    type Item = Row<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The rows of [`Rows`], in order.
+#[derive(Debug, Clone)]
+pub struct Iter<'a> {
+    rows: &'a Rows,
+    front: usize,
+    back: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        if self.front == self.back {
+            return None;
+        }
+        self.front += 1;
+        self.rows.get(self.front - 1)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.back - self.front, Some(self.back - self.front))
+    }
+}
+
+impl DoubleEndedIterator for Iter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.front == self.back {
+            return None;
+        }
+        self.back -= 1;
+        self.rows.get(self.back)
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+/// A row of [`Rows`].
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    image: &'a Image,
+    index: usize,
+}
+
+impl<'a> Row<'a> {
+    /// The columns, in order.
+    pub fn columns(&self) -> &'a [Column] {
+        self.image.columns().columns()
+    }
+
+    /// The number of columns.
+    pub fn len(&self) -> usize {
+        self.columns().len()
+    }
+
+    /// Whether the row has no columns.
+    pub fn is_empty(&self) -> bool {
+        self.columns().is_empty()
+    }
+
+    /// The value of a column, by its number or its name.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such column or its value is no `T`, as `tokio_postgres::Row::get` does.
+    /// [`try_get`](Row::try_get) does not panic.
+    #[track_caller]
+    pub fn get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> T {
+        match self.try_get(index) {
+            Ok(value) => value,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The value of a column, by its number or its name.
+    ///
+    /// A name is looked for exactly first and then regardless of ASCII case, as `tokio_postgres`
+    /// does. Of several columns of that name it is the first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Column`](crate::ErrorKind::Column) if there is no such column, if its type is
+    /// none that `T` can be made of, or if `T` refuses the value: NULL, unless it is an `Option`.
+    pub fn try_get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> Result<T, Error> {
+        let Some(at) = index.position(self.columns()) else {
+            return Err(Error::column(format!("there is no column {index:?} in the result"), None));
+        };
+        let column = &self.columns()[at];
+        let refused = |source: BoxError| {
+            let attempt = format!(
+                "column {:?} of type {} cannot be read as {}",
+                column.name(),
+                column.type_().name(),
+                std::any::type_name::<T>()
+            );
+            Error::column(attempt, Some(source))
+        };
+        if !T::accepts(column.type_()) {
+            let wrong = WrongType::new::<T>(column.type_().clone());
+            return Err(refused(wrong.into()));
+        }
+        T::from_sql_nullable(column.type_(), self.image.cell(self.index, at)).map_err(refused)
+    }
+
+    /// The bytes of a column as PostgreSQL sent them, or `None` if it is NULL.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such column.
+    #[track_caller]
+    pub fn raw(&self, column: usize) -> Option<&'a [u8]> {
+        self.image.cell(self.index, column)
+    }
+
+    /// The row as a `T`, by serde: a struct or a map by the names of the columns, a tuple by their
+    /// order, or the value itself if there is one column only.
+    ///
+    /// PostgreSQL's types become what serde's formats usually make of them: numbers, strings,
+    /// bytes, sequences (arrays), maps (composites), `json` and `jsonb` what they contain.
+    /// `numeric` is a string, or a number where one is asked for; `uuid`, dates and times are
+    /// strings as in RFC 4122 and RFC 3339, intervals as in ISO 8601, enums their labels. Where
+    /// two columns have one name, the last one counts. A column the struct does not know is passed
+    /// over.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit; it names
+    /// the column. Types without a usual form in serde (`point`, ranges, …) are refused as well:
+    /// read them with [`get`](Row::get).
+    pub fn deserialize<T: Deserialize<'a>>(self) -> Result<T, Error> {
+        de::from_row(self)
+    }
+}
+
+impl fmt::Debug for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("columns", &self.columns()).finish_non_exhaustive()
+    }
+}
+
+/// How a column is named in [`Row::get`]: by number or by name.
+pub trait RowIndex: sealed::Sealed + fmt::Debug {
+    #[doc(hidden)]
+    fn position(&self, columns: &[Column]) -> Option<usize>;
+}
+
+impl RowIndex for usize {
+    fn position(&self, columns: &[Column]) -> Option<usize> {
+        (*self < columns.len()).then_some(*self)
+    }
+}
+
+impl RowIndex for str {
+    fn position(&self, columns: &[Column]) -> Option<usize> {
+        columns
+            .iter()
+            .position(|column| column.name() == self)
+            .or_else(|| columns.iter().position(|column| column.name().eq_ignore_ascii_case(self)))
+    }
+}
+
+impl RowIndex for String {
+    fn position(&self, columns: &[Column]) -> Option<usize> {
+        self.as_str().position(columns)
+    }
+}
+
+impl<I: RowIndex + ?Sized> RowIndex for &I {
+    fn position(&self, columns: &[Column]) -> Option<usize> {
+        I::position(self, columns)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for usize {}
+    impl Sealed for str {}
+    impl Sealed for String {}
+    impl<S: Sealed + ?Sized> Sealed for &S {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Rows {
+        let sets = ColumnSets::default();
+        let cell = |number: i32| Some(number.to_be_bytes().to_vec());
+        let image = image::tests::image(&sets, 2, &[vec![cell(1), None], vec![cell(2), cell(3)]]);
+        Rows::new(Arc::new(image))
+    }
+
+    #[test]
+    fn columns_are_found_by_number_by_name_and_by_name_in_another_case() {
+        let rows = rows();
+        assert_eq!(rows.row(0).get::<_, i32>(0), 1);
+        assert_eq!(rows.row(1).get::<_, i32>("c1"), 3);
+        assert_eq!(rows.row(1).get::<_, i32>("C1"), 3);
+        assert_eq!(rows.row(1).get::<_, i32>(String::from("c0")), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let rows = rows();
+        let row = rows.row(0);
+        let message = |error: Error| error.to_string();
+        assert_eq!(
+            message(row.try_get::<_, i32>("total").unwrap_err()),
+            "there is no column \"total\" in the result"
+        );
+        assert_eq!(
+            message(row.try_get::<_, String>(0).unwrap_err()),
+            "column \"c0\" of type int4 cannot be read as alloc::string::String"
+        );
+        assert!(row.try_get::<_, i32>(1).is_err());
+        assert_eq!(row.try_get::<_, Option<i32>>(1).unwrap(), None);
+        assert!(row.try_get::<_, i32>(2).is_err());
+    }
+
+    #[test]
+    fn rows_are_iterated_from_both_ends() {
+        let rows = rows();
+        let firsts: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+        let backwards: Vec<i32> = rows.iter().rev().map(|row| row.get(0)).collect();
+        assert_eq!((firsts, backwards), (vec![1, 2], vec![2, 1]));
+        assert_eq!(rows.iter().len(), 2);
+        assert!(rows.get(2).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "there is no row 2 in a result of 2 rows")]
+    fn a_row_beyond_the_end_panics_with_the_numbers() {
+        rows().row(2);
+    }
+}
