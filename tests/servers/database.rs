@@ -1,0 +1,64 @@
+//! One database of a cluster: what a test is given.
+
+use std::path::PathBuf;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::ServerError;
+
+/// A database that nobody else knows.
+///
+/// It goes with its cluster, which must outlive it, and only then.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub(super) socket_directory: PathBuf,
+    pub(super) name: String,
+}
+
+impl Database {
+    /// The name, unique in this process.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How to connect, as the superuser.
+    pub fn config(&self) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.socket_directory).user("postgres").dbname(&self.name);
+        config
+    }
+
+    /// The same as a URL, which `psql` understands as well.
+    pub fn url(&self) -> String {
+        format!(
+            "postgresql:///{}?user=postgres&host={}",
+            self.name,
+            self.socket_directory.display()
+        )
+    }
+
+    /// A client whose connection runs in a task of its own, until the client
+    /// is dropped.
+    pub async fn connect(&self) -> Result<Client, ServerError> {
+        let connected = self.config().connect(NoTls).await;
+        let (client, connection) = connected.map_err(|error| {
+            ServerError::caused(format!("connect to the database {}", self.name), &error)
+        })?;
+        tokio::spawn(async move {
+            // Whoever uses the client learns of the error there.
+            let _ = connection.await;
+        });
+        Ok(client)
+    }
+
+    /// A pool of at most `size` connections, none of them opened yet.
+    pub fn pool(&self, size: usize) -> Pool {
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(self.config(), NoTls, recycling);
+        Pool::builder(manager)
+            .max_size(size)
+            .build()
+            .expect("a pool without timeouts needs no runtime")
+    }
+}

@@ -1,0 +1,95 @@
+//! Real Redis and PostgreSQL servers, private to the process that starts them.
+//!
+//! Tests, examples and benches include this module by `#[path]`. Every server
+//! lives in a directory of its own, listens on a unix socket there, and is
+//! gone, directory and all, when its owner is dropped or the process ends, in
+//! whatever way it ends: see [`guard`].
+//!
+//! Starting, stopping and signalling a server block the calling thread for
+//! milliseconds (PostgreSQL: about 100), also in an async test. Nothing here
+//! uses a timer of tokio, so that a test may pause its clock.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `LARDER_REDIS_BIN` | the directory of the `redis-server` or `valkey-server` to use |
+//! | `LARDER_POSTGRES_BIN` | the directory of the `initdb` and `postgres` to use |
+
+// Each binary that includes this module uses another part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(clippy::doc_markdown)]
+
+mod database;
+mod find;
+mod guard;
+mod postgres;
+mod redis;
+mod template;
+
+use std::fmt;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::database::Database;
+pub use self::guard::is_running;
+pub use self::postgres::Postgres;
+pub use self::redis::Redis;
+
+/// How long a server may take to start or to stop. Both take milliseconds; a
+/// machine under a full build takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that could not be found, started, stopped or spoken to.
+#[derive(Clone)]
+pub struct ServerError(String);
+
+impl ServerError {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+
+    /// `attempt` says what was attempted, and on what; `cause` why it failed.
+    fn caused(attempt: impl fmt::Display, cause: &(dyn std::error::Error + 'static)) -> Self {
+        let mut message = attempt.to_string();
+        let mut next = Some(cause);
+        while let Some(error) = next {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            next = error.source();
+        }
+        Self(message)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// `unwrap` and a `main` that returns the error print this: the text, not its
+// escaped form, for it has lines.
+impl fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Asks again every few milliseconds until there is an answer, or gives up.
+pub fn wait_for<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    let (never, lock) = (Condvar::new(), Mutex::new(()));
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        // Not `thread::park_timeout`: it could swallow the wake-up of an
+        // executor that runs on this thread.
+        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(never.wait_timeout(held, Duration::from_millis(2)));
+    }
+}

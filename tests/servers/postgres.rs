@@ -1,0 +1,216 @@
+//! A PostgreSQL cluster of one's own.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::guard::{Account, Directory, Ending, Process};
+use super::{Database, PATIENCE, ServerError, find, template, wait_for};
+
+/// Fast, for data that nobody will miss. `synchronous_commit` stays on: with
+/// it off, a logical slot shows nothing right after a commit. Shared memory is
+/// in the data directory, so that it goes with it.
+const SETTINGS: [&str; 11] = [
+    "listen_addresses=",
+    "unix_socket_permissions=0700",
+    "max_connections=200",
+    "fsync=off",
+    "full_page_writes=off",
+    "dynamic_shared_memory_type=mmap",
+    "max_wal_size=256MB",
+    "logging_collector=off",
+    "log_checkpoints=off",
+    "timezone=UTC",
+    "log_timezone=UTC",
+];
+
+/// A PostgreSQL cluster with the superuser `postgres`, reached by its socket.
+///
+/// What harms a server takes `&mut`: the [shared](Self::shared) one is out of
+/// a fault test's reach.
+#[derive(Debug)]
+pub struct Postgres {
+    // Fields are dropped in this order: first the server, then its directory.
+    process: Process,
+    directory: Directory,
+    program: PathBuf,
+    arguments: Vec<String>,
+    account: Option<Account>,
+}
+
+impl Postgres {
+    /// The cluster that all of this process shares: take a
+    /// [database](Self::database) in it.
+    pub fn shared() -> Result<&'static Self, ServerError> {
+        static SHARED: OnceLock<Result<Postgres, ServerError>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
+    }
+
+    /// A cluster in memory, or on disk where memory is short.
+    pub fn start() -> Result<Self, ServerError> {
+        Self::start_with(&[])
+    }
+
+    /// The same with more settings: `["wal_level=logical"]`.
+    pub fn start_with(settings: &[&str]) -> Result<Self, ServerError> {
+        Self::launch(&template::memory(), settings)
+    }
+
+    /// A cluster on disk, for data that would fill the memory.
+    pub fn start_on_disk(settings: &[&str]) -> Result<Self, ServerError> {
+        Self::launch(&template::disk(), settings)
+    }
+
+    fn launch(parent: &Path, settings: &[&str]) -> Result<Self, ServerError> {
+        let bin = find::postgres()?;
+        let directory = Directory::new(parent)?;
+        let account = template::account(&directory)?;
+        let data = template::data_directory(&bin, &directory, account)?;
+
+        let sockets = directory.path().display();
+        let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
+        let mut set = |setting: &str| arguments.extend(["-c".to_owned(), setting.to_owned()]);
+        set(&format!("unix_socket_directories={sockets}"));
+        SETTINGS.into_iter().for_each(&mut set);
+        if has_library(&bin, "pg_stat_statements") {
+            set("shared_preload_libraries=pg_stat_statements");
+        }
+        // The last of a kind wins, so that callers have the last word.
+        settings.iter().copied().for_each(&mut set);
+
+        let program = bin.join("postgres");
+        let process = run(&program, &arguments, &directory, account)?;
+        let mut postgres = Self { process, directory, program, arguments, account };
+        postgres.await_ready()?;
+        Ok(postgres)
+    }
+
+    /// A new database, empty but for what every database has.
+    pub async fn database(&self) -> Result<Database, ServerError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let database = Database {
+            socket_directory: self.directory.path().to_owned(),
+            name: format!("larder_{number}"),
+        };
+        let maintenance = Database { name: "postgres".to_owned(), ..database.clone() };
+        let client = maintenance.connect().await?;
+        // Of template0 nobody can be a guest, so it is never in use, as
+        // template1 is whenever somebody looks at it.
+        let name = database.name();
+        client
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
+            .await
+            .map_err(|error| ServerError::caused(format!("create the database {name}"), &error))?;
+        Ok(database)
+    }
+
+    /// The directory of the socket, which is removed with the server.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The postmaster's process id; of a stopped one, that of the dead.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Stops the server as an operator does: sessions are told, their
+    /// transactions rolled back.
+    pub fn stop(&mut self) -> Result<(), ServerError> {
+        if self.process.is_over() {
+            return Ok(());
+        }
+        self.process.signal("INT")?;
+        self.process.wait().map(drop)
+    }
+
+    /// Stops the server as if it had crashed: the next start recovers.
+    pub fn crash(&mut self) -> Result<(), ServerError> {
+        self.process.end()
+    }
+
+    /// Starts it again with its data, at the same address. One that runs is
+    /// stopped first.
+    pub fn restart(&mut self) -> Result<(), ServerError> {
+        self.stop()?;
+        self.process = run(&self.program, &self.arguments, &self.directory, self.account)?;
+        self.await_ready()
+    }
+
+    fn await_ready(&mut self) -> Result<(), ServerError> {
+        let socket = self.directory.path().join(".s.PGSQL.5432");
+        let attempt = format!("start {} on {}", self.program.display(), socket.display());
+        let outcome = wait_for(PATIENCE, || {
+            if let Some(status) = self.process.exited() {
+                return Some(Err(status));
+            }
+            answers(&socket).then_some(Ok(()))
+        });
+        match outcome {
+            Some(Ok(())) => Ok(()),
+            Some(Err(status)) => {
+                Err(ServerError::new(format!("{attempt}: {status}{}", self.process.log())))
+            }
+            None => Err(ServerError::new(format!(
+                "{attempt}: no session within {PATIENCE:?}{}",
+                self.process.log()
+            ))),
+        }
+    }
+}
+
+/// `QUIT` is the fastest end that leaves no shared memory behind, as `KILL`
+/// would; the postmaster itself kills the sessions that do not obey.
+fn run(
+    program: &Path,
+    arguments: &[String],
+    directory: &Directory,
+    account: Option<Account>,
+) -> Result<Process, ServerError> {
+    // Written after the handlers are in place, before any shared memory is.
+    let handled = directory.path().join("data/postmaster.pid");
+    let ending = Ending::Quit(&handled);
+    Process::start(program, arguments, directory, ending, account)
+}
+
+/// Whether a session can be opened. A server that still starts, or recovers,
+/// accepts the connection and then refuses the session.
+fn answers(socket: &Path) -> bool {
+    let ask = || -> io::Result<u8> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        // Length, protocol 3.0, parameters: what every client says first.
+        let parameters = b"user\0postgres\0database\0postgres\0\0";
+        let length = 8 + u32::try_from(parameters.len()).unwrap_or_default();
+        stream.write_all(&length.to_be_bytes())?;
+        stream.write_all(&(3_u32 << 16).to_be_bytes())?;
+        stream.write_all(parameters)?;
+        let mut kind = [0];
+        stream.read_exact(&mut kind)?;
+        stream.write_all(b"X\0\0\0\x04")?;
+        Ok(kind[0])
+    };
+    // `R` is authentication, here a yes; `E` would be an error.
+    ask().is_ok_and(|kind| kind == b'R')
+}
+
+/// Whether this installation has a loadable library of that name. Debian
+/// packages it with the server, others apart.
+fn has_library(bin: &Path, name: &str) -> bool {
+    // The program on PATH may be a link into the installation.
+    let Ok(program) = fs::canonicalize(bin.join("postgres")) else {
+        return false;
+    };
+    let Some(root) = program.parent().and_then(Path::parent) else {
+        return false;
+    };
+    ["lib", "lib/postgresql", "lib/pgsql", "lib64/pgsql"]
+        .iter()
+        .flat_map(|place| ["so", "dylib"].map(|kind| (place, kind)))
+        .any(|(place, kind)| root.join(place).join(format!("{name}.{kind}")).exists())
+}
