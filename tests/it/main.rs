@@ -1,0 +1,20 @@
+//! The cache against real servers: one module per question.
+
+#[path = "../servers/mod.rs"]
+mod servers;
+
+mod cancellation;
+mod expiry;
+mod harness;
+mod params;
+mod postgres_types;
+mod reading;
+mod settings;
+mod stampede;
+mod support;
+mod typed_values;
+
+#[cfg(feature = "redis")]
+mod outage;
+#[cfg(feature = "redis")]
+mod wire;

@@ -1,0 +1,152 @@
+//! Does a read ever fail, or hang, because of Redis?
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use larder::{Origin, QueryCache, QueryCacheBuilder};
+
+use crate::servers::Redis;
+use crate::support::until_async;
+
+fn cache_on(url: &str) -> QueryCacheBuilder {
+    // Every read of these tests is to ask Redis: memory keeps nothing for long.
+    QueryCache::builder().namespace("outage").redis(url).l1_ttl(Duration::from_millis(1))
+}
+
+async fn read(cache: &QueryCache, number: i32) -> Origin {
+    let query = cache.query("SELECT 1");
+    let read = query.params((number,)).load(move || async move { Ok::<_, std::io::Error>(number) });
+    let answer = read.answer().await.unwrap();
+    assert_eq!(**answer.value(), number);
+    answer.origin()
+}
+
+/// Reads until an answer comes from Redis.
+async fn until_redis_answers(cache: &QueryCache) {
+    until_async("an answer comes from redis", async || {
+        read(cache, -1).await;
+        read(cache, -1).await == Origin::L2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_redis_is_passed_over_and_used_again_when_it_is_back() {
+    let mut redis = Redis::start().unwrap();
+    let cache = cache_on(&redis.url()).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    redis.kill().unwrap();
+    for number in 0..200 {
+        assert_ne!(read(&cache, number).await, Origin::L2);
+    }
+    assert!(cache.stats().l2_errors >= 200);
+    redis.restart().unwrap();
+    until_redis_answers(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_redis_costs_two_time_limits_and_no_more() {
+    let mut redis = Redis::start().unwrap();
+    let limit = Duration::from_millis(200);
+    let cache = cache_on(&redis.url()).redis_timeout(limit).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    redis.pause().unwrap();
+    let begin = Instant::now();
+    for number in 0..100 {
+        assert_ne!(read(&cache, number).await, Origin::L2);
+    }
+    // Each of the hundred would have waited once or twice without giving the connection up.
+    assert!(begin.elapsed() < 20 * limit, "{:?}", begin.elapsed());
+    redis.resume().unwrap();
+    until_redis_answers(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_under_way_when_redis_is_killed_are_answered() {
+    for _ in 0..5 {
+        let mut redis = Redis::start().unwrap();
+        let cache = cache_on(&redis.url()).build().await.unwrap();
+        let readers: Vec<_> = (0..4)
+            .map(|reader| {
+                let cache = cache.clone();
+                tokio::spawn(async move {
+                    for number in 0..500 {
+                        read(&cache, reader * 1000 + number).await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        redis.kill().unwrap();
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_full_or_read_only_or_wants_a_password_is_passed_over() {
+    let redis = Redis::start().unwrap();
+    let cache = cache_on(&redis.url()).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut set = async |name: &str, value: &str| {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec_async(&mut admin).await.unwrap();
+    };
+    set("maxmemory", "1").await;
+    for number in 0..20 {
+        assert_eq!(read(&cache, number).await, Origin::Loaded);
+    }
+    set("maxmemory", "0").await;
+    until_redis_answers(&cache).await;
+    // A replica of nobody accepts no writes.
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").exec_async(&mut admin).await.unwrap();
+    for number in 20..40 {
+        assert_eq!(read(&cache, number).await, Origin::Loaded);
+    }
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut admin).await.unwrap();
+    until_redis_answers(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_garbage_or_nothing_fails_no_read() {
+    for greeting in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"+OK\r\n$-7\r\n", b""] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answers = std::thread::spawn(move || {
+            // Until the test is over and connects for the last time.
+            let mut open = vec![];
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut first = [0; 1];
+                match std::io::Read::read(&mut stream, &mut first) {
+                    Ok(1) if first[0] == b'!' => return,
+                    _ => {}
+                }
+                let _ = stream.write_all(greeting);
+                open.push(stream);
+            }
+        });
+        let cache = cache_on(&format!("unix://{}", path.display()));
+        let cache = cache.redis_optional().build().await.unwrap();
+        for number in 0..50 {
+            assert_eq!(read(&cache, number).await, Origin::Loaded);
+        }
+        drop(cache);
+        std::os::unix::net::UnixStream::connect(&path).unwrap().write_all(b"!").unwrap();
+        answers.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_up_after_the_start_is_used() {
+    let mut redis = Redis::start().unwrap();
+    redis.kill().unwrap();
+    let cache = cache_on(&redis.url()).redis_optional().build().await.unwrap();
+    assert_eq!(read(&cache, 1).await, Origin::Loaded);
+    redis.restart().unwrap();
+    until_redis_answers(&cache).await;
+}

@@ -1,0 +1,119 @@
+//! Does every parameter reach PostgreSQL as what it is, and name one result?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use larder::{Origin, QueryCache, SqlParam};
+use tokio_postgres::Client;
+
+use crate::support::{database, local};
+
+struct Asked {
+    cache: QueryCache,
+    client: Arc<Client>,
+}
+
+impl Asked {
+    /// Has PostgreSQL say what it was given, twice; the second time from memory.
+    async fn echo<P: SqlParam + Clone>(&self, type_: &str, param: P, expected: &str) {
+        let query = self.cache.query(format!("SELECT ($1::{type_})::text"));
+        for origin in [Origin::Loaded, Origin::L1] {
+            let answer = query.bind(param.clone()).fetch(&self.client).answer().await.unwrap();
+            assert_eq!(answer.value().row(0).get::<_, Option<&str>>(0), Some(expected), "{type_}");
+            assert_eq!(answer.origin(), origin, "{type_}");
+        }
+    }
+}
+
+async fn asked() -> Asked {
+    let client = Arc::new(database().await.connect().await.unwrap());
+    client.batch_execute("SET TimeZone = 'UTC'").await.unwrap();
+    Asked { cache: local().await, client }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scalars_strings_bytes_lists_and_options() {
+    let asked = asked().await;
+    asked.echo("bool", true, "true").await;
+    asked.echo("\"char\"", b'x' as i8, "x").await;
+    asked.echo("int2", -7_i16, "-7").await;
+    asked.echo("int4", i32::MIN, "-2147483648").await;
+    asked.echo("int8", i64::MAX, "9223372036854775807").await;
+    asked.echo("oid", u32::MAX, "4294967295").await;
+    asked.echo("float4", 0.1_f32, "0.1").await;
+    asked.echo("float8", -0.0_f64, "-0").await;
+    asked.echo("float8", 0.0_f64, "0").await;
+    asked.echo("float8", f64::NAN, "NaN").await;
+    asked.echo("text", "Zoë", "Zoë").await;
+    asked.echo("varchar", String::new(), "").await;
+    asked.echo("bytea", vec![0_u8, 255], "\\x00ff").await;
+    asked.echo("bytea", [1_u8, 2].as_slice(), "\\x0102").await;
+    asked.echo("int4[]", vec![Some(1), None], "{1,NULL}").await;
+    asked.echo("int4[]", Vec::<i32>::new(), "{}").await;
+    asked.echo("text[]", ["a", "b,c"].as_slice(), "{a,\"b,c\"}").await;
+    asked.echo("int8", Some(5_i64), "5").await;
+    asked.echo("inet", "10.0.0.1".parse::<IpAddr>().unwrap(), "10.0.0.1/32").await;
+    asked.echo("jsonb", serde_json::json!({"a": [1, null]}), "{\"a\": [1, null]}").await;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+    asked.echo("timestamptz", at, "1970-01-01 00:00:01.5+00").await;
+    let long = "x".repeat(1_000_000);
+    asked.echo("text", long.as_str(), &long).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_is_a_parameter_of_its_own() {
+    let asked = asked().await;
+    let query = asked.cache.query("SELECT $1::text IS NULL");
+    let null = query.bind(None::<&str>).fetch(&asked.client).await.unwrap();
+    let empty = query.bind(Some("")).fetch(&asked.client).await.unwrap();
+    assert!(null.row(0).get::<_, bool>(0));
+    assert!(!empty.row(0).get::<_, bool>(0));
+}
+
+#[cfg(feature = "uuid")]
+#[tokio::test(flavor = "multi_thread")]
+async fn uuids() {
+    let text = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    asked().await.echo("uuid", uuid::Uuid::try_parse(text).unwrap(), text).await;
+}
+
+#[cfg(feature = "rust_decimal")]
+#[tokio::test(flavor = "multi_thread")]
+async fn decimals_with_their_scale() {
+    let asked = asked().await;
+    asked.echo("numeric", rust_decimal::Decimal::new(10, 1), "1.0").await;
+    asked.echo("numeric", rust_decimal::Decimal::new(100, 2), "1.00").await;
+}
+
+#[cfg(feature = "chrono")]
+#[tokio::test(flavor = "multi_thread")]
+async fn chronos_dates_and_times() {
+    use chrono::{DateTime, FixedOffset, NaiveDate, Utc};
+    let asked = asked().await;
+    let day = NaiveDate::from_ymd_opt(2024, 2, 29).unwrap();
+    let at = day.and_hms_micro_opt(12, 0, 0, 250_000).unwrap();
+    asked.echo("date", day, "2024-02-29").await;
+    asked.echo("time", at.time(), "12:00:00.25").await;
+    asked.echo("timestamp", at, "2024-02-29 12:00:00.25").await;
+    let instant: DateTime<Utc> = at.and_utc();
+    asked.echo("timestamptz", instant, "2024-02-29 12:00:00.25+00").await;
+    // Written with another offset it is the same instant, and the same result.
+    let query = asked.cache.query("SELECT ($1::timestamptz)::text");
+    let offset = instant.with_timezone(&FixedOffset::east_opt(7200).unwrap());
+    let answer = query.bind(offset).fetch(&asked.client).answer().await.unwrap();
+    assert_eq!(answer.origin(), Origin::L1);
+}
+
+#[cfg(feature = "time")]
+#[tokio::test(flavor = "multi_thread")]
+async fn times_dates_and_times() {
+    let asked = asked().await;
+    let day = time::Date::from_calendar_date(2024, time::Month::February, 29).unwrap();
+    let clock = time::Time::from_hms_micro(12, 0, 0, 250_000).unwrap();
+    let at = time::PrimitiveDateTime::new(day, clock);
+    asked.echo("date", day, "2024-02-29").await;
+    asked.echo("time", clock, "12:00:00.25").await;
+    asked.echo("timestamp", at, "2024-02-29 12:00:00.25").await;
+    asked.echo("timestamptz", at.assume_utc(), "2024-02-29 12:00:00.25+00").await;
+}

@@ -1,0 +1,130 @@
+//! What stands in Redis, and what does a reader make of anything else there?
+
+use larder::{Origin, QueryCache};
+use redis::aio::MultiplexedConnection;
+
+use crate::servers::Redis;
+use crate::support::{database, namespace, over_redis, written};
+
+pub async fn connect() -> MultiplexedConnection {
+    let client = redis::Client::open(Redis::shared().unwrap().url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+pub async fn keys(redis: &mut MultiplexedConnection, namespace: &str) -> Vec<String> {
+    let pattern = format!("larder:{namespace}:*");
+    redis::cmd("KEYS").arg(pattern).query_async(redis).await.unwrap()
+}
+
+pub async fn only_key(redis: &mut MultiplexedConnection, namespace: &str) -> String {
+    let mut keys = keys(redis, namespace).await;
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    keys.remove(0)
+}
+
+async fn load(cache: &QueryCache) -> Origin {
+    let query = cache.query("SELECT secret FROM t WHERE name = $1");
+    let read = query.params(("hunter2",)).load(|| async { Ok::<_, std::io::Error>(vec![1, 2, 3]) });
+    let answer = read.answer().await.unwrap();
+    assert_eq!(**answer.value(), [1, 2, 3]);
+    answer.origin()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_keys_reveal_neither_sql_nor_values() {
+    let (namespace, mut redis) = (namespace(), connect().await);
+    let cache = over_redis(&namespace).build().await.unwrap();
+    load(&cache).await;
+    written(&cache, 1).await;
+    let key = only_key(&mut redis, &namespace).await;
+    let hash = key.strip_prefix(&format!("larder:{namespace}:1:")).unwrap();
+    assert_eq!(hash.len(), 64);
+    assert!(hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anything_but_the_entry_is_a_counted_miss_and_is_overwritten() {
+    let (namespace, mut redis) = (namespace(), connect().await);
+    let cache = over_redis(&namespace).build().await.unwrap();
+    load(&cache).await;
+    written(&cache, 1).await;
+    let key = only_key(&mut redis, &namespace).await;
+    let entry: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+
+    let changed = |at: usize, to: u8| {
+        let mut changed = entry.clone();
+        changed[at] = to;
+        changed
+    };
+    let mut put = vec![
+        vec![],
+        b"garbage".to_vec(),
+        vec![0xff; 10_000],
+        entry[..entry.len() - 1].to_vec(),
+        entry[..20].to_vec(),
+        [&entry[..], b"x"].concat(),
+        // Another build's format, another codec, another key's fingerprint.
+        changed(4, 2),
+        changed(5, 77),
+        changed(9, !entry[9]),
+        changed(entry.len() - 1, b'x'),
+    ];
+    put.push(changed(50, !entry[50]));
+    for (number, bytes) in put.into_iter().enumerate() {
+        let set = redis::cmd("SET").arg(&key).arg(&bytes).arg("EX").arg(60).clone();
+        set.exec_async(&mut redis).await.unwrap();
+        let reader = over_redis(&namespace).build().await.unwrap();
+        assert_eq!(load(&reader).await, Origin::Loaded, "case {number}");
+        let stats = reader.stats();
+        assert_eq!((stats.l2_refused, stats.l2_errors, stats.l2_hits), (1, 0, 0), "case {number}");
+        written(&reader, 1).await;
+        let after: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+        assert_eq!(&after[..24], &entry[..24]);
+    }
+
+    // The right bytes without an end to their life.
+    redis::cmd("SET").arg(&key).arg(&entry).exec_async(&mut redis).await.unwrap();
+    let reader = over_redis(&namespace).build().await.unwrap();
+    assert_eq!(load(&reader).await, Origin::Loaded);
+    assert_eq!(reader.stats().l2_refused, 1);
+
+    // Another Redis type.
+    written(&reader, 1).await;
+    redis::cmd("DEL").arg(&key).exec_async(&mut redis).await.unwrap();
+    redis::cmd("RPUSH").arg(&key).arg("a").exec_async(&mut redis).await.unwrap();
+    redis::cmd("EXPIRE").arg(&key).arg(60).exec_async(&mut redis).await.unwrap();
+    let reader = over_redis(&namespace).build().await.unwrap();
+    assert_eq!(load(&reader).await, Origin::Loaded);
+    assert_eq!(reader.stats().l2_refused, 1);
+    written(&reader, 1).await;
+
+    let reader = over_redis(&namespace).build().await.unwrap();
+    assert_eq!(load(&reader).await, Origin::L2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_do_not_hold_together_are_a_miss() {
+    // A checksum that fits and cells that do not: only a foreign writer makes such an entry, here a
+    // typed value's bytes under the key of rows.
+    let (database, namespace) = (database().await, namespace());
+    let (pool, mut redis) = (database.pool(1), connect().await);
+    let cache = over_redis(&namespace).build().await.unwrap();
+    cache.query("SELECT 1").fetch(&pool).await.unwrap();
+    written(&cache, 1).await;
+    let key = only_key(&mut redis, &namespace).await;
+    let entry: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+    for (at, to) in [(56, 0xff), (60, 0x7f), (64, 1)] {
+        let mut forged = entry.clone();
+        forged[at] = to;
+        let head = twox_hash::XxHash3_64::oneshot(&forged[..48]);
+        let sum = twox_hash::XxHash3_64::oneshot_with_seed(head, &forged[56..]);
+        forged[48..56].copy_from_slice(&sum.to_be_bytes());
+        let set = redis::cmd("SET").arg(&key).arg(&forged).arg("EX").arg(60).clone();
+        set.exec_async(&mut redis).await.unwrap();
+        let reader = over_redis(&namespace).build().await.unwrap();
+        let rows = reader.query("SELECT 1").fetch(&pool).await.unwrap();
+        assert_eq!(rows.row(0).get::<_, i32>(0), 1);
+        assert_eq!(reader.stats().l2_refused, 1);
+        written(&reader, 1).await;
+    }
+}
