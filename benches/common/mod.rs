@@ -1,0 +1,40 @@
+//! What the benches share.
+#![allow(dead_code, unreachable_pub)]
+
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// 180 bytes, as a report's SQL may be.
+pub const SQL: &str = "SELECT region, status, count(*) AS orders, sum(amount) AS total, avg(amount) AS mean \
+     FROM orders WHERE customer_id = $1 AND region = $2 GROUP BY region, status ORDER BY 1, 2";
+
+pub const ORDERS: &str = "CREATE TABLE orders AS SELECT 42::int8 AS customer_id, 'eu' AS region,
+     'status ' || n AS status, n * 0.5 AS amount FROM generate_series(1, 10) AS n";
+
+/// The least that names a call: one block of keyed blake3 over kind and value of each parameter.
+pub fn floor_key(digest: &[u8; 32], id: i64, region: &str) -> [u8; 32] {
+    let mut bytes = [0; 64];
+    bytes[0] = 1;
+    bytes[1..9].copy_from_slice(&id.to_le_bytes());
+    bytes[9] = 2;
+    bytes[10] = region.len() as u8;
+    bytes[11..11 + region.len()].copy_from_slice(region.as_bytes());
+    *blake3::keyed_hash(digest, &bytes[..11 + region.len()]).as_bytes()
+}
+
+/// Takes the first eight bytes of a key for its hash.
+#[derive(Default)]
+pub struct FirstBytes(u64);
+
+impl Hasher for FirstBytes {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+    fn write_usize(&mut self, _: usize) {}
+}
+
+pub type PassThrough = BuildHasherDefault<FirstBytes>;
