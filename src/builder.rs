@@ -60,6 +60,13 @@ impl Default for QueryCacheBuilder {
     }
 }
 
+impl QueryCache {
+    /// Starts a cache's configuration.
+    pub fn builder() -> QueryCacheBuilder {
+        QueryCacheBuilder::default()
+    }
+}
+
 impl QueryCacheBuilder {
     /// Names what the cache's results belong to: an application with its database. Caches of the
     /// same namespace on the same Redis share results; give two databases two namespaces.

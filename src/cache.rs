@@ -13,7 +13,6 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Origin};
-use crate::builder::QueryCacheBuilder;
 use crate::clock::{self, Clock, Instant};
 use crate::codec::Codec;
 use crate::entry::{self, Header};
@@ -22,7 +21,6 @@ use crate::flight::{Arrival, Flight, Flights, Joined};
 use crate::key::CacheKey;
 use crate::local::{Held, Local, Sweeper};
 use crate::policy::Policy;
-use crate::query::Query;
 use crate::rows::ColumnSets;
 use crate::stats::{CacheStats, Counters, count};
 use crate::store::{Store, StoreError};
@@ -55,18 +53,6 @@ use crate::value::Value;
 pub struct QueryCache(pub(crate) Arc<Core>);
 
 impl QueryCache {
-    /// Starts a cache's configuration.
-    pub fn builder() -> QueryCacheBuilder {
-        QueryCacheBuilder::default()
-    }
-
-    /// A query to be answered from this cache. Nothing runs until a read of it is awaited.
-    ///
-    /// Make it once and use it many times: the SQL is hashed at its first use.
-    pub fn query(&self, sql: impl Into<Arc<str>>) -> Query {
-        Query::new(self.clone(), sql.into())
-    }
-
     /// What the cache did since it was built.
     pub fn stats(&self) -> CacheStats {
         self.0.counters.snapshot()

@@ -18,6 +18,7 @@ mod param;
 mod policy;
 mod postgres;
 mod query;
+mod read;
 #[cfg(feature = "redis")]
 mod redis;
 mod rows;
@@ -27,7 +28,7 @@ mod store;
 mod value;
 mod wrapped;
 
-pub use self::answer::{Answer, OnMiss, Origin, Read, ReadAnswer};
+pub use self::answer::{Answer, Origin};
 pub use self::builder::{BuildError, QueryCacheBuilder};
 pub use self::cache::QueryCache;
 pub use self::clock::{Clock, ManualClock};
@@ -37,6 +38,7 @@ pub use self::key::KeyEncoder;
 pub use self::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
 pub use self::postgres::{CancelTls, Source};
 pub use self::query::{Bound, Query};
+pub use self::read::{OnMiss, Read, ReadAnswer};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
 pub use self::stats::CacheStats;
 pub use self::wrapped::Wrapped;

@@ -9,16 +9,15 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::answer::{OnMiss, Read};
 use crate::cache::{Core, Load, QueryCache};
 use crate::error::{BoxError, Error};
 use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::param::{Also, Param, Params, SqlParams};
 use crate::policy::{Policy, Settings};
 use crate::postgres::{self, Source};
+use crate::read::{OnMiss, Read};
 use crate::rows::{Image, Rows};
 use crate::value::Value;
-use crate::wrapped::Wrapped;
 
 /// A query that is answered from the cache: its SQL, what else names its results, and how long they
 /// live.
@@ -51,8 +50,17 @@ struct Prepared {
     policy: Policy,
 }
 
+impl QueryCache {
+    /// A query to be answered from this cache. Nothing runs until a read of it is awaited.
+    ///
+    /// Make it once and use it many times: the SQL is hashed at its first use.
+    pub fn query(&self, sql: impl Into<Arc<str>>) -> Query {
+        Query::new(self.clone(), sql.into())
+    }
+}
+
 impl Query {
-    pub(crate) fn new(cache: QueryCache, sql: Arc<str>) -> Query {
+    fn new(cache: QueryCache, sql: Arc<str>) -> Query {
         Query {
             cache,
             sql,
@@ -176,43 +184,6 @@ impl Query {
         self.params(()).load(load)
     }
 
-    /// Puts the query around a function that runs it: over any driver, with any mapping.
-    ///
-    /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
-    /// The value may be anything that serde can write and read back.
-    ///
-    /// ```
-    /// # use larder::QueryCache;
-    /// # #[derive(serde::Serialize, serde::Deserialize)]
-    /// # struct UserStats { orders: i64 }
-    /// # #[derive(Clone)] struct Db;
-    /// # impl Db { async fn stats(&self, _: &str, _: i64) -> Result<UserStats, std::io::Error> { Ok(UserStats { orders: 3 }) } }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let cache = QueryCache::builder().build().await?;
-    /// # let db = Db;
-    /// let user_stats = cache
-    ///     .query("SELECT count(*) FROM orders WHERE user_id = $1")
-    ///     .wrap(move |sql, (user_id,): (i64,)| {
-    ///         let db = db.clone();
-    ///         async move { db.stats(&sql, user_id).await }
-    ///     });
-    /// let stats = user_stats.call((42,)).await?;
-    /// assert_eq!(stats.orders, 3);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn wrap<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
-    where
-        A: Params + Send + 'static,
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
-    {
-        Wrapped::new(self, function)
-    }
-
     #[inline]
     fn prepared(&self) -> Result<&Prepared, Error> {
         let prepared = self.prepared.get_or_init(|| {
@@ -226,16 +197,17 @@ impl Query {
         prepared.as_ref().map_err(Error::clone)
     }
 
+    /// The key of a call, and the policy for it.
     #[inline]
-    pub(crate) fn policy(&self) -> Result<&Policy, Error> {
-        self.prepared().map(|prepared| &prepared.policy)
-    }
-
-    #[inline]
-    pub(crate) fn key<P: Params>(&self, shape: Shape, params: &P) -> Result<CacheKey, Error> {
-        let mut encoder = KeyEncoder::new(self.prepared()?.digest, shape);
+    pub(crate) fn call<P: Params>(
+        &self,
+        shape: Shape,
+        params: &P,
+    ) -> Result<(CacheKey, &Policy), Error> {
+        let Prepared { digest, policy } = self.prepared()?;
+        let mut encoder = KeyEncoder::new(*digest, shape);
         params.encode(&mut encoder);
-        Ok(encoder.finish())
+        Ok((encoder.finish(), policy))
     }
 
     #[inline]
@@ -284,8 +256,8 @@ impl<'q, P: Params> Bound<'q, P> {
         P: SqlParams,
     {
         let query = self.query;
-        let key = query.key(Rows::shape(), &self.params);
-        Read::new(query, key, move || -> Load<Image> {
+        let call = query.call(Rows::shape(), &self.params);
+        Read::new(query.core(), call, move || -> Load<Image> {
             let (source, sql) = (source.clone(), query.sql().clone());
             let (params, sets) = (self.params.into_owned(), query.core().columns.clone());
             Box::new(move || postgres::rows(source, sql, params, sets))
@@ -308,8 +280,8 @@ impl<'q, P: Params> Bound<'q, P> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let key = self.query.key(<Arc<T>>::shape(), &self.params);
-        Read::new(self.query, key, move || -> Load<T> {
+        let call = self.query.call(<Arc<T>>::shape(), &self.params);
+        Read::new(self.query.core(), call, move || -> Load<T> {
             Box::new(move || async move { load().await.map_err(of_user) }.boxed())
         })
     }

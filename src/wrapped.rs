@@ -9,12 +9,12 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::answer::{OnMiss, Read};
 use crate::cache::Load;
 use crate::error::Error;
 use crate::key::Shape;
 use crate::param::Params;
 use crate::query::{Query, of_user};
+use crate::read::{OnMiss, Read};
 use crate::value::Value;
 
 /// A query function behind the cache; what [`Query::wrap`] makes.
@@ -31,12 +31,51 @@ pub struct Wrapped<A, T> {
 
 type Function<A, T> = dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<T, Error>> + Send + Sync;
 
+impl Query {
+    /// Puts the query around a function that runs it: over any driver, with any mapping.
+    ///
+    /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
+    /// The value may be anything that serde can write and read back.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct UserStats { orders: i64 }
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn stats(&self, _: &str, _: i64) -> Result<UserStats, std::io::Error> { Ok(UserStats { orders: 3 }) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// # let db = Db;
+    /// let user_stats = cache
+    ///     .query("SELECT count(*) FROM orders WHERE user_id = $1")
+    ///     .wrap(move |sql, (user_id,): (i64,)| {
+    ///         let db = db.clone();
+    ///         async move { db.stats(&sql, user_id).await }
+    ///     });
+    /// let stats = user_stats.call((42,)).await?;
+    /// assert_eq!(stats.orders, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wrap<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
+    where
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Wrapped::new(self, function)
+    }
+}
+
 impl<A, T> Wrapped<A, T>
 where
     A: Params + Send + 'static,
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(crate) fn new<E, F, Fut>(query: Query, function: F) -> Wrapped<A, T>
+    fn new<E, F, Fut>(query: Query, function: F) -> Wrapped<A, T>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
         F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
@@ -57,8 +96,8 @@ where
     /// [`ErrorKind::Query`](crate::ErrorKind::Query); [`Panicked`](crate::ErrorKind::Panicked) and
     /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
     pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>> {
-        let key = self.query.key(self.shape, &args);
-        Read::new(&self.query, key, move || -> Load<T> {
+        let call = self.query.call(self.shape, &args);
+        Read::new(self.query.core(), call, move || -> Load<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());
             // Called within the load, so that a panic before the function's first await is caught
             // as well.

@@ -1,5 +1,6 @@
 //! [`Rows`]: a result as PostgreSQL sent it.
 
+mod cell;
 mod column;
 mod cursor;
 mod de;
