@@ -1,5 +1,103 @@
-//! A cache for the results of PostgreSQL queries that take long: in memory, over a Redis that all
-//! processes of a service share.
+//! A cache for the results of PostgreSQL queries that take long: in this process's memory, over a
+//! Redis that all processes of a service share.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use larder::QueryCache;
+//!
+//! # async fn run(pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = QueryCache::builder()
+//!     .namespace("shop")
+//!     .redis("redis://127.0.0.1:6379")
+//!     .ttl(Duration::from_secs(300))
+//!     .build()
+//!     .await?;
+//!
+//! let revenue = cache.query("SELECT day, sum(amount)::float8 AS total FROM orders WHERE region = $1 GROUP BY day");
+//! let rows = revenue.bind("eu").fetch(&pool).await?;
+//! for row in &rows {
+//!     let total: f64 = row.get("total");
+//!     println!("{total:.2}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Three ways to ask
+//!
+//! - [`fetch`](Bound::fetch) runs a query on a [`deadpool_postgres::Pool`] or a shared
+//!   [`tokio_postgres::Client`] and gives [`Rows`]: the cells as PostgreSQL sent them, with the
+//!   `get` of `tokio_postgres::Row`, or [`deserialize`](Rows::deserialize) into structs.
+//! - [`wrap`](Query::wrap) puts a query function behind the cache, over any driver, with any
+//!   result that serde can write and read; [`call`](Wrapped::call) it as often as you like.
+//! - [`load`](Bound::load) does the same for one call.
+//!
+//! Each returns a [`Read`]: awaited it is the result, and its [`answer`](Read::answer) is the result
+//! with where it came from and how old it is.
+//!
+//! Without `.redis(…)` it is a cache in memory with the same methods, which is also how the examples
+//! on these pages run:
+//!
+//! ```
+//! use larder::{Origin, QueryCache};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = QueryCache::builder().build().await?;
+//! let user_stats = cache
+//!     .query("SELECT count(*) FROM orders WHERE user_id = $1")
+//!     .wrap(|_sql, (user_id,): (i64,)| async move {
+//!         Ok::<_, std::io::Error>(format!("the statistics of user {user_id}"))
+//!     });
+//! assert_eq!(*user_stats.call((42,)).await?, "the statistics of user 42");
+//! assert_eq!(user_stats.call((42,)).answer().await?.origin(), Origin::L1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What names a result
+//!
+//! A blake3 hash of the namespace, the SQL, its [`scope`](Query::scope), its
+//! [schema version](Query::schema_version), the Rust type of the result, and kind and value of each
+//! parameter. Calls that differ in any of them never share a result: `("a", "bc")` and
+//! `("ab", "c")`, `NULL` and `''`, `1_i32` and `1_i64` are different calls. A key in Redis is named
+//! `larder:<namespace>:<format>:<hash>` and shows neither SQL nor values.
+//!
+//! What else a result depends on, you have to say: set a `scope` where row-level security, the role,
+//! `search_path` or `TimeZone` make the same SQL give different results, and a namespace per
+//! database. Queries whose result depends on the moment (`now()`, `random()`) or that write are not
+//! for a cache.
+//!
+//! # How long it lives
+//!
+//! For the [`ttl`](QueryCacheBuilder::ttl), from the end of its load. A copy in memory lives for the
+//! [`l1_ttl`](QueryCacheBuilder::l1_ttl) at most, and never longer than what remains of the entry
+//! in Redis that it was read from. A change in the database is seen when the result has expired:
+//! choose the `ttl` as the staleness that you can bear.
+//!
+//! # What it never does
+//!
+//! - **Fail or hang a query.** Redis may refuse, freeze, be killed, be full, hold garbage under a
+//!   key: the read goes on to PostgreSQL, after 50 ms at most where Redis does not answer, and the
+//!   trouble is counted in [`stats`](QueryCache::stats). When Redis is back, it is used again
+//!   within a second.
+//! - **Load twice at once.** A thousand tasks that ask a process for one cold key cause one load. It
+//!   belongs to none of them, so whoever leaves harms nobody; its error or panic reaches all who
+//!   waited, and the next call loads again. It ends at its
+//!   [deadline](QueryCacheBuilder::load_deadline), and PostgreSQL is told to cancel the query.
+//! - **Change a value.** `Rows` are PostgreSQL's own bytes. Floats and 128-bit integers come back
+//!   from JSON bit for bit; what a [codec](Codec) would change is answered whole and not stored.
+//! - **Mix in a transaction.** A `Transaction` is no [`Source`]: it neither reads nor fills the
+//!   cache.
+//!
+//! # Features
+//!
+//! | feature | for |
+//! | --- | --- |
+//! | `redis` (default) | the shared tier |
+//! | `msgpack` | [`Codec::MessagePack`] for typed values |
+//! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
@@ -27,6 +125,10 @@ mod stats;
 mod store;
 mod value;
 mod wrapped;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub use self::answer::{Answer, Origin};
 pub use self::builder::{BuildError, QueryCacheBuilder};
