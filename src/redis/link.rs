@@ -20,8 +20,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// So many commands in a row without an answer in time, and the connection is given up. One may be
-/// a hiccup; a connection whose other end was frozen or cut off without a word never fails by
-/// itself.
+/// a hiccup, and so may all that were under way together; a connection whose other end was frozen
+/// or cut off without a word never fails by itself.
 const TIMEOUTS: u32 = 2;
 
 /// A multiplexed connection, replaced when it breaks.
@@ -44,8 +44,7 @@ struct Shared {
 #[derive(Default)]
 struct Current {
     connection: Option<MultiplexedConnection>,
-    /// Counts connections, so that the late failure of a command on an old one does not bring down
-    /// its successor.
+    /// Counts connections.
     number: u64,
     timeouts: u32,
 }
@@ -101,22 +100,22 @@ impl Link {
         &self,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, StoreError> {
-        let (mut connection, number) = self.shared.current().ok_or(StoreError::Unavailable)?;
+        let (mut connection, sent) = self.shared.current().ok_or(StoreError::Unavailable)?;
         match timeout(self.limit, send(&mut connection)).await {
             Ok(Ok(reply)) => {
-                self.shared.answered(number);
+                self.shared.answered(sent);
                 Ok(reply)
             }
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                self.shared.give_up(number);
+                self.shared.give_up(sent);
                 Err(StoreError::Unavailable)
             }
             Ok(Err(_)) => {
-                self.shared.answered(number);
+                self.shared.answered(sent);
                 Err(StoreError::Unavailable)
             }
             Err(_) => {
-                self.shared.timed_out(number);
+                self.shared.timed_out(sent);
                 Err(StoreError::Unavailable)
             }
         }
@@ -134,9 +133,10 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<(MultiplexedConnection, u64)> {
+    fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
         let current = self.lock();
-        Some((current.connection.clone()?, current.number))
+        let sent = Sent { number: current.number, timeouts: current.timeouts };
+        Some((current.connection.clone()?, sent))
     }
 
     fn install(&self, connection: MultiplexedConnection) {
@@ -146,31 +146,40 @@ impl Shared {
         current.timeouts = 0;
     }
 
-    fn answered(&self, number: u64) {
+    fn answered(&self, sent: Sent) {
         let mut current = self.lock();
-        if current.number == number {
+        if current.number == sent.number {
             current.timeouts = 0;
         }
     }
 
-    fn timed_out(&self, number: u64) {
+    fn timed_out(&self, sent: Sent) {
         let mut current = self.lock();
-        if current.number == number && current.connection.is_some() {
-            current.timeouts += 1;
-            if current.timeouts >= TIMEOUTS {
-                current.connection = None;
-                self.broken.notify_one();
-            }
+        // Of many commands that were sent before the last timeout, that one has counted.
+        if current.number != sent.number || current.timeouts != sent.timeouts {
+            return;
         }
-    }
-
-    fn give_up(&self, number: u64) {
-        let mut current = self.lock();
-        // Of many commands that fail together only the first calls the keeper.
-        if current.number == number && current.connection.take().is_some() {
+        current.timeouts += 1;
+        if current.timeouts >= TIMEOUTS && current.connection.take().is_some() {
             self.broken.notify_one();
         }
     }
+
+    fn give_up(&self, sent: Sent) {
+        let mut current = self.lock();
+        // Of many commands that fail together only the first calls the keeper.
+        if current.number == sent.number && current.connection.take().is_some() {
+            self.broken.notify_one();
+        }
+    }
+}
+
+/// Which connection a command was sent on, and after how many timeouts in a row. The late failure of
+/// a command on an old connection must not bring down its successor.
+#[derive(Clone, Copy)]
+struct Sent {
+    number: u64,
+    timeouts: u32,
 }
 
 /// Connects again, whenever the connection was given up.

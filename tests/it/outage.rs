@@ -150,3 +150,57 @@ async fn a_redis_that_comes_up_after_the_start_is_used() {
     redis.restart().unwrap();
     until_redis_answers(&cache).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hiccup_that_many_reads_meet_at_once_keeps_the_connection() {
+    let mut redis = Redis::start().unwrap();
+    let limit = Duration::from_millis(300);
+    let cache = cache_on(&redis.url()).redis_timeout(limit).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connections = async || -> Vec<String> {
+        let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
+        let id = |line: &str| line.split_once(' ').unwrap().0.to_owned();
+        list.lines().map(id).collect()
+    };
+    let before = connections().await;
+    redis.pause().unwrap();
+    let together = (0..20).map(|number| read(&cache, number));
+    let origins = futures_util::future::join_all(together).await;
+    redis.resume().unwrap();
+    assert!(origins.iter().all(|&origin| origin == Origin::Loaded));
+    until_redis_answers(&cache).await;
+    let after = connections().await;
+    assert!(before.iter().all(|id| after.contains(id)), "{before:?}, then {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_two() {
+    let redis = Redis::start().unwrap();
+    let clock = larder::ManualClock::new();
+    let cache = QueryCache::builder().namespace("trips").redis(redis.url());
+    let cache = cache.l1_ttl(Duration::from_secs(1)).clock(clock.clone()).build().await.unwrap();
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    // How often the server found something to read on a connection: commands that arrive together
+    // count once. Asking is one.
+    let mut reads = async || -> u64 {
+        let info: String = redis::cmd("INFO").arg("stats").query_async(&mut admin).await.unwrap();
+        let line = info.lines().find(|line| line.starts_with("total_reads_processed:"));
+        line.unwrap().split_once(':').unwrap().1.trim().parse().unwrap()
+    };
+    let before = reads().await;
+    for number in 0..100 {
+        assert_eq!(read(&cache, number).await, Origin::Loaded);
+    }
+    crate::support::written(&cache, 100).await;
+    let after_misses = reads().await;
+    assert!(after_misses - before <= 201, "{} round trips", after_misses - before);
+    clock.advance(Duration::from_secs(1));
+    for number in 0..100 {
+        assert_eq!(read(&cache, number).await, Origin::L2);
+    }
+    let after_hits = reads().await;
+    assert!(after_hits - after_misses <= 101, "{} round trips", after_hits - after_misses);
+}
