@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 const SQL: &str =
     "SELECT n, md5(n::text) AS hash FROM generate_series(1, $1::int8) AS n WHERE $2::int4 = $2";
 
+const ROWS_OF_100_KB: i64 = 2_200;
+
 struct Setup {
     runtime: Runtime,
     pool: deadpool_postgres::Pool,
@@ -39,7 +41,7 @@ async fn setup(
         .await
         .unwrap();
     let query = cache.query(SQL);
-    for (rows, copies) in [(16_i64, 64_i32), (2_200, 1)] {
+    for (rows, copies) in [(16_i64, 64_i32), (ROWS_OF_100_KB, 1)] {
         for copy in 0..copies {
             query.bind(rows).bind(copy).fetch(&pool).await.unwrap();
         }
@@ -121,7 +123,7 @@ fn hits(c: &mut Criterion) {
     let rt = &setup.runtime;
     let (small, large) = rt.block_on(setup.keys());
 
-    for (name, rows, key) in [("1 KB", 16, &small[0]), ("100 KB", 2_200, &large)] {
+    for (name, rows, key) in [("1 KB", 16, &small[0]), ("100 KB", ROWS_OF_100_KB, &large)] {
         let mut group = c.benchmark_group(format!("l2_hit, {name}, one at a time"));
         group.bench_function("floor: raw GET", |b| {
             b.iter_custom(|count| rt.block_on(setup.raw(key, count)));
@@ -142,27 +144,46 @@ fn hits(c: &mut Criterion) {
     group.finish();
 
     // Turn by turn, since the machine's speed drifts.
-    let ratio = |turns: usize, floor: &dyn Fn() -> Duration, ours: &dyn Fn() -> Duration| {
-        let mut ratios: Vec<f64> =
-            (0..turns).map(|_| ours().as_secs_f64() / floor().as_secs_f64()).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios[turns / 2]
+    let compare = |what: &str, turns: usize, count: u64, floor: Timed<'_>, ours: Timed<'_>| {
+        let each = |timed: Timed<'_>| timed(count).as_secs_f64() * 1e6 / count as f64;
+        let turns: Vec<_> = (0..turns).map(|_| (each(floor), each(ours))).collect();
+        println!(
+            "l2_hit/{what}: raw {:.1} µs, larder {:.1} µs, over raw {:.2} (medians of {} turns)",
+            median(turns.iter().map(|turn| turn.0)),
+            median(turns.iter().map(|turn| turn.1)),
+            median(turns.iter().map(|turn| turn.1 / turn.0)),
+            turns.len()
+        );
     };
-    let one = ratio(51, &|| rt.block_on(setup.raw(&small[0], 1000)), &|| {
-        rt.block_on(setup.ours(16, 0, 1000))
-    });
-    println!("l2_hit/1 KB, one at a time, time over raw GET, median of 51 turns: {one:.2}");
-    let large = ratio(51, &|| rt.block_on(setup.raw(&large, 300)), &|| {
-        rt.block_on(setup.ours(2_200, 0, 300))
-    });
-    println!("l2_hit/100 KB, one at a time, time over raw GET, median of 51 turns: {large:.2}");
-    let many = ratio(31, &|| rt.block_on(setup.raw_of_64(&small, 300)), &|| {
-        rt.block_on(setup.ours_of_64(300))
-    });
-    println!(
-        "l2_hit/1 KB, 64 tasks, throughput over raw GET, median of 31 turns: {:.2}",
-        1.0 / many
+    compare(
+        "1 KB, one at a time",
+        51,
+        1000,
+        &|count| rt.block_on(setup.raw(&small[0], count)),
+        &|count| rt.block_on(setup.ours(16, 0, count)),
     );
+    compare(
+        "100 KB, one at a time",
+        51,
+        300,
+        &|count| rt.block_on(setup.raw(&large, count)),
+        &|count| rt.block_on(setup.ours(ROWS_OF_100_KB, 0, count)),
+    );
+    compare(
+        "1 KB, 64 tasks, for all of them",
+        51,
+        300,
+        &|count| rt.block_on(setup.raw_of_64(&small, count)),
+        &|count| rt.block_on(setup.ours_of_64(count)),
+    );
+}
+
+type Timed<'a> = &'a dyn Fn(u64) -> Duration;
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 criterion_group!(benches, hits);

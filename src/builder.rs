@@ -23,7 +23,21 @@ const LONGEST_NAMESPACE: usize = 64;
 
 /// Configures a [`QueryCache`]; made by [`QueryCache::builder`].
 ///
-/// All settings have defaults. They are checked together in [`build`](QueryCacheBuilder::build).
+/// All settings have defaults. They are checked together in [`build`](QueryCacheBuilder::build):
+///
+/// ```
+/// # use std::time::Duration;
+/// # use larder::QueryCache;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let minute = Duration::from_secs(60);
+/// let error = QueryCache::builder().ttl(minute).l1_ttl(5 * minute).build().await.unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "the cache cannot be built: `l1_ttl` is 300s; allowed: at most the `ttl`, which is 60s"
+/// );
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 #[derive(Debug, Clone)]
 pub struct QueryCacheBuilder {

@@ -9,6 +9,19 @@ mod faithful;
 /// How typed values (those of [`wrap`](crate::Query::wrap) and [`load`](crate::Query::load)) are
 /// written in Redis. [`Rows`](crate::Rows) have a form of their own and need none.
 ///
+/// ```
+/// # use larder::{Codec, QueryCache};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = QueryCache::builder().codec(Codec::Json).build().await?;
+/// let ratio = cache.query("SELECT sum(won) / sum(played) FROM games");
+/// let nan = ratio.load(|| async { Ok::<_, std::io::Error>(f64::NAN) }).await?;
+/// assert!(nan.is_nan());                          // answered as it is,
+/// assert_eq!(cache.stats().unstorable, 1);        // and not stored as something else
+/// # Ok(())
+/// # }
+/// ```
+///
 /// An entry says which codec wrote it and is read with that one, so a fleet may change its codec
 /// while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,8 +10,14 @@ mod impls;
 ///
 /// A type writes its *kind*, which is the same for all its values, and its *value*. Together they
 /// must be readable in one way only: two different values never write the same bytes, and no
-/// value's bytes begin with another's. [`KeyEncoder`] has what is needed for that. Floats count by
-/// their bits: `0.0` and `-0.0` are two parameters, and so are two NaNs of different payload.
+/// value's bytes begin with another's. [`KeyEncoder`] has what is needed for that.
+///
+/// - Owned and borrowed forms of a value are one parameter: `"eu"` and `String::from("eu")`.
+/// - Types count: `1_i32` and `1_i64` are two, and so are `None::<i32>` and `None::<i64>`.
+/// - Floats count by their bits: `0.0` and `-0.0` are two, and so are NaNs of different payload.
+/// - `None`, `Some(None)` and an empty list are three, though PostgreSQL takes the first two for
+///   the same NULL.
+/// - Instants count as such: a `DateTime` is the same parameter with whatever offset it is written.
 ///
 /// Implemented for the usual scalars, strings, bytes, `Option`, slices and vectors, `IpAddr`,
 /// `SystemTime`, [`serde_json::Value`], and by features for the types of `uuid`, `chrono`, `time`

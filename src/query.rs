@@ -138,6 +138,20 @@ impl Query {
     /// row-level security or another role, with another `search_path`, `TimeZone` or other setting
     /// of the session, on another database.
     ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let invoices = cache.query("SELECT count(*) FROM invoices");     // row-level security
+    /// let of = |tenant: &str| invoices.clone().scope(format!("tenant:{tenant}"));
+    /// let seven = of("7").load(|| async { Ok::<_, std::io::Error>(7_i64) }).await?;
+    /// let eight = of("8").load(|| async { Ok::<_, std::io::Error>(8_i64) }).await?;
+    /// assert_eq!((*seven, *eight), (7, 8));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Default
     ///
     /// None: all who ask share the results.

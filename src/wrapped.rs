@@ -37,6 +37,9 @@ impl Query {
     /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
     /// The value may be anything that serde can write and read back.
     ///
+    /// It may ask the cache for other results. One that asks for its own, with the same parameters,
+    /// waits for itself until the [deadline](Query::load_deadline).
+    ///
     /// ```
     /// # use larder::QueryCache;
     /// # #[derive(serde::Serialize, serde::Deserialize)]

@@ -204,3 +204,21 @@ async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_two() {
     let after_hits = reads().await;
     assert!(after_hits - after_misses <= 101, "{} round trips", after_hits - after_misses);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_slower_than_the_time_limit_is_not_waited_for() {
+    let redis = Redis::start().unwrap();
+    let cache = cache_on(&redis.url()).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let pause = Duration::from_secs(20);
+    let mut command = redis::cmd("CLIENT");
+    command.arg("PAUSE").arg(pause.as_millis() as u64).arg("ALL");
+    command.exec_async(&mut admin).await.unwrap();
+    let begin = Instant::now();
+    for number in 0..20 {
+        assert_eq!(read(&cache, number).await, Origin::Loaded);
+    }
+    assert!(begin.elapsed() < pause / 2, "{:?}", begin.elapsed());
+}
