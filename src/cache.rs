@@ -2,24 +2,25 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use futures_util::future::{BoxFuture, Either, select};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Origin};
 use crate::clock::{self, Clock, Instant};
 use crate::codec::Codec;
 use crate::entry::{self, Header};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::flight::{Arrival, Flight, Flights, Joined};
 use crate::key::CacheKey;
-use crate::local::{Held, Local, Sweeper};
+use crate::local::{Held, Life, Local, Sweeper};
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
 use crate::stats::{CacheStats, Counters, count};
@@ -93,9 +94,8 @@ pub(crate) struct Core {
 }
 
 tokio::task_local! {
-    /// Set while a load runs. A load that asks the cache for another query must not wait for a
-    /// second permit while it holds its own: as many of them as there are permits would wait for
-    /// each other.
+    /// Set while a load runs. What it asks the cache for must not wait for a turn while it has one
+    /// itself: as many of them as there are turns would wait for each other.
     static LOADING: ();
 }
 
@@ -106,9 +106,9 @@ const GRACE: Duration = Duration::from_secs(2);
 impl Core {
     /// A hit in memory: no lock of ours, no allocation, one look at the clock.
     #[inline]
-    pub(crate) fn hit<V: Value>(&self, key: &CacheKey) -> Option<Answer<V>> {
+    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, policy: &Policy) -> Option<Answer<V>> {
         let now = self.clock.now();
-        let held = self.local.get(key, now)?;
+        let held = self.local.get(key, policy, now)?;
         let age = held.age(now);
         let value = held.value::<V::Stored>()?;
         self.counters.l1_hits.add();
@@ -122,7 +122,12 @@ impl Core {
         policy: Policy,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
-        let mut load = Some(load);
+        let asked = tokio::time::Instant::now();
+        // A task that runs the load takes it from here when it begins. One that is dropped before,
+        // with a runtime that has shut down, leaves it.
+        let load = Arc::new(Mutex::new(Some(load)));
+        let mut place = self.place();
+        let nested = LOADING.try_with(|()| ()).is_ok();
         let mut joined = self.flights.join(key);
         if let Joined::Later(_) = joined {
             count(&self.counters.coalesced);
@@ -133,12 +138,15 @@ impl Core {
                 Joined::First(flight) => {
                     // The flight that was under way when we found nothing in memory may have stored
                     // its result and ended since. From here on nobody else can start one.
-                    if let Some(answer) = self.hit(&key) {
+                    if let Some(answer) = self.hit(&key, &policy) {
                         return Ok(answer);
                     }
                     if let Some((value, held)) = self.find::<V>(&key, &policy).await {
                         let age = held.age(self.clock.now());
-                        self.local.insert(key, held.clone());
+                        // Taken over, this look was so slow that a newer result may be in memory.
+                        if flight.is_current() {
+                            self.local.insert(key, held.clone());
+                        }
                         flight.land(Ok(held));
                         return Ok(Answer::new(V::of(value), Origin::L2, age));
                     }
@@ -146,30 +154,61 @@ impl Core {
                         joined = self.flights.join(key);
                         continue;
                     };
-                    // Whoever is first a second time has given its load to a task that was dropped
-                    // with its runtime.
-                    let load = load.take().ok_or_else(Error::closed)?;
-                    let nested = LOADING.try_with(|()| ()).is_ok();
-                    let trip = self.clone().fly::<V>(flight, key, policy, load, nested);
-                    self.runtime.spawn(trip);
+                    place.spawn(self.clone().fly::<V>(flight, key, policy, load.clone()));
                     (passenger, Origin::Loaded)
                 }
             };
+            if nested {
+                passenger.hurry();
+            }
             let arrival = passenger.arrival(self.look_limit());
             joined = match timeout(policy.load_deadline + GRACE, arrival).await {
                 Err(_) => return Err(Error::deadline(policy.load_deadline)),
-                Ok(Arrival::Landed(outcome)) => {
-                    let held = outcome?;
+                Ok(Arrival::Landed(Ok(held))) => {
                     let age = held.age(self.clock.now());
                     match held.value() {
                         Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
-                        // Two types of one name, from two versions of a crate: they share keys.
+                        // Two types of one name, which share keys.
                         None => Flights::alone(key),
                     }
                 }
-                Ok(Arrival::Vanished) => self.flights.join(key),
+                // A deadline of another query, or one that began before we asked, is not ours.
+                Ok(Arrival::Landed(Err(error)))
+                    if error.kind() == ErrorKind::Deadline
+                        && origin == Origin::Coalesced
+                        && asked.elapsed() < policy.load_deadline =>
+                {
+                    self.flights.join(key)
+                }
+                Ok(Arrival::Landed(Err(error))) => return Err(error),
+                Ok(Arrival::Vanished) => {
+                    if load.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                        return Err(Error::closed());
+                    }
+                    if origin == Origin::Loaded {
+                        place = Handle::try_current().map_err(|_| Error::closed())?;
+                    }
+                    self.flights.join(key)
+                }
                 Ok(Arrival::Stuck) => self.flights.take_over(key, &passenger),
             };
+        }
+    }
+
+    /// The runtime for a load.
+    ///
+    /// It must go on while others wait, whatever becomes of the caller. A runtime of many threads
+    /// does, the caller's at least as long as ours: ours may have shut down. One of a single thread
+    /// stands still whenever nobody blocks on it, as ours may for good; the caller's is moving now.
+    fn place(&self) -> Handle {
+        match Handle::try_current() {
+            Ok(callers)
+                if callers.runtime_flavor() == RuntimeFlavor::MultiThread
+                    || self.runtime.runtime_flavor() != RuntimeFlavor::MultiThread =>
+            {
+                callers
+            }
+            _ => self.runtime.clone(),
         }
     }
 
@@ -184,17 +223,21 @@ impl Core {
         flight: Flight,
         key: CacheKey,
         policy: Policy,
-        load: Load<V::Stored>,
-        nested: bool,
+        load: Arc<Mutex<Option<Load<V::Stored>>>>,
     ) {
-        let Loaded { value, began, ended } = match self.load(&policy, load, nested).await {
-            Ok(loaded) => loaded,
-            Err(error) => return flight.land(Err(error)),
+        let Some(load) = load.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
         };
+        let Loaded { value, began, ended, by_system } =
+            match self.load(&policy, load, &flight.urgent()).await {
+                Ok(loaded) => loaded,
+                Err(error) => return flight.land(Err(error)),
+            };
         let (value, ttl) = (Arc::new(value), policy.draw_ttl());
         let encoded = self.encode::<V>(&policy, &value);
         let bytes = encoded.as_ref().map_or(0, |(_, payload)| payload.len());
-        let held = Held::new(value, bytes, began, ended, ttl.min(policy.l1_ttl));
+        let ends = clock::after(ended, ttl.min(policy.l1_ttl));
+        let held = Held::new(value, bytes, Life { as_of: began, born: ended, copied: ended, ends });
         // Into memory before the callers have it, so that the next of them finds it there; into
         // Redis after that, so that nobody waits for the round trip.
         if encoded.is_some() {
@@ -204,7 +247,7 @@ impl Core {
         if let (Some((codec, payload)), Some(store)) = (encoded, &self.store) {
             let header = Header { codec, ttl, load: clock::since(ended, began) };
             let header = entry::seal(&key, &header, &payload);
-            match store.write(&key, header, payload, ttl).await {
+            match store.write(&key, header, payload, clock::after(by_system, ttl)).await {
                 Ok(()) => count(&self.counters.l2_writes),
                 Err(_) => count(&self.counters.l2_errors),
             }
@@ -245,19 +288,31 @@ impl Core {
             count(&self.counters.l2_refused);
             return None;
         };
-        let stored_for = header.ttl.saturating_sub(found.remaining);
-        // The entry's writer may have meant to keep it for longer than this query is to be kept.
-        let remaining = found.remaining.min(policy.ttl.saturating_sub(stored_for));
-        if remaining.is_zero() {
+        // Its writer gave it no more than its ttl. With more left than that, somebody else has set
+        // its expiry, or it was replaced between the two questions; its age cannot be told.
+        let Some(stored_for) = header.ttl.checked_sub(found.remaining) else {
+            count(&self.counters.l2_refused);
+            return None;
+        };
+        let before = |instant: Instant, by: Duration| {
+            instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
+        };
+        let born = before(asked, stored_for);
+        let life = Life {
+            as_of: before(born, header.load),
+            born,
+            copied: asked,
+            ends: clock::after(asked, found.remaining.min(policy.l1_ttl)),
+        };
+        // The writer may have meant to keep it for longer than this query is to be kept; and this
+        // look may have slept for an hour between question and answer.
+        if !life.allows(policy, self.clock.now()) {
             count(&self.counters.l2_misses);
             return None;
         }
         count(&self.counters.l2_hits);
-        let age = u64::try_from((stored_for + header.load).as_nanos()).unwrap_or(u64::MAX);
-        let as_of = asked.saturating_sub(age);
         let value = Arc::new(value);
-        let life = remaining.min(policy.l1_ttl);
-        Some((value.clone(), Held::new(value, bytes, as_of, asked, life)))
+        Some((value.clone(), Held::new(value, bytes, life)))
     }
 
     /// Runs the query, up to the deadline.
@@ -265,17 +320,19 @@ impl Core {
         &self,
         policy: &Policy,
         load: Load<T>,
-        nested: bool,
+        urgent: &Notify,
     ) -> Result<Loaded<T>, Error> {
         let run = async {
-            let _permit = match nested {
-                true => None,
-                false => Some(self.loads.acquire().await.map_err(|_| Error::closed())?),
+            // Whoever waits for this load and has a turn itself must not wait for another one.
+            let (turn, hurried) = (pin!(self.loads.acquire()), pin!(urgent.notified()));
+            let _permit = match select(turn, hurried).await {
+                Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
+                Either::Right(_) => None,
             };
             count(&self.counters.loads);
             let began = self.clock.now();
             let value = LOADING.scope((), async { load().await }).await?;
-            Ok(Loaded { value, began, ended: self.clock.now() })
+            Ok(Loaded { value, began, ended: self.clock.now(), by_system: Clock::system().now() })
         };
         let result = match timeout(policy.load_deadline, AssertUnwindSafe(run).catch_unwind()).await
         {
@@ -313,4 +370,6 @@ struct Loaded<T> {
     value: T,
     began: Instant,
     ended: Instant,
+    /// `ended` by the system's clock, whichever the cache's is.
+    by_system: Instant,
 }

@@ -66,7 +66,8 @@ pub(crate) fn since(now: Instant, then: Instant) -> Duration {
 /// A clock that stands still until it is [advanced](ManualClock::advance), for tests.
 ///
 /// Clones show the same time. It governs what the cache does with time in this process: the life of
-/// entries in memory and the age of answers. Redis and PostgreSQL keep their own.
+/// entries in memory and the age of answers. Redis and PostgreSQL keep their own, and deadlines are
+/// Tokio's: while `tokio::time` is paused, a wait for a real server passes for one without end.
 ///
 /// ```
 /// use std::time::Duration;

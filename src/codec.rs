@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-mod faithful;
+mod fingerprint;
 
 /// How typed values (those of [`wrap`](crate::Query::wrap) and [`load`](crate::Query::load)) are
 /// written in Redis. [`Rows`](crate::Rows) have a form of their own and need none.
@@ -22,6 +22,10 @@ mod faithful;
 /// # }
 /// ```
 ///
+/// Before a value is stored, it is read back. One that would come back as anything else is answered
+/// whole, not stored, and counted in [`CacheStats::unstorable`](crate::CacheStats::unstorable).
+/// What a type hides from serde, such as a field under `#[serde(skip)]`, nobody can see there.
+///
 /// An entry says which codec wrote it and is read with that one, so a fleet may change its codec
 /// while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,9 +34,7 @@ pub enum Codec {
     /// JSON, by `serde_json`. Numbers come back bit for bit, 128-bit integers included.
     ///
     /// JSON has no NaN, no infinities, no map keys but strings (and what reads as one: integers,
-    /// booleans), and one `null` for `None`, `()` and `Some(None)`. A value that holds what would
-    /// not come back as it was is answered whole and not stored; that is counted in
-    /// [`CacheStats::unstorable`](crate::CacheStats::unstorable).
+    /// booleans), one `null` for `None`, `()` and `Some(None)`, and no nesting beyond 128 levels.
     #[default]
     Json,
     /// MessagePack, by `rmp-serde`, with the names of struct fields. Half to a third of JSON's time
@@ -62,31 +64,39 @@ impl Codec {
         }
     }
 
+    /// Whether types that ask shall serialize as for people.
+    fn human_readable(self) -> bool {
+        self == Codec::Json
+    }
+
     /// The value's bytes, or `None` if they would not give the same value back.
+    ///
+    /// They are read back to see it. That triples the cost of a store, of which a load pays for
+    /// many, and it is done before anything is built on the bytes instead of failing at every later
+    /// read.
     pub(crate) fn encode<T: Serialize + DeserializeOwned>(self, value: &T) -> Option<Bytes> {
+        // First, because it has a limit to how deep it descends.
+        let fingerprint = fingerprint::of(value, self.human_readable())?;
         let bytes = match self {
-            Codec::Json => {
-                faithful::in_json(value)?;
-                serde_json::to_vec(value).ok()?
-            }
+            Codec::Json => serde_json::to_vec(value).ok()?,
             #[cfg(feature = "msgpack")]
-            Codec::MessagePack => {
-                faithful::in_msgpack(value)?;
-                rmp_serde::to_vec_named(value).ok()?
-            }
+            Codec::MessagePack => rmp_serde::to_vec_named(value).ok()?,
         };
-        // A type can write what it does not read, such as a 128-bit integer under
-        // `#[serde(flatten)]`. Stored, it would be a failure at every later read; found here, it
-        // is one count.
-        self.decode::<T>(&bytes)?;
-        Some(bytes.into())
+        let back = self.decode::<T>(&bytes)?;
+        let same = fingerprint::of(&back, self.human_readable()) == Some(fingerprint);
+        same.then(|| bytes.into())
     }
 
     pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Option<T> {
         match self {
             Codec::Json => serde_json::from_slice(bytes).ok(),
             #[cfg(feature = "msgpack")]
-            Codec::MessagePack => rmp_serde::from_slice(bytes).ok(),
+            Codec::MessagePack => {
+                let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+                // A level of a value takes up to three of the decoder's.
+                reader.set_max_depth(3 * fingerprint::DEEPEST);
+                T::deserialize(&mut reader).ok()
+            }
         }
     }
 }
@@ -169,6 +179,75 @@ mod tests {
         let map = BTreeMap::from([((1, 2), 3)]);
         assert_eq!(round_trip(Codec::MessagePack, &map), Some(map));
         assert!(Codec::MessagePack.encode(&Some(None::<u8>)).is_none());
+    }
+
+    #[test]
+    fn what_serdes_attributes_would_change_is_not_stored() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Number {
+            Float(f64),
+            Integer(i64),
+        }
+        refused_by_json(Number::Integer(9_007_199_254_740_993));
+
+        #[derive(Serialize, Deserialize)]
+        struct Extra {
+            note: Option<String>,
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            extra: Option<Extra>,
+        }
+        refused_by_json(Flat { extra: None });
+
+        #[derive(Serialize, Deserialize, PartialEq, Eq, Hash)]
+        #[serde(untagged)]
+        enum Key {
+            Number(i64),
+            Text(String),
+        }
+        refused_by_json(HashMap::from([(Key::Number(1), 'a'), (Key::Text("1".into()), 'b')]));
+
+        fn one() -> i32 {
+            1
+        }
+        fn is_zero(number: &i32) -> bool {
+            *number == 0
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Skipping {
+            #[serde(skip_serializing_if = "is_zero", default = "one")]
+            number: i32,
+        }
+        refused_by_json(Skipping { number: 0 });
+    }
+
+    #[test]
+    fn a_value_nested_without_end_is_not_stored() {
+        #[derive(Serialize, Deserialize)]
+        struct Link {
+            next: Option<Box<Link>>,
+        }
+        let chain = |length: usize| {
+            let last = Link { next: None };
+            (0..length).fold(last, |next, _| Link { next: Some(Box::new(next)) })
+        };
+        assert!(Codec::Json.encode(&chain(30)).is_some());
+        refused_by_json(chain(5_000));
+        #[cfg(feature = "msgpack")]
+        {
+            assert!(Codec::MessagePack.encode(&chain(30)).is_some());
+            assert!(Codec::MessagePack.encode(&chain(5_000)).is_none());
+        }
+    }
+
+    #[test]
+    fn values_whose_order_is_no_part_of_them_are_stored() {
+        let set: std::collections::HashSet<String> = (0..1000).map(|n| n.to_string()).collect();
+        kept(set.clone());
+        kept(set.into_iter().map(|text| (text, vec![1, 2])).collect::<HashMap<_, _>>());
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::error::Error;
@@ -51,12 +51,18 @@ struct Slot {
     number: u64,
     /// Made when the first passenger joins: most flights are a short look into Redis and have none.
     board: Option<Board>,
+    urgent: Option<Arc<Notify>>,
 }
 
 impl Slot {
     fn passenger(&mut self) -> Passenger {
         let board = self.board.get_or_insert_with(|| watch::channel(Stage::Looking).0);
-        Passenger { number: self.number, board: board.subscribe() }
+        let board = board.subscribe();
+        Passenger { number: self.number, board, urgent: self.urgent().clone() }
+    }
+
+    fn urgent(&mut self) -> &Arc<Notify> {
+        self.urgent.get_or_insert_default()
     }
 }
 
@@ -96,7 +102,7 @@ impl Flights {
     fn list(&self, listed: &mut Listed, key: CacheKey) -> Flight {
         listed.number += 1;
         let number = listed.number;
-        listed.flights.insert(key, Slot { number, board: None });
+        listed.flights.insert(key, Slot { number, board: None, urgent: None });
         Flight { flights: self.clone(), key, number }
     }
 
@@ -130,6 +136,20 @@ impl Flight {
         Some(passenger)
     }
 
+    /// Whether it has not been taken over.
+    pub(crate) fn is_current(&self) -> bool {
+        let listed = self.flights.lock();
+        listed.flights.get(&self.key).is_some_and(|slot| slot.number == self.number)
+    }
+
+    /// Notified when somebody waits who holds what the load may be waiting for.
+    pub(crate) fn urgent(&self) -> Arc<Notify> {
+        match self.flights.lock().flights.get_mut(&self.key) {
+            Some(slot) if slot.number == self.number => slot.urgent().clone(),
+            _ => Arc::default(),
+        }
+    }
+
     /// Hands the outcome to all who joined, and to nobody after them.
     ///
     /// The flight is taken off first. A caller that asks again as soon as it has an error, or a
@@ -161,6 +181,7 @@ impl Drop for Flight {
 pub(crate) struct Passenger {
     number: u64,
     board: watch::Receiver<Stage>,
+    urgent: Arc<Notify>,
 }
 
 pub(crate) enum Arrival {
@@ -172,6 +193,11 @@ pub(crate) enum Arrival {
 }
 
 impl Passenger {
+    /// Lets the load begin without waiting for its turn.
+    pub(crate) fn hurry(&self) {
+        self.urgent.notify_one();
+    }
+
     /// Waits for the outcome; for the end of the look into Redis not longer than `patience`.
     ///
     /// # Panics
@@ -196,6 +222,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::key::{Digest, KeyEncoder, Shape};
+    use crate::local::Life;
     use futures_util::FutureExt;
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -205,7 +232,7 @@ mod tests {
     }
 
     fn held(number: i32) -> Held {
-        Held::new(Arc::new(number), 4, 0, 0, Duration::from_secs(1))
+        Held::new(Arc::new(number), 4, Life { as_of: 0, born: 0, copied: 0, ends: 9 })
     }
 
     fn first(joined: Joined) -> Flight {

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::{self, Clock, Instant};
 use crate::key::{CacheKey, KeyHasher};
+use crate::policy::Policy;
 
 /// What moka, the key and the allocator take for an entry beside its value, roughly; it counts
 /// against the bound, so that a million tiny results do not take what a few large ones may.
@@ -26,22 +27,38 @@ pub(crate) struct Local {
 #[derive(Clone)]
 pub(crate) struct Held {
     value: Arc<dyn Any + Send + Sync>,
-    /// When its load began.
-    as_of: Instant,
-    expires_at: Instant,
+    life: Life,
     weight: u32,
 }
 
+/// The times that an entry in memory has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    /// When its load began: its age counts from here.
+    pub(crate) as_of: Instant,
+    /// When its load ended: its `ttl` counts from here.
+    pub(crate) born: Instant,
+    /// When it came into this memory: its `l1_ttl` counts from here.
+    pub(crate) copied: Instant,
+    /// When it ends by what was drawn for it, and by what remained of it in Redis.
+    pub(crate) ends: Instant,
+}
+
+impl Life {
+    /// Whether it may be served to a query of this policy: one entry may be read by queries that
+    /// differ in how old they let it become.
+    #[inline]
+    pub(crate) fn allows(&self, policy: &Policy, now: Instant) -> bool {
+        now < self.ends
+            && now < clock::after(self.born, policy.ttl)
+            && now < clock::after(self.copied, policy.l1_ttl)
+    }
+}
+
 impl Held {
-    pub(crate) fn new<T: Send + Sync + 'static>(
-        value: Arc<T>,
-        bytes: usize,
-        as_of: Instant,
-        now: Instant,
-        life: Duration,
-    ) -> Held {
+    pub(crate) fn new<T: Send + Sync + 'static>(value: Arc<T>, bytes: usize, life: Life) -> Held {
         let weight = u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
-        Held { value, as_of, expires_at: clock::after(now, life), weight }
+        Held { value, life, weight }
     }
 
     /// The value, unless it is no `T`.
@@ -52,7 +69,7 @@ impl Held {
 
     #[inline]
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        clock::since(now, self.as_of)
+        clock::since(now, self.life.as_of)
     }
 }
 
@@ -66,8 +83,8 @@ impl Local {
     }
 
     #[inline]
-    pub(crate) fn get(&self, key: &CacheKey, now: Instant) -> Option<Held> {
-        self.cache.get(key).filter(|held| now < held.expires_at)
+    pub(crate) fn get(&self, key: &CacheKey, policy: &Policy, now: Instant) -> Option<Held> {
+        self.cache.get(key).filter(|held| held.life.allows(policy, now))
     }
 
     pub(crate) fn insert(&self, key: CacheKey, held: Held) {
@@ -81,7 +98,7 @@ impl Local {
     /// at every entry; looking through the table now and then costs neither.
     fn sweep(&self, now: Instant) {
         for (key, held) in &self.cache {
-            if held.expires_at <= now {
+            if held.life.ends <= now {
                 self.cache.invalidate(&*key);
             }
         }
@@ -127,15 +144,35 @@ mod tests {
     }
 
     fn held(bytes: usize) -> Held {
-        Held::new(Arc::new(7_i32), bytes, 0, 0, Duration::from_nanos(100))
+        let life = Life { as_of: 0, born: 0, copied: 0, ends: 100 };
+        Held::new(Arc::new(7_i32), bytes, life)
+    }
+
+    fn get(local: &Local, number: u64, now: Instant) -> Option<Held> {
+        local.get(&key(number), &Policy::default(), now)
     }
 
     #[test]
     fn an_entry_is_gone_at_the_instant_its_life_ends() {
         let local = Local::new(1 << 20);
         local.insert(key(1), held(4));
-        assert_eq!(local.get(&key(1), 99).unwrap().value::<i32>(), Some(Arc::new(7)));
-        assert!(local.get(&key(1), 100).is_none());
+        assert_eq!(get(&local, 1, 99).unwrap().value::<i32>(), Some(Arc::new(7)));
+        assert!(get(&local, 1, 100).is_none());
+    }
+
+    #[test]
+    fn a_query_that_wants_it_younger_is_not_served() {
+        let life = Life { as_of: 0, born: 10, copied: 20, ends: 100 };
+        let policy = |ttl: u64, l1_ttl: u64| Policy {
+            ttl: Duration::from_nanos(ttl),
+            l1_ttl: Duration::from_nanos(l1_ttl),
+            ..Policy::default()
+        };
+        assert!(life.allows(&policy(50, 50), 59));
+        assert!(!life.allows(&policy(50, 50), 60));
+        assert!(life.allows(&policy(50, 30), 49));
+        assert!(!life.allows(&policy(50, 30), 50));
+        assert!(!life.allows(&policy(500, 500), 100));
     }
 
     #[test]
@@ -159,14 +196,14 @@ mod tests {
         let local = Local::new(1 << 20);
         for number in 0..100 {
             local.insert(key(number), held(4));
-            let longer = Held { expires_at: 200, ..held(4) };
+            let longer = Held { life: Life { ends: 200, ..held(4).life }, ..held(4) };
             local.insert(key(100 + number), longer);
         }
         local.sweep(99);
         assert_eq!(local.cache.entry_count(), 200);
         local.sweep(100);
         assert_eq!(local.cache.entry_count(), 100);
-        assert!((100..200).all(|number| local.get(&key(number), 100).is_some()));
+        assert!((100..200).all(|number| get(&local, number, 100).is_some()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ mod impls;
 /// - Floats count by their bits: `0.0` and `-0.0` are two, and so are NaNs of different payload.
 /// - `None`, `Some(None)` and an empty list are three, though PostgreSQL takes the first two for
 ///   the same NULL.
-/// - Instants count as such: a `DateTime` is the same parameter with whatever offset it is written.
+/// - Instants count with the offset they are written with.
 ///
 /// Implemented for the usual scalars, strings, bytes, `Option`, slices and vectors, `IpAddr`,
 /// `SystemTime`, [`serde_json::Value`], and by features for the types of `uuid`, `chrono`, `time`

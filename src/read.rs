@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 
 use crate::answer::Answer;
 use crate::cache::{Core, Load};
@@ -79,8 +80,8 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     #[inline]
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<V>, Error>> {
         if let State::Fresh { call, .. } = &self.state {
-            if let Ok((key, _)) = call
-                && let Some(answer) = self.core.hit(key)
+            if let Ok((key, policy)) = call
+                && let Some(answer) = self.core.hit(key, policy)
             {
                 self.state = State::Done;
                 return Poll::Ready(Ok(answer));
@@ -89,8 +90,10 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
         }
         match &mut self.state {
             State::Slow(running) => {
-                // The caller may be of another runtime, or of none that has timers.
-                let _ours = self.core.runtime.enter();
+                // A caller of no runtime borrows the timers of ours. One that has its own keeps
+                // them: they go on when ours does not.
+                let alone = Handle::try_current().is_err();
+                let _ours = alone.then(|| self.core.runtime.enter());
                 let answer = ready!(running.as_mut().poll(cx));
                 self.state = State::Done;
                 Poll::Ready(answer)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::clock::Instant;
 use crate::entry::HEADER;
 use crate::key::CacheKey;
 
@@ -16,13 +17,14 @@ pub(crate) trait Store: Send + Sync {
     /// The bytes under a key, in one round trip.
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Option<Found>, StoreError>>;
 
-    /// Puts an entry under a key, for so long, over whatever was there.
+    /// Puts an entry under a key, over whatever was there, to live until `ends` by the system's
+    /// clock: however late the write takes effect, it does not begin a new life.
     fn write<'a>(
         &'a self,
         key: &'a CacheKey,
         header: [u8; HEADER],
         payload: Bytes,
-        ttl: Duration,
+        ends: Instant,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 

@@ -1,7 +1,11 @@
 //! [`Value`]: what a read can answer with, and its bytes.
 
-use std::any::type_name;
-use std::sync::Arc;
+use std::any::{TypeId, type_name};
+use std::cell::RefCell;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -61,10 +65,9 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
     type Stored = T;
 
     /// One query may be read as several types; each has keys of its own, and so none ever sees
-    /// another's bytes. The name of a type is the same in every build that has it at the same path;
-    /// where it differs, results are not shared, never mistaken.
+    /// another's bytes.
     fn shape() -> Shape {
-        Shape(checksum::of_name(type_name::<T>()) | 1)
+        shape_of::<T>()
     }
 
     fn of(stored: Arc<T>) -> Arc<T> {
@@ -77,5 +80,52 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
 
     fn decode(codec: u8, payload: Bytes, _: &ColumnSets) -> Option<T> {
         Codec::of_id(codec)?.decode(&payload)
+    }
+}
+
+/// The shape of a type, by its name: the same in every build that has it at the same path. Where the
+/// name differs, results are not shared, never mistaken.
+///
+/// Two types may have one name: declared in two blocks of one function, or in two versions of a
+/// crate. Whichever is met first has the plain shape; the shape of the other is by its identity,
+/// which is the same in all processes of one build.
+fn shape_of<T: 'static>() -> Shape {
+    static NAMES: Mutex<BTreeMap<u64, TypeId>> = Mutex::new(BTreeMap::new());
+    thread_local! {
+        static MINE: RefCell<HashMap<TypeId, Shape>> = RefCell::default();
+    }
+    let id = TypeId::of::<T>();
+    MINE.with_borrow_mut(|mine| {
+        *mine.entry(id).or_insert_with(|| {
+            let name = checksum::of_name(type_name::<T>()) | 1;
+            let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+            if *names.entry(name).or_insert(id) == id {
+                return Shape(name);
+            }
+            let mut hasher = DefaultHasher::new();
+            (id, name).hash(&mut hasher);
+            Shape(hasher.finish() | 1)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_one_name_have_different_shapes() {
+        let one = {
+            struct Report;
+            (type_name::<Report>(), shape_of::<Report>())
+        };
+        let other = {
+            struct Report;
+            (type_name::<Report>(), shape_of::<Report>())
+        };
+        assert_eq!(one.0, other.0);
+        assert_ne!(one.1, other.1);
+        assert_eq!(shape_of::<i32>(), shape_of::<i32>());
+        assert_ne!(shape_of::<i32>(), shape_of::<i64>());
     }
 }

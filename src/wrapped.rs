@@ -35,7 +35,9 @@ impl Query {
     /// Puts the query around a function that runs it: over any driver, with any mapping.
     ///
     /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
-    /// The value may be anything that serde can write and read back.
+    /// The value may be anything that serde can write and read back. Two functions around the same
+    /// SQL with the same type of result share their results: the cache cannot look into them. Give
+    /// one of them a [`scope`](Query::scope) if they make different things of it.
     ///
     /// It may ask the cache for other results. One that asks for its own, with the same parameters,
     /// waits for itself until the [deadline](Query::load_deadline).

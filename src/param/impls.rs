@@ -291,8 +291,8 @@ mod decimal_params {
 mod chrono_params {
     use super::{KeyEncoder, Param, SqlParam, kind};
     use chrono::{
-        DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Timelike,
-        Utc,
+        DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone,
+        Timelike, Utc,
     };
 
     fixed! {
@@ -302,7 +302,7 @@ mod chrono_params {
     }
     owned!(NaiveDate, NaiveTime, NaiveDateTime, DateTime<Utc>, DateTime<FixedOffset>);
 
-    /// One instant is one parameter, whatever offset it is written with.
+    /// With its offset: PostgreSQL sees the instant only, a wrapped function sees both.
     impl<Z: TimeZone> Param for DateTime<Z> {
         #[inline]
         fn kind(out: &mut KeyEncoder) {
@@ -311,6 +311,7 @@ mod chrono_params {
         #[inline]
         fn value(&self, out: &mut KeyEncoder) {
             out.fixed(seconds(self));
+            out.fixed(self.offset().fix().local_minus_utc().to_le_bytes());
         }
     }
 
@@ -335,8 +336,19 @@ mod time_params {
         Date, TIME_DATE, |v| v.to_julian_day().to_le_bytes();
         Time, TIME_TIME, |v| v.duration_since(Time::MIDNIGHT).whole_nanoseconds().to_le_bytes();
         PrimitiveDateTime, TIME_TIMESTAMP, |v| v.assume_utc().unix_timestamp_nanos().to_le_bytes();
-        // One instant is one parameter, whatever offset it is written with.
-        OffsetDateTime, TIME_INSTANT, |v| v.unix_timestamp_nanos().to_le_bytes();
     }
     owned!(Date, Time, PrimitiveDateTime, OffsetDateTime);
+
+    /// With its offset: PostgreSQL sees the instant only, a wrapped function sees both.
+    impl Param for OffsetDateTime {
+        #[inline]
+        fn kind(out: &mut KeyEncoder) {
+            out.fixed([kind::TIME_INSTANT]);
+        }
+        #[inline]
+        fn value(&self, out: &mut KeyEncoder) {
+            out.fixed(self.unix_timestamp_nanos().to_le_bytes());
+            out.fixed(self.offset().whole_seconds().to_le_bytes());
+        }
+    }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use deadpool_postgres::Pool;
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -41,12 +43,12 @@ where
     })
 }
 
-/// A source whose queries are cancelled over TLS.
+/// A pool whose queries are cancelled over TLS.
 ///
-/// A load that runs into its deadline is cancelled in PostgreSQL through a new connection. Neither a
-/// pool nor a client tells how it encrypts its own, so by default that one is made without TLS,
-/// which a client configured with `sslmode=require` refuses. Hand the connector over once more and
-/// the request travels like everything else:
+/// A load that runs into its deadline is cancelled in PostgreSQL through a new connection. A pool
+/// does not tell how it encrypts its own, so by default that one is made without TLS, which a client
+/// configured with `sslmode=require` refuses. Hand the connector over once more and the request
+/// travels like everything else:
 ///
 /// ```no_run
 /// # use tokio_postgres::NoTls as MakeRustlsConnect;
@@ -58,52 +60,64 @@ where
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct CancelTls<S> {
-    source: S,
+pub struct CancelTls {
+    pool: Pool,
     canceller: Canceller,
 }
 
-impl<S: super::Source> CancelTls<S> {
-    /// `source`, with `tls` for cancel requests.
-    pub fn new<C>(source: S, tls: C) -> CancelTls<S>
+impl CancelTls {
+    /// `pool`, with `tls` for cancel requests.
+    pub fn new<C>(pool: Pool, tls: C) -> CancelTls
     where
         C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
         C::Stream: Send,
         C::TlsConnect: Send,
         <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        CancelTls { source, canceller: over(tls) }
+        CancelTls { pool, canceller: over(tls) }
     }
 }
 
-impl<S> fmt::Debug for CancelTls<S> {
+impl fmt::Debug for CancelTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CancelTls").finish_non_exhaustive()
     }
 }
 
-impl<S: super::Source> super::Source for CancelTls<S> {}
+impl super::Source for CancelTls {}
 
-impl<S: super::Source> sealed::Source for CancelTls<S> {
+impl sealed::Source for CancelTls {
     fn rows(
         self,
         sql: Arc<str>,
         params: OwnedParams,
         sets: Arc<ColumnSets>,
-        _: Canceller,
     ) -> BoxFuture<'static, Result<Image, Error>> {
-        self.source.rows(sql, params, sets, self.canceller)
+        Box::pin(super::run::on_pool(self.pool, sql, params, sets, self.canceller))
+    }
+}
+
+/// Whether a connection has had a cancel request sent to it.
+#[derive(Clone, Default)]
+pub(super) struct Cancelled(Arc<AtomicBool>);
+
+impl Cancelled {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
 /// Runs a query as a task of its own, which PostgreSQL is told to cancel if the returned future is
 /// dropped before it has ended.
 ///
-/// The task keeps the connection until PostgreSQL has answered. A cancel request names a connection,
-/// not a query: sent while the connection is already somebody else's, it would hit theirs.
+/// A cancel request names a connection, not a query, and takes effect at some time after it was
+/// sent: the query may end by itself meanwhile. So the task keeps the connection until PostgreSQL
+/// has answered, and `cancelled` tells it that the connection must be closed then. Handed on, it
+/// would have its next user's query cancelled.
 pub(super) async fn cancelled_on_drop<T: Send + 'static>(
     token: CancelToken,
     canceller: Canceller,
+    cancelled: Cancelled,
     query: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     // Dropped together with this future; the task notices.
@@ -113,6 +127,7 @@ pub(super) async fn cancelled_on_drop<T: Send + 'static>(
             Either::Left((result, _)) => return result,
             Either::Right((_, query)) => query,
         };
+        cancelled.0.store(true, Ordering::SeqCst);
         // If the request cannot be delivered, the query runs to its end and keeps its connection
         // for as long, at most for the limit.
         let _ = timeout(LIMIT, canceller(token)).await;

@@ -10,13 +10,16 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
 
 pub use self::cancel::CancelTls;
-use self::cancel::Canceller;
 use crate::error::Error;
 use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image};
 
-/// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], an `Arc`
-/// of a [`tokio_postgres::Client`], or either with a way to cancel over TLS, [`CancelTls`].
+/// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], which is
+/// a [`CancelTls`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`].
+///
+/// Prefer the pool. A load past its deadline is cancelled in PostgreSQL if it has its connection for
+/// itself. On a shared client, PostgreSQL could not be told which of the queries on it is meant, so
+/// there the load ends for its callers and the query goes on.
 ///
 /// A transaction is no source, so none can read or fill the cache:
 ///
@@ -39,7 +42,7 @@ use crate::rows::{ColumnSets, Image};
 pub trait Source: sealed::Source {}
 
 pub(crate) mod sealed {
-    use super::{Arc, BoxFuture, Canceller, ColumnSets, Error, Image, OwnedParams};
+    use super::{Arc, BoxFuture, ColumnSets, Error, Image, OwnedParams};
 
     pub trait Source: Clone + Send + Sync + 'static {
         #[doc(hidden)]
@@ -48,7 +51,6 @@ pub(crate) mod sealed {
             sql: Arc<str>,
             params: OwnedParams,
             sets: Arc<ColumnSets>,
-            canceller: Canceller,
         ) -> BoxFuture<'static, Result<Image, Error>>;
     }
 }
@@ -60,7 +62,7 @@ pub(crate) fn rows<S: Source>(
     params: OwnedParams,
     sets: Arc<ColumnSets>,
 ) -> BoxFuture<'static, Result<Image, Error>> {
-    source.rows(sql, params, sets, cancel::plain())
+    source.rows(sql, params, sets)
 }
 
 impl Source for Pool {}
@@ -71,9 +73,8 @@ impl sealed::Source for Pool {
         sql: Arc<str>,
         params: OwnedParams,
         sets: Arc<ColumnSets>,
-        canceller: Canceller,
     ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_pool(self, sql, params, sets, canceller))
+        Box::pin(run::on_pool(self, sql, params, sets, cancel::plain()))
     }
 }
 
@@ -85,8 +86,7 @@ impl sealed::Source for Arc<Client> {
         sql: Arc<str>,
         params: OwnedParams,
         sets: Arc<ColumnSets>,
-        canceller: Canceller,
     ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_client(self, sql, params, sets, canceller))
+        Box::pin(run::on_client(self, sql, params, sets))
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::cancel::{Canceller, cancelled_on_drop};
+use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
 use crate::error::Error;
 use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image, ImageWriter};
@@ -21,55 +21,71 @@ pub(super) async fn on_pool(
     canceller: Canceller,
 ) -> Result<Image, Error> {
     let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
-    let token = client.cancel_token();
-    cancelled_on_drop(token, canceller, async move {
-        let mut lent = Lent(Some(client));
-        let client = lent.0.as_ref().expect("it was just put there");
-        let statement = client.prepare_cached(&sql).await.map_err(of_postgres)?;
-        let mut result = rows(client, &statement, &params, &sets).await;
-        if result.as_ref().is_err_and(outdated) {
-            client.statement_cache.clear();
-            client.clear_type_cache();
-            let statement = client.prepare_cached(&sql).await.map_err(of_postgres)?;
-            result = rows(client, &statement, &params, &sets).await;
-        }
+    let (token, cancelled) = (client.cancel_token(), Cancelled::default());
+    let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
+    cancelled_on_drop(token, canceller, cancelled, async move {
+        let result = prepared_rows(lent.client(), &sql, &params, &sets).await;
+        // PostgreSQL has answered, with rows or with an error: the connection is at rest.
         lent.give_back();
         result
     })
     .await
 }
 
+async fn prepared_rows(
+    client: &Object,
+    sql: &str,
+    params: &OwnedParams,
+    sets: &ColumnSets,
+) -> Result<Image, Error> {
+    let statement = client.prepare_cached(sql).await.map_err(of_postgres)?;
+    let result = rows(client, &statement, params, sets).await;
+    if !result.as_ref().is_err_and(outdated) {
+        return result;
+    }
+    client.statement_cache.clear();
+    client.clear_type_cache();
+    let statement = client.prepare_cached(sql).await.map_err(of_postgres)?;
+    rows(client, &statement, params, sets).await
+}
+
 /// A pool's connection while a query runs on it. Dropped before the query has ended, it is closed
 /// instead of going back: its next user would wait for a query that is not theirs.
-struct Lent(Option<Object>);
+struct Lent {
+    client: Option<Object>,
+    cancelled: Cancelled,
+}
 
 impl Lent {
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("it is there until it is given back")
+    }
+
     fn give_back(&mut self) {
-        self.0 = None;
+        if !self.cancelled.is_set() {
+            self.client = None;
+        }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
+        if let Some(client) = self.client.take() {
             drop(Object::take(client));
         }
     }
 }
 
+/// Nothing is cancelled here. Queries of many share the connection, one behind the other, and a
+/// cancel request would hit whichever of them runs when it arrives.
 pub(super) async fn on_client(
     client: Arc<Client>,
     sql: Arc<str>,
     params: OwnedParams,
     sets: Arc<ColumnSets>,
-    canceller: Canceller,
 ) -> Result<Image, Error> {
-    let token = client.cancel_token();
-    cancelled_on_drop(token, canceller, async move {
-        let statement = client.prepare(&sql).await.map_err(of_postgres)?;
-        rows(&client, &statement, &params, &sets).await
-    })
-    .await
+    let statement = client.prepare(&sql).await.map_err(of_postgres)?;
+    rows(&client, &statement, &params, &sets).await
 }
 
 async fn rows(

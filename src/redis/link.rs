@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::clock::{self, Clock, Instant};
 use crate::store::StoreError;
 
 /// How long connecting may take, the greeting included.
@@ -19,6 +20,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// the time an attempt takes, a Redis that is back is used again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// A connection that lived for so long was a good one.
+const STEADY: Duration = Duration::from_secs(1);
 /// So many commands in a row without an answer in time, and the connection is given up. One may be
 /// a hiccup, and so may all that were under way together; a connection whose other end was frozen
 /// or cut off without a word never fails by itself.
@@ -47,6 +50,24 @@ struct Current {
     /// Counts connections.
     number: u64,
     timeouts: u32,
+    /// When the oldest command was sent since the last answer that was taken.
+    unanswered: Option<Instant>,
+    time: Option<Reference>,
+}
+
+/// Redis's clock beside ours: what both showed at one moment, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Reference {
+    redis: i128,
+    ours: Instant,
+}
+
+impl Reference {
+    fn now(answer: &Value) -> Option<Reference> {
+        let (seconds, micros): (i64, i64) = redis::from_redis_value_ref(answer).ok()?;
+        let redis = i128::from(seconds) * 1_000_000_000 + i128::from(micros) * 1_000;
+        Some(Reference { redis, ours: Clock::system().now() })
+    }
 }
 
 impl Link {
@@ -85,8 +106,20 @@ impl Link {
         self.limit
     }
 
-    pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
-        self.call(async |connection| connection.send_packed_command(command).await).await
+    /// A point of the system's clock by Redis's clock, in milliseconds since 1970, or a little
+    /// before it.
+    pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
+        let Reference { redis, ours } = self.shared.lock().time?;
+        let ahead = i128::from(instant) - i128::from(ours);
+        i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
+    }
+
+    /// Takes Redis's answer to `TIME` for the time it is now. It was that or later when Redis
+    /// answered, so what is reckoned from it lies rather early.
+    pub(crate) fn set_time(&self, answer: &Value) {
+        if let Some(reference) = Reference::now(answer) {
+            self.shared.lock().time = Some(reference);
+        }
     }
 
     /// Several commands in one round trip; an error among their replies is one of the values.
@@ -100,7 +133,7 @@ impl Link {
         &self,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, StoreError> {
-        let (mut connection, sent) = self.shared.current().ok_or(StoreError::Unavailable)?;
+        let (mut connection, sent) = self.current().ok_or(StoreError::Unavailable)?;
         match timeout(self.limit, send(&mut connection)).await {
             Ok(Ok(reply)) => {
                 self.shared.answered(sent);
@@ -122,6 +155,37 @@ impl Link {
     }
 }
 
+impl Link {
+    fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
+        let mut current = self.shared.lock();
+        let sent = Sent { number: current.number, timeouts: current.timeouts };
+        let connection = current.connection.clone()?;
+        let now = Clock::system().now();
+        // Callers who lose patience before we do drop their command and report nothing. If nobody
+        // has taken an answer for so long, a command that no caller can drop finds out why.
+        let unanswered = *current.unanswered.get_or_insert(now);
+        if clock::since(now, unanswered) > TIMEOUTS * self.limit {
+            current.unanswered = Some(now);
+            let (shared, limit) = (self.shared.clone(), self.limit);
+            tokio::spawn(probe(shared, connection.clone(), sent, limit));
+        }
+        Some((connection, sent))
+    }
+}
+
+async fn probe(
+    shared: Arc<Shared>,
+    mut connection: MultiplexedConnection,
+    sent: Sent,
+    limit: Duration,
+) {
+    let ping = redis::cmd("PING");
+    match timeout(limit, connection.send_packed_command(&ping)).await {
+        Ok(Ok(_)) => shared.answered(sent),
+        _ => shared.give_up(sent),
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.keeper.abort();
@@ -133,14 +197,10 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
-        let current = self.lock();
-        let sent = Sent { number: current.number, timeouts: current.timeouts };
-        Some((current.connection.clone()?, sent))
-    }
-
-    fn install(&self, connection: MultiplexedConnection) {
+    fn install(&self, (connection, time): (MultiplexedConnection, Option<Reference>)) {
         let mut current = self.lock();
+        current.unanswered = None;
+        current.time = time;
         current.connection = Some(connection);
         current.number += 1;
         current.timeouts = 0;
@@ -150,6 +210,7 @@ impl Shared {
         let mut current = self.lock();
         if current.number == sent.number {
             current.timeouts = 0;
+            current.unanswered = None;
         }
     }
 
@@ -184,23 +245,34 @@ struct Sent {
 
 /// Connects again, whenever the connection was given up.
 async fn keep(shared: Arc<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    let mut connected = None;
     loop {
         shared.broken.notified().await;
-        let mut pause = FIRST_PAUSE;
+        // A server that accepts connections and breaks them at once is not besieged with them.
+        match connected {
+            Some(at) if clock::since(Clock::system().now(), at) < STEADY => rest(&mut pause).await,
+            _ => pause = FIRST_PAUSE,
+        }
         loop {
             match connect(&shared.client).await {
                 Ok(connection) => break shared.install(connection),
-                Err(_) => {
-                    // Not all processes of a fleet at the same instant.
-                    sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
-                    pause = (2 * pause).min(LAST_PAUSE);
-                }
+                Err(_) => rest(&mut pause).await,
             }
         }
+        connected = Some(Clock::system().now());
     }
 }
 
-async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+async fn rest(pause: &mut Duration) {
+    // Not all processes of a fleet at the same instant.
+    sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+    *pause = (2 * *pause).min(LAST_PAUSE);
+}
+
+async fn connect(
+    client: &Client,
+) -> Result<(MultiplexedConnection, Option<Reference>), RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         // Every call has a time limit of its own, which also counts towards giving up.
@@ -209,7 +281,10 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         // A server that wants a password, or is still loading its data, accepts connections too.
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
-        Ok(connection)
+        let time = redis::cmd("TIME").query_async::<Value>(&mut connection).await;
+        // Where it is not allowed, nothing is written, for nobody could say how long it may live.
+        let time = time.ok().and_then(|answer| Reference::now(&answer));
+        Ok((connection, time))
     };
     bounded(greeting).await
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Cmd, Pipeline, RedisWrite, ToRedisArgs, Value, cmd};
+use redis::{Cmd, Pipeline, RedisWrite, ToRedisArgs, Value};
 
 pub(crate) use self::link::Link;
+use crate::clock::Instant;
 use crate::entry::HEADER;
 use crate::key::{CacheKey, KEY_FORMAT};
 use crate::store::{Found, Store, StoreError};
@@ -75,13 +76,26 @@ impl Store for RedisStore {
         key: &'a CacheKey,
         header: [u8; HEADER],
         payload: Bytes,
-        ttl: Duration,
+        ends: Instant,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut set = cmd("SET");
-            let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-            set.arg(self.name(key)).arg(Entry(&header, &payload)).arg("PX").arg(millis);
-            self.link.command(&set).await.map(|_| ())
+            // Not PX, a life from when the command is carried out. A command whose answer we gave
+            // up on may still lie before a frozen server, which carries it out when it thaws: an
+            // expired result would begin a second life.
+            let by_redis = self.link.time_of(ends).ok_or(StoreError::Unavailable)?;
+            let mut set = Cmd::with_capacity(5, HEADER + payload.len() + self.prefix.len() + 100);
+            set.arg("SET").arg(self.name(key)).arg(Entry(&header, &payload));
+            set.arg("PXAT").arg(by_redis);
+            let mut both = Pipeline::with_capacity(2);
+            both.cmd("TIME").add_command(set);
+            let sent = self.link.pipeline(&both).await?;
+            match sent.as_slice() {
+                [time, Value::Okay] => {
+                    self.link.set_time(time);
+                    Ok(())
+                }
+                _ => Err(StoreError::Unavailable),
+            }
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
+use serde::de::value::{BorrowedStrDeserializer, MapDeserializer, SeqDeserializer};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, VariantAccess,
     Visitor,
@@ -189,19 +189,25 @@ fn array<'a, V: Visitor<'a>>(
         cursor.take(8)?;
         let mut lengths = [0; 6];
         for length in &mut lengths[..count] {
-            *length = cursor.be_i32().filter(|&length| length >= 0)?;
+            // PostgreSQL sends an empty array without dimensions.
+            *length = cursor.be_i32().filter(|&length| length > 0)?;
             cursor.take(4)?;
         }
-        Some((count, lengths, cursor))
+        // Each element takes four bytes at least: a count is not believed before they are there.
+        let elements = lengths[..count].iter().try_fold(4_usize, |product, &length| {
+            product.checked_mul(usize::try_from(length).ok()?)
+        })?;
+        (count == 0 || elements <= cursor.len()).then_some((count, lengths, cursor))
     };
     let (count, lengths, mut cursor) =
         parse(Cursor::new(raw)).ok_or_else(|| Refused(MALFORMED.into()))?;
-    visitor.visit_seq(Elements {
+    Elements {
         element,
         cursor: &mut cursor,
         left: if count == 0 { 0 } else { lengths[0] },
         deeper: if count == 0 { &[] } else { &lengths[1..count] },
-    })
+    }
+    .visit(visitor)
 }
 
 struct Elements<'a, 'c> {
@@ -210,6 +216,17 @@ struct Elements<'a, 'c> {
     left: i32,
     /// The lengths of the dimensions below this one.
     deeper: &'c [i32],
+}
+
+impl<'a> Elements<'a, '_> {
+    /// Visits all of them. A visitor that wants fewer would leave the others for whoever reads on.
+    fn visit<V: Visitor<'a>>(mut self, visitor: V) -> Result<V::Value, Refused> {
+        let value = visitor.visit_seq(&mut self)?;
+        match self.left {
+            0 => Ok(value),
+            left => Err(Refused(format!("an array with {left} elements more than expected"))),
+        }
+    }
 }
 
 impl<'a> SeqAccess<'a> for Elements<'a, '_> {
@@ -247,7 +264,7 @@ impl<'a> Deserializer<'a> for Dimension<'a, '_> {
     type Error = Refused;
 
     fn deserialize_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        visitor.visit_seq(self.0)
+        self.0.visit(visitor)
     }
 
     fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
@@ -295,6 +312,17 @@ fn composite<'a, V: Visitor<'a>>(
     visitor.visit_map(MapDeserializer::new(cells.into_iter()))
 }
 
+/// Cells as a sequence, every one of which must be wanted.
+pub(super) fn all_of<'a, V: Visitor<'a>>(
+    cells: Vec<Cell<'a>>,
+    visitor: V,
+) -> Result<V::Value, Refused> {
+    let mut cells = SeqDeserializer::new(cells.into_iter());
+    let value = visitor.visit_seq(&mut cells)?;
+    cells.end()?;
+    Ok(value)
+}
+
 /// Numbers, and `numeric` where a number is asked for.
 macro_rules! numbers {
     ($($method:ident $visit:ident)*) => {$(
@@ -323,10 +351,14 @@ impl<'a> Deserializer<'a> for Cell<'a> {
     }
 
     fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        match self.raw {
-            None => visitor.visit_none(),
-            Some(_) => visitor.visit_some(self),
-        }
+        let null = match (self.base(), self.raw) {
+            (_, None) => true,
+            (&Type::JSON | &Type::JSONB, Some(raw)) => {
+                json_text(self.base(), raw)?.trim_ascii() == b"null"
+            }
+            _ => false,
+        };
+        if null { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'a>>(
@@ -335,6 +367,23 @@ impl<'a> Deserializer<'a> for Cell<'a> {
         visitor: V,
     ) -> Result<V::Value, Refused> {
         visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_char<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
+        match (self.base(), self.raw) {
+            (&Type::CHAR, Some(&[byte])) => visitor.visit_char(char::from(byte)),
+            _ => self.named(self.visit(visitor)),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
+        match (self.base(), self.raw) {
+            // A `Vec<u8>` asks for a sequence, unlike the types of `serde_bytes`.
+            (&Type::BYTEA, Some(raw)) => {
+                self.named(visitor.visit_seq(SeqDeserializer::new(raw.iter().copied())))
+            }
+            _ => self.named(self.visit(visitor)),
+        }
     }
 
     fn deserialize_tuple<V: Visitor<'a>>(self, _: usize, visitor: V) -> Result<V::Value, Refused> {
@@ -353,7 +402,7 @@ impl<'a> Deserializer<'a> for Cell<'a> {
             _ => return self.named(self.visit(visitor)),
         };
         let cells = fields.ok_or_else(|| Refused(MALFORMED.into()))?;
-        self.named(visitor.visit_seq(de::value::SeqDeserializer::new(cells.into_iter())))
+        self.named(all_of(cells, visitor))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'a>>(
@@ -389,7 +438,7 @@ impl<'a> Deserializer<'a> for Cell<'a> {
 
     forward_to_deserialize_any! {
         <W: Visitor<'a>>
-        bool char str string bytes byte_buf unit unit_struct seq map struct identifier
+        bool str string bytes byte_buf unit unit_struct map struct identifier
     }
 }
 

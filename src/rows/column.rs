@@ -1,6 +1,6 @@
 //! [`Column`]: name and type of a column, and the bytes they travel as.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -59,12 +59,18 @@ impl fmt::Debug for Column {
 /// The columns of a result, shared by all results that have the same ones.
 pub(crate) struct ColumnSet {
     columns: Vec<Column>,
+    /// Which of them have the name of an earlier one; empty if none has.
+    repeated: Vec<bool>,
     encoded: Bytes,
 }
 
 impl ColumnSet {
     pub(crate) fn columns(&self) -> &[Column] {
         &self.columns
+    }
+
+    pub(crate) fn is_first_of_its_name(&self, index: usize) -> bool {
+        !self.repeated.get(index).copied().unwrap_or(false)
     }
 
     pub(crate) fn encoded(&self) -> &[u8] {
@@ -95,7 +101,14 @@ impl ColumnSets {
             return Some(set);
         }
         let encoded = Bytes::copy_from_slice(encoded);
-        let set = Arc::new(ColumnSet { columns: decode(&encoded)?, encoded: encoded.clone() });
+        let columns = decode(&encoded)?;
+        let mut names = HashSet::new();
+        let mut repeated: Vec<_> =
+            columns.iter().map(|column| !names.insert(column.name())).collect();
+        if names.len() == columns.len() {
+            repeated = vec![];
+        }
+        let set = Arc::new(ColumnSet { columns, repeated, encoded: encoded.clone() });
         if known.sets.len() >= known.sweep_at {
             known.sets.retain(|_, set| set.strong_count() > 0);
             known.sweep_at = (2 * known.sets.len()).max(64);

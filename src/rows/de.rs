@@ -1,12 +1,12 @@
 //! Rows into the user's structs, by serde.
 
 use serde::de::value::MapDeserializer;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
-use tokio_postgres::types::Kind;
+use tokio_postgres::types::{Kind, Type};
 
 use super::Row;
-use super::cell::{Cell, Refused};
+use super::cell::{Cell, Refused, all_of};
 use crate::error::Error;
 
 pub(super) fn from_row<'a, T: Deserialize<'a>>(row: Row<'a>) -> Result<T, Error> {
@@ -55,14 +55,12 @@ impl<'a> Deserializer<'a> for RowDeserializer<'a> {
     }
 
     fn deserialize_map<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        let columns = self.0.columns().iter().enumerate();
-        // The last of several columns of one name, where serde would refuse the second.
-        let last = |&(index, column): &(usize, &super::Column)| {
-            !self.0.columns()[index + 1..].iter().any(|later| later.name() == column.name())
-        };
-        visitor.visit_map(MapDeserializer::new(
-            columns.filter(last).map(|(index, column)| (column.name(), self.cell(index))),
-        ))
+        let set = self.0.image.columns();
+        let columns = set.columns().iter().enumerate();
+        // As for `get`, the first of several columns of one name; serde would refuse the second.
+        let shown = columns.filter(|(index, _)| set.is_first_of_its_name(*index));
+        let named = shown.map(|(index, column)| (column.name(), self.cell(index)));
+        visitor.visit_map(MapDeserializer::new(named))
     }
 
     fn deserialize_struct<V: Visitor<'a>>(
@@ -75,9 +73,12 @@ impl<'a> Deserializer<'a> for RowDeserializer<'a> {
     }
 
     fn deserialize_seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        // A `Vec<i64>` from a row of one array column is that array; from any other row it is the
-        // row's values.
-        if self.0.len() == 1 && matches!(self.0.columns()[0].type_().kind(), Kind::Array(_)) {
+        // A `Vec<i64>` from a row of one array column is that array, and so for what else is a
+        // sequence in itself; from any other row it is the row's values.
+        if let [column] = self.0.columns()
+            && (matches!(column.type_().kind(), Kind::Array(_))
+                || [Type::BYTEA, Type::JSON, Type::JSONB].contains(column.type_()))
+        {
             return self.cell(0).deserialize_seq(visitor);
         }
         self.deserialize_tuple(0, visitor)
@@ -85,7 +86,7 @@ impl<'a> Deserializer<'a> for RowDeserializer<'a> {
 
     fn deserialize_tuple<V: Visitor<'a>>(self, _: usize, visitor: V) -> Result<V::Value, Refused> {
         let cells: Vec<_> = (0..self.0.len()).map(|index| self.cell(index)).collect();
-        visitor.visit_seq(de::value::SeqDeserializer::new(cells.into_iter()))
+        all_of(cells, visitor)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'a>>(

@@ -253,7 +253,7 @@ impl<'a> Row<'a> {
     /// bytes, sequences (arrays), maps (composites), `json` and `jsonb` what they contain.
     /// `numeric` is a string, or a number where one is asked for; `uuid`, dates and times are
     /// strings as in RFC 4122 and RFC 3339, intervals as in ISO 8601, enums their labels. Where
-    /// two columns have one name, the last one counts. A column the struct does not know is passed
+    /// two columns have one name, the first one counts. A column the struct does not know is passed
     /// over.
     ///
     /// # Errors

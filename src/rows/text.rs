@@ -16,7 +16,8 @@ const EPOCH: i64 = 10_957;
 /// show (`numeric_send` in PostgreSQL's `src/backend/utils/adt/numeric.c`).
 pub(super) fn numeric(raw: &[u8]) -> Option<String> {
     let mut cursor = Cursor::new(raw);
-    let count = cursor.be_i16()?;
+    // Up to 65,535, although its neighbours are signed.
+    let count = cursor.be_i16()? as u16;
     let weight = i32::from(cursor.be_i16()?);
     let sign = cursor.be_i16()? as u16;
     let decimals = usize::try_from(cursor.be_i16()?).ok()?;

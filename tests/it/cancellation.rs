@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::poll;
 use larder::{CancelTls, Error, ErrorKind, Origin, QueryCache};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
@@ -248,11 +249,55 @@ async fn a_load_ends_at_its_deadline_and_postgresql_cancels_it() {
     // The pool's only connection is whole.
     assert_eq!(cache.query("SELECT 1").fetch(&pool).await.unwrap().len(), 1);
 
-    let source = CancelTls::new(Arc::new(database.connect().await.unwrap()), NoTls);
-    let error = query.scope("client").fetch(&source).await.unwrap_err();
+    let source = CancelTls::new(database.pool(1), NoTls);
+    let error = query.scope("tls").fetch(&source).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     until_async("postgresql has cancelled it", async || sleeping(&watcher).await == 0).await;
     assert_eq!(cache.query("SELECT 2").fetch(&source).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_hits_no_query_but_its_own() {
+    let database = database().await;
+    let (pool, cache) = (database.pool(1), local().await);
+    let query = cache.query("SELECT pg_sleep($1)::text").load_deadline(Duration::from_millis(20));
+    // Loads that end just when they are given up, and an innocent query on the same pool after each.
+    for number in 0..150 {
+        let seconds = 0.0195 + f64::from(number % 15) * 0.0002 + f64::from(number) * 1e-7;
+        let _ = query.bind(seconds).fetch(&pool).await;
+        let client = pool.get().await.unwrap();
+        client.query("SELECT pg_sleep(0.01)", &[]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_on_a_shared_client_harms_no_other_query_of_it() {
+    let database = database().await;
+    let client = Arc::new(database.connect().await.unwrap());
+    let cache = local().await;
+    let shared = client.clone();
+    let others = tokio::spawn(async move { shared.query("SELECT pg_sleep(1)", &[]).await });
+    let watcher = database.connect().await.unwrap();
+    until_async("the other query runs", async || sleeping(&watcher).await == 1).await;
+    let query = cache.query("SELECT 1").load_deadline(Duration::from_millis(100));
+    assert_eq!(query.fetch(&client).await.unwrap_err().kind(), ErrorKind::Deadline);
+    others.await.unwrap().unwrap();
+    assert_eq!(cache.query("SELECT 2").fetch(&client).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_fails_keeps_its_connection() {
+    let database = database().await;
+    let (pool, cache) = (database.pool(1), local().await);
+    let pid = async || -> i32 {
+        let client = pool.get().await.unwrap();
+        client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+    };
+    let before = pid().await;
+    for sql in ["SELEC 1", "SELECT 1/0", "SELECT $1::int4"] {
+        cache.query(sql).fetch(&pool).await.unwrap_err();
+    }
+    assert_eq!(pid().await, before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,32 +331,97 @@ async fn a_pool_without_a_server_is_an_error_to_connect() {
     assert_eq!(error.kind(), ErrorKind::Connect);
 }
 
+fn threads() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+async fn seven(cache: QueryCache) -> i32 {
+    let query = cache.query("SELECT 1").load_deadline(Duration::from_secs(20));
+    *query.load(|| async { Ok::<_, std::io::Error>(7_i32) }).await.unwrap()
+}
+
 #[test]
-fn a_runtime_that_ends_leaves_no_reader_in_another_hanging() {
-    let one = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let other = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+fn a_cache_outlives_the_runtime_that_it_was_built_in() {
+    let single = || Builder::new_current_thread().enable_all().build().unwrap();
+    // Whose runtime stands still, and whose has shut down, with callers of both sorts.
+    let asleep = single();
+    let cache = asleep.block_on(local());
+    assert_eq!(single().block_on(seven(cache.clone())), 7);
+    let cache = asleep.block_on(local());
+    assert_eq!(threads().block_on(seven(cache)), 7);
+    for gone in [single(), threads()] {
+        let cache = gone.block_on(local());
+        let again = gone.block_on(local());
+        gone.shutdown_background();
+        assert_eq!(single().block_on(seven(cache)), 7);
+        assert_eq!(threads().block_on(seven(again)), 7);
+    }
+}
+
+#[test]
+fn a_load_lost_with_its_runtime_is_begun_anew_by_those_who_waited() {
+    let (one, other) = (threads(), threads());
     let cache = one.block_on(local());
     let begun = Arc::new(Notify::new());
-    let begins = begun.clone();
-    let reader = other.spawn(async move {
-        let query = cache.query("SELECT 1");
-        query
-            .load(move || async move {
-                begins.notify_one();
-                std::future::pending::<Result<i32, std::io::Error>>().await
-            })
-            .await
-            .unwrap_err()
-            .kind()
+    let (begins, shared) = (begun.clone(), cache.clone());
+    one.spawn(async move {
+        let query = shared.query("SELECT 1");
+        let read = query.load(move || async move {
+            begins.notify_one();
+            std::future::pending::<Result<i32, std::io::Error>>().await
+        });
+        let _ = read.await;
     });
-    one.block_on(begun.notified());
+    other.block_on(begun.notified());
+    let reader = other.spawn(seven(cache.clone()));
+    other.block_on(until("the reader waits", || cache.stats().coalesced == 1));
     one.shutdown_background();
-    assert_eq!(other.block_on(reader).unwrap(), ErrorKind::Closed);
+    assert_eq!(other.block_on(reader).unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_another_needs_does_not_wait_behind_it() {
+    let cache = QueryCache::builder().concurrent_loads(1).build().await.unwrap();
+    let (inner, outer) = (cache.query("inner"), cache.query("outer"));
+    let begun = Arc::new(Notify::new());
+    let gate = Arc::new(Notify::new());
+    let (begins, opened, needed) = (begun.clone(), gate.clone(), inner.clone());
+    let outer = tokio::spawn(async move {
+        let read = outer.load(move || async move {
+            begins.notify_one();
+            opened.notified().await;
+            let value = needed.load(|| async { Ok::<_, std::io::Error>(0) }).await?;
+            Ok::<i32, larder::Error>(*value + 1)
+        });
+        *read.await.unwrap()
+    });
+    begun.notified().await;
+    // Somebody else asks for the inner result and waits for the only turn, which the outer has.
+    let mut plain = inner.load(|| async { Ok::<_, std::io::Error>(20) });
+    assert!(poll!(&mut plain).is_pending());
+    gate.notify_one();
+    assert_eq!((*plain.await.unwrap(), outer.await.unwrap()), (20, 21));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_another_query_is_not_ones_own() {
+    let cache = local().await;
+    let query = cache.query("SELECT 1");
+    let (short, long) = (
+        query.clone().load_deadline(Duration::from_millis(300)),
+        query.load_deadline(Duration::from_secs(60)),
+    );
+    let mut first = short.load(std::future::pending::<Result<i32, std::io::Error>>);
+    assert!(poll!(&mut first).is_pending());
+    let second = long.load(|| async { Ok::<_, std::io::Error>(7) });
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Deadline);
+    assert_eq!(*second.unwrap(), 7);
 }
 
 #[test]
 fn a_caller_without_a_runtime_of_its_own_is_answered() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = threads();
     let cache = runtime.block_on(local());
     let query = cache.query("SELECT 1");
     let read = query.load(|| async { Ok::<_, std::io::Error>(7_i32) });

@@ -44,6 +44,20 @@ async fn a_query_overrides_the_caches_policy() {
 }
 
 #[tokio::test]
+async fn a_query_with_a_shorter_ttl_takes_nothing_older_from_memory() {
+    let clock = ManualClock::new();
+    let cache = QueryCache::builder().clock(clock.clone()).build().await.unwrap();
+    let long = cache.query("SELECT 1").ttl(60 * MINUTE);
+    let short = cache.query("SELECT 1").ttl(MINUTE);
+    assert_eq!(origin(&long).await, Origin::Loaded);
+    clock.advance(MINUTE / 2);
+    assert_eq!(origin(&short).await, Origin::L1);
+    clock.advance(MINUTE / 2);
+    assert_eq!(origin(&long).await, Origin::L1);
+    assert_eq!(origin(&short).await, Origin::Loaded);
+}
+
+#[tokio::test]
 async fn jitter_spreads_the_ends_of_lives_and_shortens_only() {
     let clock = ManualClock::new();
     let builder = QueryCache::builder().ttl(MINUTE).jitter(0.5).clock(clock.clone());
@@ -89,6 +103,7 @@ async fn a_result_too_large_is_answered_and_not_stored() {
 #[cfg(feature = "redis")]
 mod in_redis {
     use super::*;
+    use crate::servers::Redis;
     use crate::support::{until_async, written};
     use crate::wire;
 
@@ -141,5 +156,52 @@ mod in_redis {
             wire::keys(&mut redis, &namespace).await.is_empty()
         })
         .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_entry_that_was_given_a_longer_life_by_hand_is_refused() {
+        let namespace = namespace();
+        let here = over_redis(&namespace).ttl(MINUTE).build().await.unwrap();
+        origin(&here.query("SELECT 1")).await;
+        written(&here, 1).await;
+        let mut redis = wire::connect().await;
+        let name = wire::only_key(&mut redis, &namespace).await;
+        redis::cmd("EXPIRE").arg(&name).arg(100_000).exec_async(&mut redis).await.unwrap();
+        let there = over_redis(&namespace).ttl(MINUTE).build().await.unwrap();
+        assert_eq!(origin(&there.query("SELECT 1")).await, Origin::Loaded);
+        assert_eq!(there.stats().l2_refused, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_takes_effect_late_begins_no_second_life() {
+        let mut redis = Redis::start().unwrap();
+        let url = redis.url();
+        let cache = async || {
+            let builder = QueryCache::builder().namespace("late").redis(&url);
+            builder.ttl(Duration::from_millis(300)).redis_optional().build().await.unwrap()
+        };
+        let here = cache().await;
+        let warm = here.query("SELECT 0");
+        until_async("redis is connected", async || {
+            origin(&warm).await;
+            here.stats().l2_writes > 0
+        })
+        .await;
+        redis.pause().unwrap();
+        let begin = std::time::Instant::now();
+        assert_eq!(origin(&here.query("SELECT 1")).await, Origin::Loaded);
+        // The write lies before the frozen server until the life of the result is over.
+        let errors = here.stats().l2_errors;
+        until_async("the write is given up and the life is over", async || {
+            here.stats().l2_errors > errors && begin.elapsed() > Duration::from_millis(600)
+        })
+        .await;
+        redis.resume().unwrap();
+        let client = redis::Client::open(url.as_str()).unwrap();
+        let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+        // It has been carried out by now: the server serves its connections in turn.
+        let _: String = redis::cmd("PING").query_async(&mut admin).await.unwrap();
+        let there = cache().await;
+        assert_ne!(origin(&there.query("SELECT 1")).await, Origin::L2);
     }
 }

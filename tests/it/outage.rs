@@ -222,3 +222,19 @@ async fn a_redis_slower_than_the_time_limit_is_not_waited_for() {
     }
     assert!(begin.elapsed() < pause / 2, "{:?}", begin.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_less_patient_than_the_cache_are_answered_while_redis_is_frozen() {
+    let mut redis = Redis::start().unwrap();
+    let limit = Duration::from_millis(300);
+    let cache = cache_on(&redis.url()).redis_timeout(limit).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    redis.pause().unwrap();
+    until_async("a caller who waits for 100 ms at most is answered", async || {
+        let patience = Duration::from_millis(100);
+        tokio::time::timeout(patience, read(&cache, 1)).await.is_ok()
+    })
+    .await;
+    redis.resume().unwrap();
+    until_redis_answers(&cache).await;
+}

@@ -98,11 +98,12 @@ async fn chronos_dates_and_times() {
     asked.echo("timestamp", at, "2024-02-29 12:00:00.25").await;
     let instant: DateTime<Utc> = at.and_utc();
     asked.echo("timestamptz", instant, "2024-02-29 12:00:00.25+00").await;
-    // Written with another offset it is the same instant, and the same result.
-    let query = asked.cache.query("SELECT ($1::timestamptz)::text");
+    // Written with another offset it is the same instant for PostgreSQL and not for a function.
     let offset = instant.with_timezone(&FixedOffset::east_opt(7200).unwrap());
+    let query = asked.cache.query("SELECT ($1::timestamptz)::text");
     let answer = query.bind(offset).fetch(&asked.client).answer().await.unwrap();
-    assert_eq!(answer.origin(), Origin::L1);
+    assert_eq!(answer.origin(), Origin::Loaded);
+    assert_eq!(answer.value().row(0).get::<_, &str>(0), "2024-02-29 12:00:00.25+00");
 }
 
 #[cfg(feature = "time")]

@@ -354,3 +354,27 @@ async fn a_borrowed_parameter_may_go_before_the_load_ends() {
     assert_eq!(rows.row(0).get::<_, Vec<i32>>(1), [1, 2, 3]);
     assert_eq!(rows.row(0).get::<_, &[u8]>(2), [0, 255]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_or_a_row_with_more_than_was_asked_for_is_an_error_and_not_a_part_of_it() {
+    let database = database().await;
+    let client = Arc::new(database.connect().await.unwrap());
+    let cache = local().await;
+    let rows =
+        cache.query("SELECT '{{1,2,3},{4,5,6}}'::int4[] AS grid").fetch(&client).await.unwrap();
+    assert!(rows.deserialize::<Vec<[i32; 2]>>().is_err());
+    assert!(rows.deserialize::<Vec<(i32,)>>().is_err());
+    assert_eq!(rows.deserialize::<Vec<[i32; 3]>>().unwrap(), [[[1, 2, 3], [4, 5, 6]]]);
+    let rows = cache.query("SELECT 1 AS a, 2 AS b").fetch(&client).await.unwrap();
+    assert!(rows.deserialize::<(i32,)>().is_err());
+    assert_eq!(rows.deserialize::<[i32; 2]>().unwrap(), [[1, 2]]);
+
+    let rows = cache.query("SELECT '\\x0102'::bytea").fetch(&client).await.unwrap();
+    assert_eq!(rows.deserialize::<Vec<u8>>().unwrap(), [[1, 2]]);
+    let rows = cache.query("SELECT 'null'::jsonb").fetch(&client).await.unwrap();
+    assert_eq!(rows.deserialize::<Option<i32>>().unwrap(), [None]);
+    let rows = cache.query("SELECT 'x'::\"char\"").fetch(&client).await.unwrap();
+    assert_eq!(rows.deserialize::<char>().unwrap(), ['x']);
+    let rows = cache.query("SELECT repeat('9', 131072)::numeric").fetch(&client).await.unwrap();
+    assert_eq!(rows.deserialize::<String>().unwrap(), ["9".repeat(131_072)]);
+}
