@@ -262,7 +262,7 @@ async fn a_cancel_request_hits_no_query_but_its_own() {
     let (pool, cache) = (database.pool(1), local().await);
     let query = cache.query("SELECT pg_sleep($1)::text").load_deadline(Duration::from_millis(20));
     // Loads that end just when they are given up, and an innocent query on the same pool after each.
-    for number in 0..150 {
+    for number in 0..60 {
         let seconds = 0.0195 + f64::from(number % 15) * 0.0002 + f64::from(number) * 1e-7;
         let _ = query.bind(seconds).fetch(&pool).await;
         let client = pool.get().await.unwrap();
@@ -275,12 +275,19 @@ async fn a_deadline_on_a_shared_client_harms_no_other_query_of_it() {
     let database = database().await;
     let client = Arc::new(database.connect().await.unwrap());
     let cache = local().await;
-    let shared = client.clone();
-    let others = tokio::spawn(async move { shared.query("SELECT pg_sleep(1)", &[]).await });
+    // Somebody's query on the same client, which ends when we say so.
     let watcher = database.connect().await.unwrap();
-    until_async("the other query runs", async || sleeping(&watcher).await == 1).await;
+    watcher.query("SELECT pg_advisory_lock(1)", &[]).await.unwrap();
+    let shared = client.clone();
+    let others = tokio::spawn(async move { shared.query("SELECT pg_advisory_lock(1)", &[]).await });
+    until_async("the other query waits", async || {
+        let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        watcher.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
     let query = cache.query("SELECT 1").load_deadline(Duration::from_millis(100));
     assert_eq!(query.fetch(&client).await.unwrap_err().kind(), ErrorKind::Deadline);
+    watcher.query("SELECT pg_advisory_unlock(1)", &[]).await.unwrap();
     others.await.unwrap().unwrap();
     assert_eq!(cache.query("SELECT 2").fetch(&client).await.unwrap().len(), 1);
 }
