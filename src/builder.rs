@@ -98,6 +98,9 @@ impl QueryCacheBuilder {
     /// The Redis to share results through: `redis://[user:password@]host[:port][/database]`, or
     /// `unix:///path/to.sock`.
     ///
+    /// A user of limited rights needs the commands `PING`, `TIME`, `GET`, `PTTL` and `SET`, on keys
+    /// that begin with `larder:` and the namespace.
+    ///
     /// # Default
     ///
     /// None: results stay in this process's memory.

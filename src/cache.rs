@@ -30,8 +30,13 @@ use crate::value::Value;
 /// A cache of query results: in memory, over a Redis that other processes share.
 ///
 /// It is a handle; clones share one cache. Make it once, keep it for the life of the program, and
-/// hand clones around. Its loads and its connection to Redis run on the Tokio runtime it was built
-/// in; results may be asked for from any.
+/// hand clones around.
+///
+/// Results may be asked for from any thread and from any Tokio runtime with timers (and, for
+/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). A load runs on the caller's runtime if
+/// that has several threads, and otherwise on the one that the cache was built in, so that it goes
+/// on without its caller; the connection to Redis lives on the latter. Best build the cache in the
+/// program's main runtime.
 ///
 /// ```
 /// use larder::QueryCache;
@@ -122,11 +127,12 @@ impl Core {
         policy: Policy,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
-        let asked = tokio::time::Instant::now();
+        let (asked, asked_at) = (tokio::time::Instant::now(), self.clock.now());
         // A task that runs the load takes it from here when it begins. One that is dropped before,
         // with a runtime that has shut down, leaves it.
         let load = Arc::new(Mutex::new(Some(load)));
         let mut place = self.place();
+        let mut moved = false;
         let nested = LOADING.try_with(|()| ()).is_ok();
         let mut joined = self.flights.join(key);
         if let Joined::Later(_) = joined {
@@ -141,7 +147,7 @@ impl Core {
                     if let Some(answer) = self.hit(&key, &policy) {
                         return Ok(answer);
                     }
-                    if let Some((value, held)) = self.find::<V>(&key, &policy).await {
+                    if let Some((value, held)) = self.find::<V>(&key, &policy, &flight).await {
                         let age = held.age(self.clock.now());
                         // Taken over, this look was so slow that a newer result may be in memory.
                         if flight.is_current() {
@@ -150,7 +156,8 @@ impl Core {
                         flight.land(Ok(held));
                         return Ok(Answer::new(V::of(value), Origin::L2, age));
                     }
-                    let Some(passenger) = flight.loads() else {
+                    let until = tokio::time::Instant::now() + policy.load_deadline + GRACE;
+                    let Some(passenger) = flight.loads(until) else {
                         joined = self.flights.join(key);
                         continue;
                     };
@@ -163,18 +170,27 @@ impl Core {
             }
             let arrival = passenger.arrival(self.look_limit());
             joined = match timeout(policy.load_deadline + GRACE, arrival).await {
-                Err(_) => return Err(Error::deadline(policy.load_deadline)),
+                Err(_) => {
+                    self.flights.forget(key, &passenger);
+                    return Err(Error::deadline(policy.load_deadline));
+                }
                 Ok(Arrival::Landed(Ok(held))) => {
-                    let age = held.age(self.clock.now());
+                    let now = self.clock.now();
+                    let age = held.age(now);
+                    // Whoever brought it may be content with older results than this query is.
+                    let fresh = held.life().born >= asked_at || held.life().allows(&policy, now);
                     match held.value() {
+                        _ if !fresh => self.flights.join(key),
                         Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
                         // Two types of one name, which share keys.
                         None => Flights::alone(key),
                     }
                 }
-                // A deadline of another query, or one that began before we asked, is not ours.
+                // A deadline of another query, or one that began before we asked, is not ours. But two
+                // loads that need each other would keep each other alive by trying again.
                 Ok(Arrival::Landed(Err(error)))
                     if error.kind() == ErrorKind::Deadline
+                        && !nested
                         && origin == Origin::Coalesced
                         && asked.elapsed() < policy.load_deadline =>
                 {
@@ -186,7 +202,11 @@ impl Core {
                         return Err(Error::closed());
                     }
                     if origin == Origin::Loaded {
+                        // The runtime refused the task. There is one other to try.
                         place = Handle::try_current().map_err(|_| Error::closed())?;
+                        if std::mem::replace(&mut moved, true) {
+                            return Err(Error::closed());
+                        }
                     }
                     self.flights.join(key)
                 }
@@ -259,12 +279,15 @@ impl Core {
         &self,
         key: &CacheKey,
         policy: &Policy,
+        flight: &Flight,
     ) -> Option<(Arc<V::Stored>, Held)> {
         let store = self.store.as_ref()?;
         // Before the question is sent: what remains of the entry's life is counted from here, so
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
-        let found = match store.read(key).await {
+        let found = store.read(key).await;
+        flight.found();
+        let found = match found {
             Ok(Some(found)) => found,
             Ok(None) => {
                 count(&self.counters.l2_misses);

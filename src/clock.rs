@@ -23,6 +23,10 @@ enum Kind {
 /// A point in time: nanoseconds since an origin of the clock's own.
 pub(crate) type Instant = u64;
 
+/// What the clocks show at their beginning. A result from Redis may be older than this machine is
+/// up, and the time of its load must not be cut off at zero: it would seem younger.
+const ORIGIN: Instant = 20 * 366 * 24 * 60 * 60 * 1_000_000_000;
+
 impl Clock {
     /// The system's monotonic clock, which goes on while the machine is suspended.
     pub fn system() -> Clock {
@@ -32,8 +36,8 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         match &self.0 {
-            Kind::System => system_now(),
-            Kind::Manual(clock) => clock.0.load(Ordering::Acquire),
+            Kind::System => system_now().saturating_add(ORIGIN),
+            Kind::Manual(clock) => clock.0.load(Ordering::Acquire).saturating_add(ORIGIN),
         }
     }
 }

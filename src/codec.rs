@@ -24,6 +24,7 @@ mod fingerprint;
 ///
 /// Before a value is stored, it is read back. One that would come back as anything else is answered
 /// whole, not stored, and counted in [`CacheStats::unstorable`](crate::CacheStats::unstorable).
+/// So is one nested deeper than 120 levels of serde's, in which each `Option` and newtype is one.
 /// What a type hides from serde, such as a field under `#[serde(skip)]`, nobody can see there.
 ///
 /// An entry says which codec wrote it and is read with that one, so a fleet may change its codec
@@ -34,7 +35,7 @@ pub enum Codec {
     /// JSON, by `serde_json`. Numbers come back bit for bit, 128-bit integers included.
     ///
     /// JSON has no NaN, no infinities, no map keys but strings (and what reads as one: integers,
-    /// booleans), one `null` for `None`, `()` and `Some(None)`, and no nesting beyond 128 levels.
+    /// booleans), and one `null` for `None`, `()` and `Some(None)`.
     #[default]
     Json,
     /// MessagePack, by `rmp-serde`, with the names of struct fields. Half to a third of JSON's time

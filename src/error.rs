@@ -36,7 +36,7 @@ pub enum ErrorKind {
     Query,
     /// No connection to PostgreSQL could be had from the pool.
     Connect,
-    /// The load ran into its deadline. PostgreSQL was told to cancel the query.
+    /// The load ran into its deadline. On a pool, PostgreSQL was told to cancel the query.
     Deadline,
     /// The query function panicked.
     Panicked,
@@ -74,7 +74,7 @@ impl Error {
         Error::new(
             ErrorKind::Deadline,
             format!(
-                "the query had no result within its load deadline of {after:?} and was cancelled; \
+                "the query had no result within its load deadline of {after:?} and was given up; \
                  make it faster or raise `load_deadline`"
             ),
             None,
@@ -116,7 +116,7 @@ impl Error {
     pub(crate) fn closed() -> Error {
         Error::new(
             ErrorKind::Closed,
-            "the load was dropped before it ended: the runtime that built the cache has shut down",
+            "the load was dropped before it ended: the runtime that it ran on has shut down",
             None,
         )
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::key::{CacheKey, KeyHasher};
@@ -24,13 +24,22 @@ use crate::local::Held;
 
 pub(crate) type Outcome = Result<Held, Error>;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Looking,
+    /// Redis has answered, and whoever looked will not wait for anything more before it lands or
+    /// loads.
+    Found,
     Loading,
+}
+
+/// What passengers see of a flight.
+enum Sight {
+    Under(Stage),
     Landed(Outcome),
 }
 
-type Board = watch::Sender<Stage>;
+type Board = watch::Sender<Sight>;
 
 /// The flights under way.
 ///
@@ -52,13 +61,23 @@ struct Slot {
     /// Made when the first passenger joins: most flights are a short look into Redis and have none.
     board: Option<Board>,
     urgent: Option<Arc<Notify>>,
+    stage: Stage,
+    /// When it must have landed by its own deadline.
+    until: Option<Instant>,
 }
 
 impl Slot {
     fn passenger(&mut self) -> Passenger {
-        let board = self.board.get_or_insert_with(|| watch::channel(Stage::Looking).0);
+        let board = self.board.get_or_insert_with(|| watch::channel(Sight::Under(self.stage)).0);
         let board = board.subscribe();
         Passenger { number: self.number, board, urgent: self.urgent().clone() }
+    }
+
+    fn reach(&mut self, stage: Stage) {
+        self.stage = stage;
+        if let Some(board) = &self.board {
+            board.send_replace(Sight::Under(stage));
+        }
     }
 
     fn urgent(&mut self) -> &Arc<Notify> {
@@ -86,11 +105,25 @@ impl Flights {
     pub(crate) fn take_over(&self, key: CacheKey, stuck: &Passenger) -> Joined {
         let mut listed = self.lock();
         match listed.flights.get_mut(&key) {
-            Some(under_way) if under_way.number != stuck.number => {
+            Some(under_way)
+                if under_way.number != stuck.number || under_way.stage != Stage::Looking =>
+            {
                 Joined::Later(under_way.passenger())
             }
             // Its board goes with its slot; whoever still waits there notices and joins anew.
             _ => Joined::First(self.list(&mut listed, key)),
+        }
+    }
+
+    /// Takes a flight off that should have landed long ago: its task is on a runtime that nobody
+    /// drives any more.
+    pub(crate) fn forget(&self, key: CacheKey, lost: &Passenger) {
+        let mut listed = self.lock();
+        if let Entry::Occupied(slot) = listed.flights.entry(key)
+            && slot.get().number == lost.number
+            && slot.get().until.is_some_and(|until| until <= Instant::now())
+        {
+            slot.remove();
         }
     }
 
@@ -102,7 +135,10 @@ impl Flights {
     fn list(&self, listed: &mut Listed, key: CacheKey) -> Flight {
         listed.number += 1;
         let number = listed.number;
-        listed.flights.insert(key, Slot { number, board: None, urgent: None });
+        listed.flights.insert(
+            key,
+            Slot { number, board: None, urgent: None, stage: Stage::Looking, until: None },
+        );
         Flight { flights: self.clone(), key, number }
     }
 
@@ -121,19 +157,29 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// From here on the flight belongs to a task of its own, and who started it waits like all
-    /// others. `None` if the flight was taken over meanwhile: there is another to join.
-    pub(crate) fn loads(&self) -> Option<Passenger> {
+    /// Redis has answered. What follows, such as decoding a large value, takes its time without
+    /// waiting for anything; to take it over would mean to begin it again.
+    pub(crate) fn found(&self) {
+        let mut listed = self.flights.lock();
+        if let Some(slot) = listed.flights.get_mut(&self.key)
+            && slot.number == self.number
+        {
+            slot.reach(Stage::Found);
+        }
+    }
+
+    /// From here on the flight belongs to a task of its own, which lands until then, and who started
+    /// it waits like all others. `None` if the flight was taken over meanwhile: there is another to
+    /// join.
+    pub(crate) fn loads(&self, until: Instant) -> Option<Passenger> {
         let mut listed = self.flights.lock();
         let slot = listed.flights.get_mut(&self.key)?;
         if slot.number != self.number {
             return None;
         }
-        let passenger = slot.passenger();
-        if let Some(board) = &slot.board {
-            board.send_replace(Stage::Loading);
-        }
-        Some(passenger)
+        slot.reach(Stage::Loading);
+        slot.until = Some(until);
+        Some(slot.passenger())
     }
 
     /// Whether it has not been taken over.
@@ -157,7 +203,7 @@ impl Flight {
     /// stored is in memory by now, where whoever starts the next flight looks once more.
     pub(crate) fn land(self, outcome: Outcome) {
         if let Some(board) = self.unlist() {
-            board.send_replace(Stage::Landed(outcome));
+            board.send_replace(Sight::Landed(outcome));
         }
     }
 
@@ -180,7 +226,7 @@ impl Drop for Flight {
 /// Waits for a flight.
 pub(crate) struct Passenger {
     number: u64,
-    board: watch::Receiver<Stage>,
+    board: watch::Receiver<Sight>,
     urgent: Arc<Notify>,
 }
 
@@ -204,14 +250,14 @@ impl Passenger {
     ///
     /// Outside of a Tokio runtime with timers.
     pub(crate) async fn arrival(&mut self, patience: Duration) -> Arrival {
-        let looked = self.board.wait_for(|stage| !matches!(stage, Stage::Looking));
+        let looked = self.board.wait_for(|sight| !matches!(sight, Sight::Under(Stage::Looking)));
         match timeout(patience, looked).await {
             Err(_) => return Arrival::Stuck,
             Ok(Err(_)) => return Arrival::Vanished,
             Ok(Ok(_)) => {}
         }
-        match self.board.wait_for(|stage| matches!(stage, Stage::Landed(_))).await.as_deref() {
-            Ok(Stage::Landed(outcome)) => Arrival::Landed(outcome.clone()),
+        match self.board.wait_for(|sight| matches!(sight, Sight::Landed(_))).await.as_deref() {
+            Ok(Sight::Landed(outcome)) => Arrival::Landed(outcome.clone()),
             _ => Arrival::Vanished,
         }
     }
@@ -233,6 +279,10 @@ mod tests {
 
     fn held(number: i32) -> Held {
         Held::new(Arc::new(number), 4, Life { as_of: 0, born: 0, copied: 0, ends: 9 })
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + PATIENCE
     }
 
     fn first(joined: Joined) -> Flight {
@@ -262,7 +312,7 @@ mod tests {
         let flight = first(flights.join(key(1)));
         let one = later(flights.join(key(1)));
         let _other = first(flights.join(key(2)));
-        let two = flight.loads().unwrap();
+        let two = flight.loads(soon()).unwrap();
         let three = later(flights.join(key(1)));
         flight.land(Ok(held(7)));
         for passenger in [one, two, three] {
@@ -275,7 +325,7 @@ mod tests {
     async fn an_error_reaches_those_who_waited_and_nobody_after() {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
-        let mut one = flight.loads().unwrap();
+        let mut one = flight.loads(soon()).unwrap();
         flight.land(Err(Error::closed()));
         first(flights.join(key(1)));
         match one.arrival(PATIENCE).await {
@@ -291,7 +341,7 @@ mod tests {
             let flight = first(flights.join(key(1)));
             let mut one = later(flights.join(key(1)));
             if loading {
-                flight.loads().unwrap();
+                flight.loads(soon()).unwrap();
             }
             assert!(one.arrival(PATIENCE).now_or_never().is_none());
             let mut two = later(flights.join(key(1)));
@@ -324,13 +374,41 @@ mod tests {
         let two = later(flights.take_over(key(1), &two));
         // The first wakes up at last. Its landing does not take the other flight off, and neither
         // does it begin a second load.
-        assert!(asleep.loads().is_none());
+        assert!(asleep.loads(soon()).is_none());
         asleep.land(Ok(held(1)));
         let three = later(flights.join(key(1)));
         flight.land(Ok(held(2)));
         for passenger in [two, three] {
             assert_eq!(number(passenger).await, 2);
         }
+        first(flights.join(key(1)));
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_past_its_look_is_not_taken_over() {
+        for loading in [false, true] {
+            let flights = Flights::default();
+            let flight = first(flights.join(key(1)));
+            let impatient = later(flights.join(key(1)));
+            match loading {
+                true => drop(flight.loads(soon())),
+                false => flight.found(),
+            }
+            let one = later(flights.take_over(key(1), &impatient));
+            flight.land(Ok(held(4)));
+            assert_eq!(number(one).await, 4);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_that_never_lands_is_forgotten_after_its_own_deadline() {
+        let flights = Flights::default();
+        let flight = first(flights.join(key(1)));
+        let passenger = flight.loads(soon()).unwrap();
+        flights.forget(key(1), &passenger);
+        later(flights.join(key(1)));
+        tokio::time::advance(PATIENCE).await;
+        flights.forget(key(1), &passenger);
         first(flights.join(key(1)));
     }
 
@@ -348,7 +426,7 @@ mod tests {
     async fn a_load_may_take_as_long_as_it_takes() {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
-        let one = flight.loads().unwrap();
+        let one = flight.loads(soon()).unwrap();
         tokio::spawn(async move {
             tokio::time::advance(100 * PATIENCE).await;
             flight.land(Ok(held(2)));

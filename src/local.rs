@@ -61,6 +61,10 @@ impl Held {
         Held { value, life, weight }
     }
 
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
     /// The value, unless it is no `T`.
     #[inline]
     pub(crate) fn value<T: Send + Sync + 'static>(self) -> Option<Arc<T>> {

@@ -110,8 +110,9 @@ impl Query {
     }
 
     /// How long a load may take, waiting for its turn included. Then it ends with
-    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), and for [`fetch`](Query::fetch)
-    /// PostgreSQL is told to cancel it.
+    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), and for [`fetch`](Query::fetch) on a
+    /// pool PostgreSQL is told to cancel it. A caller who joined a load that had begun before runs
+    /// the query again, if its own deadline has not passed.
     ///
     /// # Default
     ///

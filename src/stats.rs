@@ -16,7 +16,7 @@ pub struct CacheStats {
     pub l2_hits: u64,
     /// Reads that waited for another read's look-up or load of the same key.
     pub coalesced: u64,
-    /// Look-ups in Redis that found nothing.
+    /// Look-ups in Redis that found nothing, or nothing young enough for the query.
     pub l2_misses: u64,
     /// Look-ups in Redis that found something which is not this key's entry in a form that this
     /// build reads: of another version, damaged, another key's, of the wrong Redis type.
@@ -26,9 +26,9 @@ pub struct CacheStats {
     pub l2_errors: u64,
     /// Results written to Redis.
     pub l2_writes: u64,
-    /// Queries run to their end, with a result or an error.
+    /// Loads begun.
     pub loads: u64,
-    /// Of these, how many failed.
+    /// Loads that failed, those included whose deadline passed before it was their turn.
     pub load_errors: u64,
     /// Results not stored because they are larger than `max_value_bytes`.
     pub oversized: u64,

@@ -83,12 +83,13 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
     }
 }
 
-/// The shape of a type, by its name: the same in every build that has it at the same path. Where the
-/// name differs, results are not shared, never mistaken.
+/// The shape of a type, by its name and size: the same in every build that has it at the same path.
 ///
 /// Two types may have one name: declared in two blocks of one function, or in two versions of a
 /// crate. Whichever is met first has the plain shape; the shape of the other is by its identity,
-/// which is the same in all processes of one build.
+/// which is the same in all processes of one build. Two processes that meet them in different order
+/// may still take one for the other, if both have the same size and read the same bytes; a `scope`
+/// on one of the queries keeps them apart.
 fn shape_of<T: 'static>() -> Shape {
     static NAMES: Mutex<BTreeMap<u64, TypeId>> = Mutex::new(BTreeMap::new());
     thread_local! {
@@ -97,7 +98,8 @@ fn shape_of<T: 'static>() -> Shape {
     let id = TypeId::of::<T>();
     MINE.with_borrow_mut(|mine| {
         *mine.entry(id).or_insert_with(|| {
-            let name = checksum::of_name(type_name::<T>()) | 1;
+            let sized = format!("{} {}", type_name::<T>(), size_of::<T>());
+            let name = checksum::of_name(&sized) | 1;
             let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
             if *names.entry(name).or_insert(id) == id {
                 return Shape(name);

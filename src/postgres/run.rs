@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image, ImageWriter};
 
@@ -25,8 +25,11 @@ pub(super) async fn on_pool(
     let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
     cancelled_on_drop(token, canceller, cancelled, async move {
         let result = prepared_rows(lent.client(), &sql, &params, &sets).await;
-        // PostgreSQL has answered, with rows or with an error: the connection is at rest.
-        lent.give_back();
+        // PostgreSQL has answered, with all rows or with an error: the connection is at rest. Rows
+        // that we refused to take are still on their way.
+        if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
+            lent.give_back();
+        }
         result
     })
     .await

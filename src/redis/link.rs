@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, Value};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -34,6 +35,7 @@ const TIMEOUTS: u32 = 2;
 pub(crate) struct Link {
     shared: Arc<Shared>,
     limit: Duration,
+    runtime: Handle,
     keeper: JoinHandle<()>,
 }
 
@@ -82,7 +84,7 @@ impl Link {
             broken: Notify::new(),
         });
         let keeper = tokio::spawn(keep(shared.clone()));
-        Ok(Link { shared, limit, keeper })
+        Ok(Link { shared, limit, runtime: Handle::current(), keeper })
     }
 
     /// Connects for the first time.
@@ -167,7 +169,8 @@ impl Link {
         if clock::since(now, unanswered) > TIMEOUTS * self.limit {
             current.unanswered = Some(now);
             let (shared, limit) = (self.shared.clone(), self.limit);
-            tokio::spawn(probe(shared, connection.clone(), sent, limit));
+            // Not on the caller's runtime, which may end with the call.
+            self.runtime.spawn(probe(shared, connection.clone(), sent, limit));
         }
         Some((connection, sent))
     }

@@ -250,7 +250,8 @@ impl<'a> Row<'a> {
     /// order, or the value itself if there is one column only.
     ///
     /// PostgreSQL's types become what serde's formats usually make of them: numbers, strings,
-    /// bytes, sequences (arrays), maps (composites), `json` and `jsonb` what they contain.
+    /// bytes, sequences (arrays), maps (composites), `json` and `jsonb` what they contain (`null`
+    /// is `None`).
     /// `numeric` is a string, or a number where one is asked for; `uuid`, dates and times are
     /// strings as in RFC 4122 and RFC 3339, intervals as in ISO 8601, enums their labels. Where
     /// two columns have one name, the first one counts. A column the struct does not know is passed

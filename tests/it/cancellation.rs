@@ -434,3 +434,17 @@ fn a_caller_without_a_runtime_of_its_own_is_answered() {
     let read = query.load(|| async { Ok::<_, std::io::Error>(7_i32) });
     assert_eq!(*futures_executor::block_on(read).unwrap(), 7);
 }
+
+#[test]
+fn without_any_runtime_left_a_miss_is_an_error_and_no_endless_loop() {
+    let runtime = threads();
+    let cache = runtime.block_on(local());
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    for entered in [false, true] {
+        let _within = entered.then(|| handle.enter());
+        let query = cache.query("SELECT 1");
+        let read = query.load(|| async { Ok::<_, std::io::Error>(7_i32) });
+        assert_eq!(futures_executor::block_on(read).unwrap_err().kind(), ErrorKind::Closed);
+    }
+}
