@@ -93,8 +93,7 @@ pub(crate) struct Core {
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
     pub(crate) counters: Counters,
-    /// Loads run here, whichever runtime asks: a flight must not stand still because the runtime of
-    /// its first passenger does.
+    /// The runtime that the cache was built in; see [`Core::place`].
     pub(crate) runtime: Handle,
 }
 

@@ -138,6 +138,14 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_a_clock_is_not_the_beginning_of_time() {
+        // An entry may be older than the machine is up.
+        let year = Duration::from_secs(366 * 24 * 60 * 60).as_nanos() as u64;
+        assert!(Clock::from(ManualClock::new()).now() > year);
+        assert!(Clock::system().now() > year);
+    }
+
+    #[test]
     fn clones_of_a_manual_clock_show_the_same_time() {
         let manual = ManualClock::new();
         let clock = Clock::from(manual.clone());

@@ -1,13 +1,14 @@
 //! [`Flights`]: one look-up or load per key in this process at a time.
 //!
 //! Whoever asks first for a key that is not in memory starts a *flight*; whoever asks while it is
-//! under way joins it. A flight has two stages:
+//! under way joins it. A flight has stages:
 //!
 //! - *Looking* into Redis, which the one who started it does itself: to hand so short a thing to
 //!   another task would cost a third of it again. If that caller leaves, the flight vanishes and
 //!   those who joined start over. If it stays and is not polled any more (a future kept in a
 //!   `select!` that is busy elsewhere), they wait for as long as a look can take and then take the
 //!   flight over.
+//! - *Found*: Redis has answered. What is left, such as decoding a large value, waits for nothing.
 //! - *Loading*, which is a task of its own: nobody who leaves can harm it.
 
 use std::collections::HashMap;

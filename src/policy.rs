@@ -101,12 +101,14 @@ impl Policy {
     }
 
     /// The life of one new entry: the `ttl`, shortened by a random part of the jitter. It is never
-    /// longer than the `ttl`, because the `ttl` is a promise about staleness.
+    /// longer than the `ttl`, because the `ttl` is a promise about staleness. In whole milliseconds,
+    /// as an entry in Redis carries it: with a fraction more it would outlive its own words.
     pub(crate) fn draw_ttl(&self) -> Duration {
-        if self.jitter == 0.0 {
-            return self.ttl;
-        }
-        self.ttl.mul_f64(1.0 - self.jitter * fastrand::f64()).max(SHORTEST)
+        let drawn = match self.jitter {
+            0.0 => self.ttl,
+            jitter => self.ttl.mul_f64(1.0 - jitter * fastrand::f64()),
+        };
+        (drawn - Duration::from_nanos(u64::from(drawn.subsec_nanos() % 1_000_000))).max(SHORTEST)
     }
 }
 
@@ -165,5 +167,6 @@ mod tests {
         let drawn: Vec<_> = (0..1000).map(|_| policy.draw_ttl()).collect();
         assert!(drawn.iter().all(|ttl| (MINUTE / 2..=MINUTE).contains(ttl)));
         assert!(drawn.iter().min() < drawn.iter().max());
+        assert!(drawn.iter().all(|ttl| ttl.subsec_nanos() % 1_000_000 == 0));
     }
 }

@@ -13,10 +13,7 @@ use tokio::time::timeout;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{CancelToken, NoTls, Socket};
 
-use super::sealed;
 use crate::error::Error;
-use crate::param::OwnedParams;
-use crate::rows::{ColumnSets, Image};
 
 /// Sends a cancel request: over a connection of its own, as PostgreSQL's protocol has it
 /// (<https://www.postgresql.org/docs/current/protocol-flow.html>, "Canceling Requests in Progress").
@@ -61,8 +58,8 @@ where
 /// ```
 #[derive(Clone)]
 pub struct CancelTls {
-    pool: Pool,
-    canceller: Canceller,
+    pub(super) pool: Pool,
+    pub(super) canceller: Canceller,
 }
 
 impl CancelTls {
@@ -81,19 +78,6 @@ impl CancelTls {
 impl fmt::Debug for CancelTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CancelTls").finish_non_exhaustive()
-    }
-}
-
-impl super::Source for CancelTls {}
-
-impl sealed::Source for CancelTls {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(super::run::on_pool(self.pool, sql, params, sets, self.canceller))
     }
 }
 

@@ -90,3 +90,16 @@ impl sealed::Source for Arc<Client> {
         Box::pin(run::on_client(self, sql, params, sets))
     }
 }
+
+impl Source for CancelTls {}
+
+impl sealed::Source for CancelTls {
+    fn rows(
+        self,
+        sql: Arc<str>,
+        params: OwnedParams,
+        sets: Arc<ColumnSets>,
+    ) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_pool(self.pool, sql, params, sets, self.canceller))
+    }
+}

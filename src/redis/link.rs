@@ -155,9 +155,7 @@ impl Link {
             }
         }
     }
-}
 
-impl Link {
     fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
         let mut current = self.shared.lock();
         let sent = Sent { number: current.number, timeouts: current.timeouts };

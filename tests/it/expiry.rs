@@ -58,6 +58,17 @@ async fn a_query_with_a_shorter_ttl_takes_nothing_older_from_memory() {
 }
 
 #[tokio::test]
+async fn a_load_of_a_longer_ttl_serves_those_who_waited_for_it_too() {
+    let cache = QueryCache::builder().build().await.unwrap();
+    let long = cache.query("SELECT 1").ttl(60 * MINUTE);
+    let short = cache.query("SELECT 1").ttl(Duration::from_millis(1));
+    let load = || async { Ok::<_, std::io::Error>(1_i32) };
+    let (one, two) = tokio::join!(long.load(load).answer(), short.load(load).answer());
+    // It was born after both had asked.
+    assert_eq!((one.unwrap().origin(), two.unwrap().origin()), (Origin::Loaded, Origin::Coalesced));
+}
+
+#[tokio::test]
 async fn jitter_spreads_the_ends_of_lives_and_shortens_only() {
     let clock = ManualClock::new();
     let builder = QueryCache::builder().ttl(MINUTE).jitter(0.5).clock(clock.clone());
