@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::cache::{Core, QueryCache};
+use crate::backplane::Backplane;
+use crate::build_error::{BuildError, Kind};
+use crate::cache::{Core, Phase, QueryCache};
 use crate::clock::Clock;
 use crate::codec::Codec;
-use crate::error::BoxError;
+use crate::currency::Currency;
+use crate::fleet::Fleet;
 use crate::flight::Flights;
+use crate::heartbeat::Heartbeat;
+use crate::key::MacKey;
 use crate::local::{Local, Sweeper};
-use crate::policy::{Policy, Settings, WrongSetting};
+use crate::policy::{Negative, Policy, Settings, WrongSetting};
 use crate::rows::ColumnSets;
 use crate::stats::Counters;
 use crate::store::Store;
@@ -47,9 +52,25 @@ pub struct QueryCacheBuilder {
     max_bytes: u64,
     concurrent_loads: usize,
     codec: Codec,
+    secret: Option<Secret>,
+    max_blind: Duration,
+    blind_ttl: Option<Duration>,
     clock: Clock,
     settings: Settings,
 }
+
+/// Shown to nobody.
+#[derive(Clone)]
+struct Secret(Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Fewer bytes are guessed.
+const SHORTEST_SECRET: usize = 16;
 
 #[cfg(feature = "redis")]
 #[derive(Clone)]
@@ -68,6 +89,9 @@ impl Default for QueryCacheBuilder {
             max_bytes: 256 << 20,
             concurrent_loads: 32,
             codec: Codec::default(),
+            secret: None,
+            max_blind: Duration::from_secs(1),
+            blind_ttl: None,
             clock: Clock::system(),
             settings: Settings::default(),
         }
@@ -98,8 +122,13 @@ impl QueryCacheBuilder {
     /// The Redis to share results through: `redis://[user:password@]host[:port][/database]`, or
     /// `unix:///path/to.sock`.
     ///
-    /// A user of limited rights needs the commands `PING`, `TIME`, `GET`, `PTTL` and `SET`, on keys
-    /// that begin with `larder:` and the namespace.
+    /// Redis 6.2 or later, or Valkey. A user of limited rights needs this much (`ACL SETUSER`), with
+    /// the namespace in the place of `shop`:
+    ///
+    /// ```text
+    /// ~larder:shop:* &larder:shop:* +ping +time +get +pttl +zmscore +subscribe +eval +evalsha
+    /// +info +zadd +zrangebyscore +persist +del +publish +getrange +setrange +set +pexpire
+    /// ```
     ///
     /// # Default
     ///
@@ -221,6 +250,115 @@ impl QueryCacheBuilder {
         self
     }
 
+    /// For how long after its `ttl` a result is still served, while a new one is loaded; see
+    /// [`Query::stale_while_revalidate`](crate::Query::stale_while_revalidate).
+    ///
+    /// # Default
+    ///
+    /// Zero: not at all.
+    pub fn stale_while_revalidate(mut self, beyond: Duration) -> Self {
+        self.settings.stale_while_revalidate = Some(beyond);
+        self
+    }
+
+    /// For how long after its `ttl` a result is still served if the load of a new one fails; see
+    /// [`Query::stale_if_error`](crate::Query::stale_if_error).
+    ///
+    /// # Default
+    ///
+    /// Zero: not at all.
+    pub fn stale_if_error(mut self, beyond: Duration) -> Self {
+        self.settings.stale_if_error = Some(beyond);
+        self
+    }
+
+    /// Lets the two above serve results that were invalidated, too; see
+    /// [`Query::allow_invalidated`](crate::Query::allow_invalidated).
+    ///
+    /// # Default
+    ///
+    /// Invalidated results are never served.
+    pub fn allow_invalidated(mut self) -> Self {
+        self.settings.allow_invalidated = Some(true);
+        self
+    }
+
+    /// How long an empty result lives; see [`Query::negative_ttl`](crate::Query::negative_ttl).
+    ///
+    /// # Default
+    ///
+    /// The `ttl`, like any other.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.negative_ttl = Some(ttl);
+        self
+    }
+
+    /// Keeps errors of these SQLSTATEs as answers for so long; see
+    /// [`Query::negative_sqlstates`](crate::Query::negative_sqlstates).
+    ///
+    /// # Default
+    ///
+    /// None: an error is never cached.
+    pub fn negative_sqlstates<S: AsRef<str>>(
+        mut self,
+        sqlstates: impl IntoIterator<Item = S>,
+        ttl: Duration,
+    ) -> Self {
+        self.settings.negative_sqlstates = Some(Negative::new(sqlstates, ttl));
+        self
+    }
+
+    /// Loads results anew before their life ends; see
+    /// [`Query::early_refresh`](crate::Query::early_refresh). From 0.0 to 100.0.
+    ///
+    /// # Default
+    ///
+    /// 0.0: not before the end.
+    pub fn early_refresh(mut self, beta: f64) -> Self {
+        self.settings.early_refresh = Some(beta);
+        self
+    }
+
+    /// How long this process serves results from memory without a word from Redis. It is the bound
+    /// on staleness for a process that is cut off; one that is not hears of an invalidation within
+    /// a millisecond or so. From 20 ms to 1 hour.
+    ///
+    /// # Default
+    ///
+    /// 1 second
+    pub fn max_blind(mut self, max_blind: Duration) -> Self {
+        self.max_blind = max_blind;
+        self
+    }
+
+    /// While Redis is away for longer than [`max_blind`](QueryCacheBuilder::max_blind), a result is
+    /// served for so long after its load began, so that PostgreSQL sees at most one load per key
+    /// and process in this time. Above `max_blind` it is the bound on staleness in such times. Up to
+    /// 1 hour.
+    ///
+    /// # Default
+    ///
+    /// `max_blind`
+    pub fn blind_ttl(mut self, blind_ttl: Duration) -> Self {
+        self.blind_ttl = Some(blind_ttl);
+        self
+    }
+
+    /// Authenticates entries in Redis: one that was not written with this secret, or was changed, is
+    /// a miss. All processes of a namespace need the same. At least 16 bytes, from a good source.
+    ///
+    /// Who can write to this Redis without the secret can still make results miss, bring back an
+    /// authentic one within its life, or hold back invalidations from processes that start anew. It
+    /// does not hide what stands in Redis.
+    ///
+    /// # Default
+    ///
+    /// None: entries are checked against accidents, not against forgery.
+    pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
+        self.secret = Some(Secret(secret.into()));
+        self
+    }
+
     /// How typed values are written in Redis.
     ///
     /// # Default
@@ -248,7 +386,7 @@ impl QueryCacheBuilder {
     /// A setting out of range, with what was given and what is allowed; a Redis that does not
     /// answer, unless it is [optional](QueryCacheBuilder::redis_optional); no Tokio runtime around.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
-        let runtime = Handle::try_current().map_err(|_| BuildError(Kind::NoRuntime))?;
+        let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
         let policy = Policy::default().with(&self.settings)?;
         let namespace = self.checked_namespace()?;
         if self.max_bytes == 0 {
@@ -258,23 +396,71 @@ impl QueryCacheBuilder {
             let allowed = "at least 1 load, and no more than memory could hold";
             return Err(wrong("concurrent_loads", self.concurrent_loads, allowed));
         }
-        let store = self.store(&namespace).await?;
+        let blind_ttl = self.checked_blindness()?;
+        if self.secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET) {
+            let allowed = "at least 16 bytes";
+            return Err(wrong("secret", "shorter than that", allowed));
+        }
+        let counters = Arc::new(Counters::default());
+        let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
         let local = Local::new(self.max_bytes);
         let core = Core {
-            store,
+            fleet,
             _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
             namespace,
             policy,
             codec: self.codec,
+            secret: self.secret.map(|secret| MacKey::of_secret(&secret.0)),
             clock: self.clock,
+            currency,
+            blind_ttl,
             local,
             flights: Flights::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
-            counters: Counters::default(),
+            counters,
+            closing: watch::Sender::new(Phase::Open),
             runtime,
         };
-        Ok(QueryCache(Arc::new(core)))
+        Ok(QueryCache::new(Arc::new(core)))
+    }
+
+    fn checked_blindness(&self) -> Result<Duration, BuildError> {
+        const LONGEST: Duration = Duration::from_secs(60 * 60);
+        const SHORTEST: Duration = Duration::from_millis(20);
+        let (max_blind, blind_ttl) = (self.max_blind, self.blind_ttl.unwrap_or(self.max_blind));
+        if !(SHORTEST..=LONGEST).contains(&max_blind) {
+            let allowed = "from 20 milliseconds to 1 hour";
+            return Err(wrong("max_blind", format_args!("{max_blind:?}"), allowed));
+        }
+        if blind_ttl > LONGEST {
+            return Err(wrong("blind_ttl", format_args!("{blind_ttl:?}"), "up to 1 hour"));
+        }
+        Ok(blind_ttl)
+    }
+
+    /// The table of what is current, and the shared tier that keeps it so, if there is one.
+    async fn fleet(
+        &self,
+        runtime: &Handle,
+        namespace: &str,
+        counters: &Arc<Counters>,
+    ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
+        let backplane = Arc::new(Backplane::new(Arc::new(Currency::shared())));
+        let Some(store) = self.store(namespace, &backplane).await? else {
+            return Ok((Arc::new(Currency::alone()), None));
+        };
+        let heartbeat = Heartbeat::start(
+            runtime,
+            store.clone(),
+            backplane.clone(),
+            counters.clone(),
+            self.clock.clone(),
+            self.max_blind,
+        );
+        let currency = backplane.currency.clone();
+        let fleet = Fleet::new(store, backplane, heartbeat, self.clock.clone(), runtime.clone());
+        Ok((currency, Some(Arc::new(fleet))))
     }
 
     fn checked_namespace(&self) -> Result<String, BuildError> {
@@ -296,12 +482,20 @@ impl QueryCacheBuilder {
     }
 
     #[cfg(not(feature = "redis"))]
-    async fn store(&self, _: &str) -> Result<Option<Box<dyn Store>>, BuildError> {
+    async fn store(
+        &self,
+        _: &str,
+        _: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         Ok(None)
     }
 
     #[cfg(feature = "redis")]
-    async fn store(&self, namespace: &str) -> Result<Option<Box<dyn Store>>, BuildError> {
+    async fn store(
+        &self,
+        namespace: &str,
+        backplane: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         use crate::redis::{Link, RedisStore};
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -321,9 +515,14 @@ impl QueryCacheBuilder {
             link.connect_later();
         } else if let Err(error) = link.connect().await {
             let address = link.address();
-            return Err(BuildError(Kind::Unreachable { address, source: error.into() }));
+            return Err(BuildError::new(Kind::Unreachable { address, source: error.into() }));
         }
-        Ok(Some(Box::new(RedisStore::new(link, namespace))))
+        let address = link.address();
+        let store = RedisStore::new(link, namespace, backplane.clone());
+        if !optional && let Err(error) = store.check().await {
+            return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
+        }
+        Ok(Some(Arc::new(store)))
     }
 }
 
@@ -350,75 +549,6 @@ impl fmt::Debug for RedisSettings {
     }
 }
 
-/// Why a cache could not be made: a setting out of range, or a Redis that does not answer.
-///
-/// The message names the setting, what was given and what is allowed. It holds no password.
-pub struct BuildError(Kind);
-
-#[derive(Debug)]
-enum Kind {
-    Setting(WrongSetting),
-    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
-    Unreachable {
-        address: String,
-        source: BoxError,
-    },
-    NoRuntime,
-}
-
-impl BuildError {
-    /// The builder's method whose value was refused, if one was.
-    pub fn setting(&self) -> Option<&'static str> {
-        match &self.0 {
-            Kind::Setting(wrong) => Some(wrong.setting),
-            _ => None,
-        }
-    }
-
-    /// Whether it is Redis that did not answer.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self.0, Kind::Unreachable { .. })
-    }
-}
-
 fn wrong(setting: &'static str, given: impl fmt::Display, allowed: &str) -> BuildError {
     WrongSetting { setting, given: given.to_string(), allowed: allowed.to_owned() }.into()
-}
-
-impl From<WrongSetting> for BuildError {
-    fn from(wrong: WrongSetting) -> BuildError {
-        BuildError(Kind::Setting(wrong))
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Kind::Setting(wrong) => write!(f, "the cache cannot be built: {wrong}"),
-            Kind::Unreachable { address, .. } => write!(
-                f,
-                "the cache cannot be built: redis at {address} does not answer; start it, correct \
-                 the url, or call `redis_optional` to begin without it"
-            ),
-            Kind::NoRuntime => f.write_str(
-                "the cache cannot be built: there is no tokio runtime here; call `build` from \
-                 within one, such as a function under `#[tokio::main]`",
-            ),
-        }
-    }
-}
-
-impl fmt::Debug for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BuildError").field(&self.to_string()).finish()
-    }
-}
-
-impl std::error::Error for BuildError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.0 {
-            Kind::Unreachable { source, .. } => Some(&**source),
-            _ => None,
-        }
-    }
 }

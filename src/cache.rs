@@ -1,30 +1,32 @@
 //! [`QueryCache`]: the path of a read, top to bottom.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, select};
+use futures_util::future::BoxFuture;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::answer::{Answer, Origin};
+use crate::answer::{Answer, Origin, Staleness};
 use crate::clock::{self, Clock, Instant};
 use crate::codec::Codec;
-use crate::entry::{self, Header};
+use crate::currency::Currency;
 use crate::error::{Error, ErrorKind};
-use crate::flight::{Arrival, Flight, Flights, Joined};
-use crate::key::CacheKey;
-use crate::local::{Held, Life, Local, Sweeper};
-use crate::policy::Policy;
+use crate::fleet::Fleet;
+use crate::flight::{Arrival, Failure, Flights, Joined};
+use crate::held::Held;
+use crate::key::{CacheKey, MacKey};
+use crate::load::{LOADING, Reload};
+use crate::local::{Local, Sweeper};
+use crate::look::{Missed, Sight};
+use crate::policy::{Plan, Policy};
 use crate::rows::ColumnSets;
 use crate::stats::{CacheStats, Counters, count};
-use crate::store::{Store, StoreError};
+use crate::store::Token;
+use crate::tag::{Cell, Tag};
+use crate::trace;
 use crate::value::Value;
 
 /// A cache of query results: in memory, over a Redis that other processes share.
@@ -56,77 +58,230 @@ use crate::value::Value;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct QueryCache(pub(crate) Arc<Core>);
+pub struct QueryCache {
+    pub(crate) core: Arc<Core>,
+    /// Ends with the last handle, and what runs in the background with it.
+    _last: Arc<LastHandle>,
+}
 
 impl QueryCache {
+    pub(crate) fn new(core: Arc<Core>) -> QueryCache {
+        QueryCache { _last: Arc::new(LastHandle(core.clone())), core }
+    }
+
     /// What the cache did since it was built.
     pub fn stats(&self) -> CacheStats {
-        self.0.counters.snapshot()
+        self.core.counters.snapshot()
+    }
+
+    /// Makes all results stale that depend on one of these tags: in this process at once, in all
+    /// others by the time that this returns `Ok`, as far as they ask Redis (see below).
+    ///
+    /// Call it **after** the transaction that changed the data has committed. Before that, a result
+    /// loaded in between would show the old data and count as loaded after the invalidation.
+    ///
+    /// It costs one round trip to Redis, whatever the number of results.
+    ///
+    /// ```
+    /// # use larder::{Origin, QueryCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let orders = cache.query("SELECT count(*) FROM orders").tag("orders");
+    /// let count = || orders.load(|| async { Ok::<_, std::io::Error>(7_i64) });
+    /// count().await?;
+    /// assert_eq!(count().answer().await?.origin(), Origin::L1);
+    /// // … INSERT INTO orders …; COMMIT; and then:
+    /// cache.invalidate(["orders"]).await?;
+    /// assert_eq!(count().answer().await?.origin(), Origin::Loaded);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Consistency
+    ///
+    /// No read that begins after this returned `Ok` is answered with a result whose load began
+    /// before: none in this process, and none that is answered from Redis anywhere. Another
+    /// process's memory is told by a push, within a millisecond or so; cut off from Redis, it stops
+    /// serving what it cannot show to be current after
+    /// [`max_blind`](crate::QueryCacheBuilder::max_blind) at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unannounced`]: Redis has not acknowledged it. In this process it is in force all
+    /// the same, and it is kept to be announced as soon as Redis takes it. Without Redis there are
+    /// no errors.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped at any point after its first poll, it goes on in the background like one that failed.
+    pub async fn invalidate<T: Into<Tag>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), Error> {
+        let mut cells: Vec<Cell> = tags.into_iter().map(|tag| tag.into().cell()).collect();
+        cells.sort();
+        cells.dedup();
+        self.core.invalidate(&cells).await
+    }
+
+    /// Makes all results stale, of all queries of this namespace, as
+    /// [`invalidate`](QueryCache::invalidate) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`invalidate`](QueryCache::invalidate).
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.core.invalidate(&[Cell::EVERYTHING]).await
+    }
+
+    pub(crate) async fn invalidate_cell(&self, cell: Cell) -> Result<(), Error> {
+        self.core.invalidate(&[cell]).await
+    }
+
+    /// Stops what runs in the background: announces what could not be announced yet, gives back the
+    /// leases of loads under way, closes the connections to Redis, and returns when that is done,
+    /// after a second at most.
+    ///
+    /// Loads under way go on for those who wait for them. Reads that come later are answered as if
+    /// Redis were away for good. Dropping the last handle (`QueryCache`, `Query`, `Wrapped`) does
+    /// the same without waiting for it, and cancels loads that nobody can be waiting for any more.
+    pub async fn shutdown(&self) {
+        self.core.closing.send_if_modified(|phase| {
+            let first = *phase == Phase::Open;
+            *phase = (*phase).max(Phase::ShutDown);
+            first
+        });
+        if let Some(fleet) = &self.core.fleet {
+            fleet.shut_down().await;
+        }
     }
 }
 
 impl fmt::Debug for QueryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryCache")
-            .field("namespace", &self.0.namespace)
-            .field("policy", &self.0.policy)
-            .field("redis", &self.0.store.is_some())
+            .field("namespace", &self.core.namespace)
+            .field("policy", &self.core.policy)
+            .field("redis", &self.core.fleet.is_some())
             .field("stats", &self.stats())
             .finish()
     }
 }
 
+struct LastHandle(Arc<Core>);
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        // Loads hold the core, and with it the connections; they hear this and let go.
+        self.0.closing.send_replace(Phase::Abandoned);
+    }
+}
+
+/// How far the end of a cache has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Open,
+    /// Leases are given back, loads go on.
+    ShutDown,
+    /// Nobody can be waiting for anything.
+    Abandoned,
+}
+
 /// Runs a query, once, as a task of its own.
-pub(crate) type Load<T> = Box<dyn FnOnce() -> BoxFuture<'static, Result<T, Error>> + Send>;
+pub(crate) type Load<T> = Box<dyn FnOnce() -> BoxFuture<'static, Result<Brought<T>, Error>> + Send>;
+
+/// A result, and the tags that its loader reported.
+pub(crate) type Brought<T> = (T, Vec<Tag>);
 
 pub(crate) struct Core {
     pub(crate) namespace: String,
     pub(crate) policy: Policy,
     pub(crate) codec: Codec,
+    pub(crate) secret: Option<MacKey>,
     pub(crate) clock: Clock,
+    pub(crate) currency: Arc<Currency>,
+    /// How long after its load began a result is served that cannot be confirmed.
+    pub(crate) blind_ttl: Duration,
     pub(crate) local: Local,
     /// Ends with the cache.
     pub(crate) _sweeper: Sweeper,
-    pub(crate) store: Option<Box<dyn Store>>,
+    pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) flights: Flights,
     /// A permit for each load that may run at a time.
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) closing: watch::Sender<Phase>,
     /// The runtime that the cache was built in; see [`Core::place`].
     pub(crate) runtime: Handle,
-}
-
-tokio::task_local! {
-    /// Set while a load runs. What it asks the cache for must not wait for a turn while it has one
-    /// itself: as many of them as there are turns would wait for each other.
-    static LOADING: ();
 }
 
 /// How much longer than its load's deadline a caller waits for a flight. A flight ends by itself
 /// before that, unless the runtime that it runs on is blocked.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// When a read began.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// In this process's count of loads and invalidations.
+    moment: u64,
+}
+
+/// A hit in memory.
+pub(crate) struct Hit<V> {
+    pub(crate) answer: Answer<V>,
+    /// Its life is about to end, and this read was drawn to load it anew.
+    pub(crate) due: Option<Token>,
+}
+
 impl Core {
     /// A hit in memory: no lock of ours, no allocation, one look at the clock.
     #[inline]
-    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, policy: &Policy) -> Option<Answer<V>> {
+    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, plan: &Plan) -> Option<Hit<V>> {
         let now = self.clock.now();
-        let held = self.local.get(key, policy, now)?;
+        let held = self.local.get(key)?;
+        if !held.life.allows(&plan.policy, now) || !self.is_current(&held, now) {
+            return None;
+        }
         let age = held.age(now);
+        let due =
+            plan.policy.is_due_early(held.life.load(), held.life.remaining(&plan.policy, now));
+        let due = due.then_some(held.token);
         let value = held.value::<V::Stored>()?;
         self.counters.l1_hits.add();
-        Some(Answer::new(V::of(value), Origin::L1, age))
+        Some(Hit { answer: Answer::new(V::of(value), Origin::L1, age), due })
+    }
+
+    /// Whether a result can be shown to be current to a reader who came at `at`.
+    ///
+    /// The table must be confirmed: then it holds all that had been acknowledged `max_blind` before
+    /// that. Or the load began so shortly before that the result cannot be older than we may be
+    /// blind, whatever was invalidated since.
+    #[inline]
+    pub(crate) fn is_current(&self, held: &Held, at: Instant) -> bool {
+        // First the time, then the cells: what they say is then at least as new.
+        let confirmed = at < self.currency.confirmed_until();
+        self.currency.is_current(&held.stamp, held.depends.cells())
+            && (confirmed
+                || held.stamp.is_ours() && at < clock::after(held.life.as_of, self.blind_ttl))
     }
 
     /// Everything after a miss in memory.
     pub(crate) async fn miss<V: Value>(
         self: Arc<Self>,
         key: CacheKey,
-        policy: Policy,
+        plan: Arc<Plan>,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
-        let (asked, asked_at) = (tokio::time::Instant::now(), self.clock.now());
+        let begin = tokio::time::Instant::now();
+        let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
+        let deadline = plan.policy.load_deadline;
+        count(&self.counters.misses);
+        if let Some(settled) = self.settle::<V>(&key, &plan, asked).await {
+            return settled;
+        }
         // A task that runs the load takes it from here when it begins. One that is dropped before,
         // with a runtime that has shut down, leaves it.
         let load = Arc::new(Mutex::new(Some(load)));
@@ -139,28 +294,55 @@ impl Core {
         }
         loop {
             let (mut passenger, origin) = match joined {
-                Joined::Later(passenger) => (passenger, Origin::Coalesced),
+                Joined::Later(passenger) => {
+                    // A new one is on the way; whoever may be served an old one need not wait.
+                    if let Some(stale) = self.while_revalidating::<V>(&key, &plan) {
+                        return Ok(stale);
+                    }
+                    (passenger, Origin::Coalesced)
+                }
                 Joined::First(flight) => {
                     // The flight that was under way when we found nothing in memory may have stored
                     // its result and ended since. From here on nobody else can start one.
-                    if let Some(answer) = self.hit(&key, &policy) {
-                        return Ok(answer);
+                    if let Some(hit) = self.hit(&key, &plan) {
+                        return Ok(hit.answer);
                     }
-                    if let Some((value, held)) = self.find::<V>(&key, &policy, &flight).await {
-                        let age = held.age(self.clock.now());
-                        // Taken over, this look was so slow that a newer result may be in memory.
-                        if flight.is_current() {
-                            self.local.insert(key, held.clone());
+                    let missed = match self.find::<V>(&key, &plan, || flight.found()).await {
+                        Sight::Fresh(value, held) => {
+                            let (now, token) = (self.clock.now(), held.token);
+                            let (age, life) = (held.age(now), held.life);
+                            // Taken over, this look was so slow that a newer result may be in
+                            // memory.
+                            if flight.is_current() {
+                                self.local.insert(key, held.clone());
+                            }
+                            flight.land(Ok(held));
+                            if plan
+                                .policy
+                                .is_due_early(life.load(), life.remaining(&plan.policy, now))
+                            {
+                                self.reload::<V>(key, &plan, load, token);
+                            }
+                            return Ok(Answer::new(V::of(value), Origin::L2, age));
                         }
-                        flight.land(Ok(held));
-                        return Ok(Answer::new(V::of(value), Origin::L2, age));
-                    }
-                    let until = tokio::time::Instant::now() + policy.load_deadline + GRACE;
+                        Sight::Nothing(missed) => missed,
+                    };
+                    let until = tokio::time::Instant::now() + deadline + GRACE;
                     let Some(passenger) = flight.loads(until) else {
                         joined = self.flights.join(key);
                         continue;
                     };
-                    place.spawn(self.clone().fly::<V>(flight, key, policy, load.clone()));
+                    place.spawn(self.clone().fly::<V>(
+                        flight,
+                        key,
+                        plan.clone(),
+                        load.clone(),
+                        missed,
+                    ));
+                    if let Some(stale) = self.while_revalidating::<V>(&key, &plan) {
+                        count(&self.counters.refreshes);
+                        return Ok(stale);
+                    }
                     (passenger, Origin::Loaded)
                 }
             };
@@ -168,16 +350,15 @@ impl Core {
                 passenger.hurry();
             }
             let arrival = passenger.arrival(self.look_limit());
-            joined = match timeout(policy.load_deadline + GRACE, arrival).await {
+            joined = match timeout(deadline + GRACE, arrival).await {
                 Err(_) => {
                     self.flights.forget(key, &passenger);
-                    return Err(Error::deadline(policy.load_deadline));
+                    return self.or_stale(&key, &plan, Error::deadline(deadline));
                 }
                 Ok(Arrival::Landed(Ok(held))) => {
                     let now = self.clock.now();
                     let age = held.age(now);
-                    // Whoever brought it may be content with older results than this query is.
-                    let fresh = held.life().born >= asked_at || held.life().allows(&policy, now);
+                    let fresh = self.serves(&held, &plan, asked, now);
                     match held.value() {
                         _ if !fresh => self.flights.join(key),
                         Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
@@ -187,15 +368,24 @@ impl Core {
                 }
                 // A deadline of another query, or one that began before we asked, is not ours. But two
                 // loads that need each other would keep each other alive by trying again.
-                Ok(Arrival::Landed(Err(error)))
-                    if error.kind() == ErrorKind::Deadline
+                Ok(Arrival::Landed(Err(failure)))
+                    if failure.error.kind() == ErrorKind::Deadline
                         && !nested
                         && origin == Origin::Coalesced
-                        && asked.elapsed() < policy.load_deadline =>
+                        && begin.elapsed() < deadline =>
                 {
                     self.flights.join(key)
                 }
-                Ok(Arrival::Landed(Err(error))) => return Err(error),
+                // The table it did not find may be what the invalidation was about.
+                Ok(Arrival::Landed(Err(Failure { stamp: Some(stamp), .. })))
+                    if stamp.moment <= asked.moment
+                        && !self.currency.is_current(&stamp, plan.depends.cells()) =>
+                {
+                    self.flights.join(key)
+                }
+                Ok(Arrival::Landed(Err(failure))) => {
+                    return self.or_stale(&key, &plan, failure.error);
+                }
                 Ok(Arrival::Vanished) => {
                     if load.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
                         return Err(Error::closed());
@@ -211,6 +401,103 @@ impl Core {
                 }
                 Ok(Arrival::Stuck) => self.flights.take_over(key, &passenger),
             };
+        }
+    }
+
+    /// What memory may still have to say after a miss: a result that one beat shows to be current,
+    /// or an error that is kept as an answer.
+    async fn settle<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        asked: Asked,
+    ) -> Option<Result<Answer<V>, Error>> {
+        if let Some(fleet) = &self.fleet
+            && fleet.store.is_connected()
+            && !fleet.is_confirmed()
+            && fleet.confirm().await
+            && let Some(hit) = self.hit(key, plan)
+        {
+            return Some(Ok(hit.answer));
+        }
+        let held = self.local.get(key)?;
+        if !self.currency.is_current(&held.stamp, held.depends.cells()) {
+            count(&self.counters.outdated);
+            let depends = (&*held.depends, &*plan.depends);
+            trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
+            return None;
+        }
+        let failure = held.failure()?;
+        if !held.life.allows(&plan.policy, asked.at) || !self.is_current(&held, asked.at) {
+            return None;
+        }
+        // Only for queries that asked for it.
+        plan.policy.negative_life(failure.sqlstate()?.code())?;
+        count(&self.counters.negative_hits);
+        Some(Err(failure))
+    }
+
+    /// Whether the result of a flight may be given to a reader who waited for it.
+    ///
+    /// A load that began after the reader asked has seen all that was committed by then. One from
+    /// before is judged like anything in memory: a read that began after an invalidation never takes
+    /// the result of a load from before it. Whoever brought it may also be content with older
+    /// results than this query is.
+    fn serves(&self, held: &Held, plan: &Plan, asked: Asked, now: Instant) -> bool {
+        held.stamp.moment > asked.moment
+            || held.life.allows(&plan.policy, now) && self.is_current(held, asked.at)
+    }
+
+    /// The stale result that may be served while a new one is loaded.
+    fn while_revalidating<V: Value>(&self, key: &CacheKey, plan: &Plan) -> Option<Answer<V>> {
+        self.stale(key, plan, plan.policy.stale_while_revalidate)
+    }
+
+    /// The error of a load, or the stale result that may be served instead.
+    fn or_stale<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        error: Error,
+    ) -> Result<Answer<V>, Error> {
+        self.stale(key, plan, plan.policy.stale_if_error).ok_or(error)
+    }
+
+    /// What is in memory, if it may be served for so long beyond its time to live.
+    fn stale<V: Value>(&self, key: &CacheKey, plan: &Plan, beyond: Duration) -> Option<Answer<V>> {
+        if beyond.is_zero() {
+            return None;
+        }
+        let (held, now) = (self.local.get(key)?, self.clock.now());
+        if !held.life.allows_stale(&plan.policy, beyond, now) {
+            return None;
+        }
+        let staleness = match self.is_current(&held, now) {
+            true => Staleness::Expired,
+            false if plan.policy.allow_invalidated => Staleness::Invalidated,
+            false => return None,
+        };
+        let age = held.age(now);
+        let value = held.value::<V::Stored>()?;
+        count(&self.counters.stale);
+        Some(Answer::stale(V::of(value), staleness, age))
+    }
+
+    /// Loads a result anew in the background, unless somebody is at it already.
+    pub(crate) fn reload<V: Value>(
+        self: &Arc<Self>,
+        key: CacheKey,
+        plan: &Arc<Plan>,
+        load: Reload<V>,
+        seen: Token,
+    ) {
+        let Joined::First(flight) = self.flights.join(key) else { return };
+        let until = tokio::time::Instant::now() + plan.policy.load_deadline + GRACE;
+        if flight.loads(until).is_some() {
+            count(&self.counters.refreshes);
+            let flying =
+                self.clone().fly::<V>(flight, key, plan.clone(), load, Missed::Unwanted(seen));
+            self.place().spawn(flying);
         }
     }
 
@@ -233,165 +520,23 @@ impl Core {
 
     /// How long a look into Redis can take before something else than Redis keeps it.
     fn look_limit(&self) -> Duration {
-        self.store.as_ref().map_or(GRACE, |store| 2 * store.limit())
+        self.fleet.as_ref().map_or(GRACE, |fleet| 4 * fleet.store.limit())
     }
 
-    /// Loads, and brings the result to everybody who waits and into both tiers.
-    async fn fly<V: Value>(
-        self: Arc<Self>,
-        flight: Flight,
-        key: CacheKey,
-        policy: Policy,
-        load: Arc<Mutex<Option<Load<V::Stored>>>>,
-    ) {
-        let Some(load) = load.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
+    /// The one way that all invalidations take.
+    async fn invalidate(&self, cells: &[Cell]) -> Result<(), Error> {
+        if cells.is_empty() {
+            return Ok(());
+        }
+        count(&self.counters.invalidations);
+        let Some(fleet) = &self.fleet else {
+            self.currency.invalidate_alone(cells);
+            return Ok(());
         };
-        let Loaded { value, began, ended, by_system } =
-            match self.load(&policy, load, &flight.urgent()).await {
-                Ok(loaded) => loaded,
-                Err(error) => return flight.land(Err(error)),
-            };
-        let (value, ttl) = (Arc::new(value), policy.draw_ttl());
-        let encoded = self.encode::<V>(&policy, &value);
-        let bytes = encoded.as_ref().map_or(0, |(_, payload)| payload.len());
-        let ends = clock::after(ended, ttl.min(policy.l1_ttl));
-        let held = Held::new(value, bytes, Life { as_of: began, born: ended, copied: ended, ends });
-        // Into memory before the callers have it, so that the next of them finds it there; into
-        // Redis after that, so that nobody waits for the round trip.
-        if encoded.is_some() {
-            self.local.insert(key, held.clone());
-        }
-        flight.land(Ok(held));
-        if let (Some((codec, payload)), Some(store)) = (encoded, &self.store) {
-            let header = Header { codec, ttl, load: clock::since(ended, began) };
-            let header = entry::seal(&key, &header, &payload);
-            match store.write(&key, header, payload, clock::after(by_system, ttl)).await {
-                Ok(()) => count(&self.counters.l2_writes),
-                Err(_) => count(&self.counters.l2_errors),
-            }
-        }
+        fleet.invalidate(cells).await.map_err(|_| {
+            count(&self.counters.unannounced);
+            trace::unannounced(cells.len());
+            Error::unannounced()
+        })
     }
-
-    /// Looks into Redis. Whatever goes wrong there is a counted miss.
-    async fn find<V: Value>(
-        &self,
-        key: &CacheKey,
-        policy: &Policy,
-        flight: &Flight,
-    ) -> Option<(Arc<V::Stored>, Held)> {
-        let store = self.store.as_ref()?;
-        // Before the question is sent: what remains of the entry's life is counted from here, so
-        // that the time the answer took is not added to it.
-        let asked = self.clock.now();
-        let found = store.read(key).await;
-        flight.found();
-        let found = match found {
-            Ok(Some(found)) => found,
-            Ok(None) => {
-                count(&self.counters.l2_misses);
-                return None;
-            }
-            Err(StoreError::Foreign) => {
-                count(&self.counters.l2_refused);
-                return None;
-            }
-            Err(StoreError::Unavailable) => {
-                count(&self.counters.l2_errors);
-                return None;
-            }
-        };
-        let decoded = entry::open(key, &found.bytes).ok().and_then(|(header, payload)| {
-            let bytes = payload.len();
-            let decode = || V::decode(header.codec, payload, &self.columns);
-            Some((unless_it_panics(decode)?, bytes, header))
-        });
-        let Some((value, bytes, header)) = decoded else {
-            count(&self.counters.l2_refused);
-            return None;
-        };
-        // Its writer gave it no more than its ttl. With more left than that, somebody else has set
-        // its expiry, or it was replaced between the two questions; its age cannot be told.
-        let Some(stored_for) = header.ttl.checked_sub(found.remaining) else {
-            count(&self.counters.l2_refused);
-            return None;
-        };
-        let before = |instant: Instant, by: Duration| {
-            instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
-        };
-        let born = before(asked, stored_for);
-        let life = Life {
-            as_of: before(born, header.load),
-            born,
-            copied: asked,
-            ends: clock::after(asked, found.remaining.min(policy.l1_ttl)),
-        };
-        // The writer may have meant to keep it for longer than this query is to be kept; and this
-        // look may have slept for an hour between question and answer.
-        if !life.allows(policy, self.clock.now()) {
-            count(&self.counters.l2_misses);
-            return None;
-        }
-        count(&self.counters.l2_hits);
-        let value = Arc::new(value);
-        Some((value.clone(), Held::new(value, bytes, life)))
-    }
-
-    /// Runs the query, up to the deadline.
-    async fn load<T>(
-        &self,
-        policy: &Policy,
-        load: Load<T>,
-        urgent: &Notify,
-    ) -> Result<Loaded<T>, Error> {
-        let run = async {
-            // Whoever waits for this load and has a turn itself must not wait for another one.
-            let (turn, hurried) = (pin!(self.loads.acquire()), pin!(urgent.notified()));
-            let _permit = match select(turn, hurried).await {
-                Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
-                Either::Right(_) => None,
-            };
-            count(&self.counters.loads);
-            let began = self.clock.now();
-            let value = LOADING.scope((), async { load().await }).await?;
-            Ok(Loaded { value, began, ended: self.clock.now(), by_system: Clock::system().now() })
-        };
-        let result = match timeout(policy.load_deadline, AssertUnwindSafe(run).catch_unwind()).await
-        {
-            Err(_) => Err(Error::deadline(policy.load_deadline)),
-            Ok(Err(panic)) => Err(Error::panicked(&*panic)),
-            Ok(Ok(result)) => result,
-        };
-        if result.is_err() {
-            count(&self.counters.load_errors);
-        }
-        result
-    }
-
-    /// The codec's number and the bytes to keep, unless the result is not to be kept.
-    fn encode<V: Value>(&self, policy: &Policy, value: &V::Stored) -> Option<(u8, Bytes)> {
-        let Some((codec, payload)) = unless_it_panics(|| V::encode(value, self.codec)) else {
-            count(&self.counters.unstorable);
-            return None;
-        };
-        if payload.len() > policy.max_value_bytes {
-            count(&self.counters.oversized);
-            return None;
-        }
-        Some((codec, payload))
-    }
-}
-
-/// Runs what may call the user's `Serialize` and `Deserialize`. A result that the query has brought
-/// is answered, whatever becomes of its bytes.
-fn unless_it_panics<T>(convert: impl FnOnce() -> Option<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(convert)).ok().flatten()
-}
-
-struct Loaded<T> {
-    value: T,
-    began: Instant,
-    ended: Instant,
-    /// `ended` by the system's clock, whichever the cache's is.
-    by_system: Instant,
 }

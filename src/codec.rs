@@ -88,6 +88,15 @@ impl Codec {
         same.then(|| bytes.into())
     }
 
+    /// Whether the bytes say nothing: null, or an empty sequence, map or text.
+    pub(crate) fn is_empty(self, bytes: &[u8]) -> bool {
+        match self {
+            Codec::Json => matches!(bytes, b"null" | b"[]" | b"{}" | b"\"\""),
+            #[cfg(feature = "msgpack")]
+            Codec::MessagePack => matches!(bytes, [0xc0 | 0x90 | 0x80 | 0xa0] | [0xc4, 0]),
+        }
+    }
+
     pub(crate) fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Option<T> {
         match self {
             Codec::Json => serde_json::from_slice(bytes).ok(),

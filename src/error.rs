@@ -48,8 +48,11 @@ pub enum ErrorKind {
     TooLarge,
     /// A setting of the query is out of range.
     Setting,
-    /// The runtime that ran the load has shut down.
+    /// The runtime that ran the load, or the cache, has shut down.
     Closed,
+    /// An invalidation is in force in this process, and Redis has not acknowledged it: other
+    /// processes may not know of it yet.
+    Unannounced,
 }
 
 impl Error {
@@ -116,7 +119,19 @@ impl Error {
     pub(crate) fn closed() -> Error {
         Error::new(
             ErrorKind::Closed,
-            "the load was dropped before it ended: the runtime that it ran on has shut down",
+            "the load was dropped before it ended: the runtime that it ran on, or the cache, has \
+             shut down",
+            None,
+        )
+    }
+
+    pub(crate) fn unannounced() -> Error {
+        Error::new(
+            ErrorKind::Unannounced,
+            "the invalidation is in force in this process, but redis has not acknowledged it, so \
+             other processes may serve what it concerns for as long as they can show it to be \
+             current; it is kept and announced as soon as redis takes it: check that redis answers, \
+             accepts writes and has memory left",
             None,
         )
     }

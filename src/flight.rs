@@ -19,11 +19,20 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::currency::Stamp;
 use crate::error::Error;
+use crate::held::Held;
 use crate::key::{CacheKey, KeyHasher};
-use crate::local::Held;
 
-pub(crate) type Outcome = Result<Held, Error>;
+pub(crate) type Outcome = Result<Held, Failure>;
+
+/// The end of a load that failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// As of when the query ran, if it came to that.
+    pub(crate) stamp: Option<Stamp>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -268,8 +277,10 @@ impl Passenger {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::held::Life;
     use crate::key::{Digest, KeyEncoder, Shape};
-    use crate::local::Life;
+    use crate::store::Token;
+    use crate::tag::{Cell, Depends};
     use futures_util::FutureExt;
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -279,7 +290,9 @@ mod tests {
     }
 
     fn held(number: i32) -> Held {
-        Held::new(Arc::new(number), 4, Life { as_of: 0, born: 0, copied: 0, ends: 9 })
+        let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
+        let depends = Arc::new(Depends::new([], Cell::of(0)));
+        Held::new(Arc::new(number), 4, life, (Stamp::default(), Token([0; 16])), depends)
     }
 
     fn soon() -> Instant {
@@ -327,10 +340,10 @@ mod tests {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
         let mut one = flight.loads(soon()).unwrap();
-        flight.land(Err(Error::closed()));
+        flight.land(Err(Failure { error: Error::closed(), stamp: None }));
         first(flights.join(key(1)));
         match one.arrival(PATIENCE).await {
-            Arrival::Landed(Err(error)) => assert_eq!(error.kind(), ErrorKind::Closed),
+            Arrival::Landed(Err(failure)) => assert_eq!(failure.error.kind(), ErrorKind::Closed),
             _ => panic!("no error arrived"),
         }
     }

@@ -13,6 +13,8 @@
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+use crate::tag::Cell;
+
 /// Changes whenever the bytes under the hash change, so that two builds never share a key by
 /// accident.
 pub(crate) const KEY_FORMAT: u8 = 1;
@@ -25,6 +27,17 @@ impl CacheKey {
     /// 128 bits that an entry carries, so that a reply to another key's question is noticed.
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
         *self.0.last_chunk().expect("32 bytes hold 16")
+    }
+
+    /// The key of bytes that came from elsewhere.
+    #[cfg(feature = "redis")]
+    pub(crate) fn of_bytes(bytes: [u8; 32]) -> CacheKey {
+        CacheKey(bytes)
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     pub(crate) fn to_hex(self) -> impl std::ops::Deref<Target = str> {
@@ -88,6 +101,42 @@ impl Digest {
         };
         hasher.update(&schema.to_le_bytes());
         Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// The cell that all calls of the query depend on.
+    pub(crate) fn cell(&self) -> Cell {
+        Cell::of(u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8")))
+    }
+}
+
+/// Authenticates entries: only who has the secret can make one that others accept.
+#[derive(Clone)]
+pub(crate) struct MacKey([u8; 32]);
+
+impl MacKey {
+    pub(crate) fn of_secret(secret: &[u8]) -> MacKey {
+        MacKey(blake3::derive_key("larder 2026-11 authentication of entries", secret))
+    }
+
+    /// Keyed blake3 of the parts one after the other, cut to 128 bits.
+    pub(crate) fn mac(&self, parts: [&[u8]; 2]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes().first_chunk().expect("32 bytes hold 16")
+    }
+
+    /// Whether the parts have this MAC. How long it takes says nothing about where they differ.
+    pub(crate) fn verifies(&self, parts: [&[u8]; 2], mac: &[u8; 16]) -> bool {
+        let mine = self.mac(parts);
+        mine.iter().zip(mac).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    }
+}
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(***)")
     }
 }
 

@@ -102,16 +102,25 @@
 #![warn(unreachable_pub)]
 
 mod answer;
+mod backplane;
+mod build_error;
 mod builder;
 mod cache;
 mod checksum;
 mod clock;
 mod codec;
+mod currency;
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod entry;
 mod error;
+mod fleet;
 mod flight;
+mod heartbeat;
+mod held;
 mod key;
+mod load;
 mod local;
+mod look;
 mod param;
 mod policy;
 mod postgres;
@@ -123,6 +132,9 @@ mod rows;
 mod stats;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod store;
+mod sync;
+mod tag;
+mod trace;
 mod value;
 mod wrapped;
 
@@ -130,8 +142,9 @@ mod wrapped;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
-pub use self::answer::{Answer, Origin};
-pub use self::builder::{BuildError, QueryCacheBuilder};
+pub use self::answer::{Answer, Origin, Staleness};
+pub use self::build_error::BuildError;
+pub use self::builder::QueryCacheBuilder;
 pub use self::cache::QueryCache;
 pub use self::clock::{Clock, ManualClock};
 pub use self::codec::Codec;
@@ -143,4 +156,5 @@ pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
 pub use self::stats::CacheStats;
+pub use self::tag::{Tag, Tagged};
 pub use self::wrapped::Wrapped;

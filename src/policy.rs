@@ -1,7 +1,11 @@
 //! How long a result lives and how long its load may take: set on the cache, overridden per query.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::clock::{self, Instant};
+use crate::tag::Depends;
 
 /// The longest life that may be asked for. Anything above is taken for a slip of the unit.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -16,16 +20,48 @@ pub(crate) struct Settings {
     pub(crate) jitter: Option<f64>,
     pub(crate) load_deadline: Option<Duration>,
     pub(crate) max_value_bytes: Option<usize>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
+    pub(crate) allow_invalidated: Option<bool>,
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) negative_sqlstates: Option<Negative>,
+    pub(crate) early_refresh: Option<f64>,
+}
+
+/// Which errors of PostgreSQL are kept as answers, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Negative {
+    pub(crate) sqlstates: Arc<[Box<str>]>,
+    pub(crate) ttl: Duration,
+}
+
+/// What a query brings to each of its reads.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) policy: Policy,
+    /// The cells of its declared tags and its own.
+    pub(crate) depends: Arc<Depends>,
 }
 
 /// The settings in force for one query.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) ttl: Duration,
     pub(crate) l1_ttl: Duration,
     pub(crate) jitter: f64,
     pub(crate) load_deadline: Duration,
     pub(crate) max_value_bytes: usize,
+    /// For so long after its `ttl` a result may be served while a new one is loaded.
+    pub(crate) stale_while_revalidate: Duration,
+    /// For so long after its `ttl` a result may be served if the load fails.
+    pub(crate) stale_if_error: Duration,
+    /// Whether the two above may serve what was invalidated as well.
+    pub(crate) allow_invalidated: bool,
+    /// The life of an empty result.
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) negative_sqlstates: Option<Negative>,
+    /// XFetch's β; 0 for never.
+    pub(crate) early_refresh: f64,
 }
 
 /// A setting that cannot be: which one, what was given, what is allowed.
@@ -51,6 +87,12 @@ impl Default for Policy {
             jitter: 0.0,
             load_deadline: Duration::from_secs(300),
             max_value_bytes: 16 << 20,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            allow_invalidated: false,
+            negative_ttl: None,
+            negative_sqlstates: None,
+            early_refresh: 0.0,
         }
     }
 }
@@ -97,19 +139,126 @@ impl Policy {
                 allowed: "at least 1 byte".into(),
             });
         }
-        Ok(Policy { ttl, l1_ttl, jitter, load_deadline, max_value_bytes })
+        let stale_while_revalidate =
+            settings.stale_while_revalidate.unwrap_or(self.stale_while_revalidate);
+        let stale_if_error = settings.stale_if_error.unwrap_or(self.stale_if_error);
+        for (setting, given) in
+            [("stale_while_revalidate", stale_while_revalidate), ("stale_if_error", stale_if_error)]
+        {
+            if given > LONGEST {
+                return Err(WrongSetting {
+                    setting,
+                    given: format!("{given:?}"),
+                    allowed: "up to 366 days".into(),
+                });
+            }
+        }
+        let negative_ttl = settings.negative_ttl.or(self.negative_ttl);
+        if let Some(negative_ttl) = negative_ttl {
+            lifetime("negative_ttl", negative_ttl)?;
+        }
+        let negative_sqlstates =
+            settings.negative_sqlstates.clone().or_else(|| self.negative_sqlstates.clone());
+        if let Some(negative) = &negative_sqlstates {
+            negative.check()?;
+        }
+        let early_refresh = settings.early_refresh.unwrap_or(self.early_refresh);
+        if !(0.0..=100.0).contains(&early_refresh) {
+            return Err(WrongSetting {
+                setting: "early_refresh",
+                given: early_refresh.to_string(),
+                allowed: "from 0.0 (never) to 100.0; 1.0 is the usual".into(),
+            });
+        }
+        Ok(Policy {
+            ttl,
+            l1_ttl,
+            jitter,
+            load_deadline,
+            max_value_bytes,
+            stale_while_revalidate,
+            stale_if_error,
+            allow_invalidated: settings.allow_invalidated.unwrap_or(self.allow_invalidated),
+            negative_ttl,
+            negative_sqlstates,
+            early_refresh,
+        })
     }
 
-    /// The life of one new entry: the `ttl`, shortened by a random part of the jitter. It is never
-    /// longer than the `ttl`, because the `ttl` is a promise about staleness. In whole milliseconds,
-    /// as an entry in Redis carries it: with a fraction more it would outlive its own words.
-    pub(crate) fn draw_ttl(&self) -> Duration {
-        let drawn = match self.jitter {
-            0.0 => self.ttl,
-            jitter => self.ttl.mul_f64(1.0 - jitter * fastrand::f64()),
+    /// The life of one new entry: the `ttl`, or that of an empty result, shortened by a random part
+    /// of the jitter. It is never longer than the `ttl`, because the `ttl` is a promise about
+    /// staleness. In whole milliseconds, as an entry in Redis carries it: with a fraction more it
+    /// would outlive its own words.
+    pub(crate) fn draw_ttl(&self, empty: bool) -> Duration {
+        let ttl = match self.negative_ttl {
+            Some(negative) if empty => negative.min(self.ttl),
+            _ => self.ttl,
         };
-        (drawn - Duration::from_nanos(u64::from(drawn.subsec_nanos() % 1_000_000))).max(SHORTEST)
+        let drawn = match self.jitter {
+            0.0 => ttl,
+            jitter => ttl.mul_f64(1.0 - jitter * fastrand::f64()),
+        };
+        whole_millis(drawn).max(SHORTEST)
     }
+
+    /// For how long after its `ttl` a result is kept, for those who may be served a stale one.
+    pub(crate) fn longest_stale(&self) -> Duration {
+        whole_millis(self.stale_while_revalidate.max(self.stale_if_error))
+    }
+
+    /// Until when a copy that came at `copied`, of a result that dies at `dies`, is kept in memory.
+    pub(crate) fn kept(&self, copied: Instant, dies: Instant) -> Instant {
+        match self.longest_stale().is_zero() {
+            true => dies.min(clock::after(copied, self.l1_ttl)),
+            false => dies,
+        }
+    }
+
+    /// The life that a failed load gets as an answer, if it gets any.
+    pub(crate) fn negative_life(&self, sqlstate: &str) -> Option<Duration> {
+        let negative = self.negative_sqlstates.as_ref()?;
+        negative.sqlstates.iter().any(|named| **named == *sqlstate).then_some(negative.ttl)
+    }
+
+    /// Whether to load a result anew although it has `remaining` to live, by the XFetch rule:
+    /// `load × β × −ln(uniform) ≥ remaining`.
+    ///
+    /// The longer a load takes the earlier it is begun, and of many readers most likely one begins
+    /// it. Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention,
+    /// PVLDB 8(8), 2015.
+    #[inline]
+    pub(crate) fn is_due_early(&self, load: Duration, remaining: Duration) -> bool {
+        self.early_refresh > 0.0
+            && load.as_secs_f64() * self.early_refresh * -(1.0 - fastrand::f64()).ln()
+                >= remaining.as_secs_f64()
+    }
+}
+
+impl Negative {
+    pub(crate) fn new<S: AsRef<str>>(
+        sqlstates: impl IntoIterator<Item = S>,
+        ttl: Duration,
+    ) -> Negative {
+        let sqlstates = sqlstates.into_iter().map(|sqlstate| sqlstate.as_ref().into());
+        Negative { sqlstates: sqlstates.collect(), ttl }
+    }
+
+    fn check(&self) -> Result<(), WrongSetting> {
+        lifetime("negative_sqlstates", self.ttl)?;
+        let legal = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+        match self.sqlstates.iter().find(|state| state.len() != 5 || !state.bytes().all(legal)) {
+            None => Ok(()),
+            Some(wrong) => Err(WrongSetting {
+                setting: "negative_sqlstates",
+                given: format!("{wrong:?}"),
+                allowed: "codes of five digits and capital letters, such as \"42P01\"".into(),
+            }),
+        }
+    }
+}
+
+fn whole_millis(duration: Duration) -> Duration {
+    duration - Duration::from_nanos(u64::from(duration.subsec_nanos() % 1_000_000))
 }
 
 fn lifetime(setting: &'static str, given: Duration) -> Result<(), WrongSetting> {
@@ -164,9 +313,59 @@ mod tests {
     fn jitter_shortens_and_never_lengthens() {
         let given = Settings { jitter: Some(0.5), ttl: Some(MINUTE), ..Settings::default() };
         let policy = Policy::default().with(&given).unwrap();
-        let drawn: Vec<_> = (0..1000).map(|_| policy.draw_ttl()).collect();
+        let drawn: Vec<_> = (0..1000).map(|_| policy.draw_ttl(false)).collect();
         assert!(drawn.iter().all(|ttl| (MINUTE / 2..=MINUTE).contains(ttl)));
         assert!(drawn.iter().min() < drawn.iter().max());
         assert!(drawn.iter().all(|ttl| ttl.subsec_nanos() % 1_000_000 == 0));
+    }
+
+    #[test]
+    fn an_empty_result_lives_for_its_own_time_and_never_longer_than_others() {
+        let given =
+            Settings { negative_ttl: Some(10 * MINUTE), ttl: Some(MINUTE), ..Settings::default() };
+        let policy = Policy::default().with(&given).unwrap();
+        assert_eq!((policy.draw_ttl(false), policy.draw_ttl(true)), (MINUTE, MINUTE));
+        let given = Settings { negative_ttl: Some(MINUTE), ..Settings::default() };
+        let policy = Policy::default().with(&given).unwrap();
+        assert_eq!((policy.draw_ttl(false), policy.draw_ttl(true)), (5 * MINUTE, MINUTE));
+    }
+
+    #[test]
+    fn a_code_that_is_no_sqlstate_is_refused() {
+        let negative = |code: &str| {
+            let negative = Negative { sqlstates: [code.into()].into(), ttl: MINUTE };
+            Policy::default()
+                .with(&Settings { negative_sqlstates: Some(negative), ..Settings::default() })
+        };
+        let policy = negative("42P01").unwrap();
+        assert_eq!(policy.negative_life("42P01"), Some(MINUTE));
+        assert_eq!(policy.negative_life("42P02"), None);
+        for code in ["", "42p01", "42P011", "42P0"] {
+            assert_eq!(negative(code).unwrap_err().setting, "negative_sqlstates");
+        }
+    }
+
+    #[test]
+    fn an_early_refresh_is_the_likelier_the_longer_a_load_takes_and_the_less_remains() {
+        let policy = |beta| {
+            Policy::default()
+                .with(&Settings { early_refresh: Some(beta), ..Settings::default() })
+                .unwrap()
+        };
+        let share = |beta, load, remaining| {
+            let policy = policy(beta);
+            let due = (0..10_000)
+                .filter(|_| {
+                    policy.is_due_early(Duration::from_secs(load), Duration::from_secs(remaining))
+                })
+                .count();
+            due as f64 / 10_000.0
+        };
+        assert_eq!(share(0.0, 100, 1), 0.0);
+        assert_eq!(share(1.0, 1, 1000), 0.0);
+        // P(−ln u ≥ 1) = 1/e.
+        assert!((share(1.0, 10, 10) - 0.3679).abs() < 0.03);
+        assert!((share(2.0, 10, 10) - 0.6065).abs() < 0.03);
+        assert_eq!(share(1.0, 10, 0), 1.0);
     }
 }

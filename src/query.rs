@@ -13,10 +13,11 @@ use crate::cache::{Core, Load, QueryCache};
 use crate::error::{BoxError, Error};
 use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::param::{Also, Param, Params, SqlParams};
-use crate::policy::{Policy, Settings};
+use crate::policy::{Negative, Plan, Settings};
 use crate::postgres::{self, Source};
 use crate::read::{OnMiss, Read};
 use crate::rows::{Image, Rows};
+use crate::tag::{Depends, Tag, Tagged};
 use crate::value::Value;
 
 /// A query that is answered from the cache: its SQL, what else names its results, and how long they
@@ -30,24 +31,26 @@ use crate::value::Value;
 ///
 /// # Consistency
 ///
-/// A result is answered from the cache for as long as its time to live, whatever happens in the
-/// database meanwhile. What the query reads must not depend on anything but its SQL, its parameters
-/// and its [`scope`](Query::scope).
+/// A result is answered from the cache for as long as its time to live, and until one of its
+/// [tags](Query::tag) is invalidated. What the query reads must not depend on anything but its SQL,
+/// its parameters and its [`scope`](Query::scope), and the load must not run inside an older
+/// transaction: it would see the data as of that one's beginning.
 #[derive(Clone)]
 pub struct Query {
     cache: QueryCache,
     sql: Arc<str>,
     scope: Option<Arc<str>>,
     schema: u32,
+    tags: Vec<Tag>,
     settings: Settings,
     /// Made at the first use, when no setter can follow any more.
     prepared: OnceLock<Result<Prepared, Error>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Prepared {
     digest: Digest,
-    policy: Policy,
+    plan: Arc<Plan>,
 }
 
 impl QueryCache {
@@ -56,6 +59,20 @@ impl QueryCache {
     /// Make it once and use it many times: the SQL is hashed at its first use.
     pub fn query(&self, sql: impl Into<Arc<str>>) -> Query {
         Query::new(self.clone(), sql.into())
+    }
+
+    /// Makes all results of a query stale, whatever their parameters, in the
+    /// [scope](Query::scope) and [schema version](Query::schema_version) that it has.
+    ///
+    /// Consistency, cancellation and cost are those of [`invalidate`](QueryCache::invalidate).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`invalidate`](QueryCache::invalidate), and
+    /// [`ErrorKind::Setting`](crate::ErrorKind::Setting) if the query has one out of range.
+    pub async fn invalidate_query(&self, query: &Query) -> Result<(), Error> {
+        let cell = query.prepared()?.digest.cell();
+        self.invalidate_cell(cell).await
     }
 }
 
@@ -66,6 +83,7 @@ impl Query {
             sql,
             scope: None,
             schema: 0,
+            tags: vec![],
             settings: Settings::default(),
             prepared: OnceLock::new(),
         }
@@ -75,6 +93,18 @@ impl Query {
         change(&mut self);
         self.prepared = OnceLock::new();
         self
+    }
+
+    /// Names something that the results depend on: a table, a view, or a word of one's own. May be
+    /// called several times. [`QueryCache::invalidate`] of any of them makes the results stale.
+    ///
+    /// # Default
+    ///
+    /// None: [`invalidate_query`](QueryCache::invalidate_query), [`clear`](QueryCache::clear) and
+    /// the `ttl` end a result.
+    #[must_use = "setters return the query they changed"]
+    pub fn tag(self, tag: impl Into<Tag>) -> Query {
+        self.set(|query| query.tags.push(tag.into()))
     }
 
     /// How long a result lives, from the end of its load, in both tiers.
@@ -131,6 +161,90 @@ impl Query {
     #[must_use = "setters return the query they changed"]
     pub fn max_value_bytes(self, bytes: usize) -> Query {
         self.set(|query| query.settings.max_value_bytes = Some(bytes))
+    }
+
+    /// For how long after its `ttl` a result is still served, while a new one is loaded in the
+    /// background. The answer says that it is [stale](crate::Answer::staleness).
+    ///
+    /// What was invalidated is not served that way, unless
+    /// [`allow_invalidated`](Query::allow_invalidated) says so.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`stale_while_revalidate`](crate::QueryCacheBuilder::stale_while_revalidate).
+    #[must_use = "setters return the query they changed"]
+    pub fn stale_while_revalidate(self, beyond: Duration) -> Query {
+        self.set(|query| query.settings.stale_while_revalidate = Some(beyond))
+    }
+
+    /// For how long after its `ttl` a result is still served if the load of a new one fails, in
+    /// whatever way. The answer says that it is [stale](crate::Answer::staleness).
+    ///
+    /// What was invalidated is not served that way, unless
+    /// [`allow_invalidated`](Query::allow_invalidated) says so.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`stale_if_error`](crate::QueryCacheBuilder::stale_if_error).
+    #[must_use = "setters return the query they changed"]
+    pub fn stale_if_error(self, beyond: Duration) -> Query {
+        self.set(|query| query.settings.stale_if_error = Some(beyond))
+    }
+
+    /// Lets [`stale_while_revalidate`](Query::stale_while_revalidate) and
+    /// [`stale_if_error`](Query::stale_if_error) serve results that were invalidated, too, or that
+    /// cannot be shown not to be: for readers to whom an old answer is better than a late one or
+    /// none. Each such answer says [`Staleness::Invalidated`](crate::Staleness::Invalidated).
+    ///
+    /// # Default
+    ///
+    /// What was set for the cache; without that, invalidated results are never served.
+    #[must_use = "setters return the query they changed"]
+    pub fn allow_invalidated(self) -> Query {
+        self.set(|query| query.settings.allow_invalidated = Some(true))
+    }
+
+    /// How long an empty result lives: no rows; or, of a typed value, what serde writes as null, an
+    /// empty sequence, map or text. Never longer than the `ttl`.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`negative_ttl`](crate::QueryCacheBuilder::negative_ttl).
+    #[must_use = "setters return the query they changed"]
+    pub fn negative_ttl(self, ttl: Duration) -> Query {
+        self.set(|query| query.settings.negative_ttl = Some(ttl))
+    }
+
+    /// Keeps errors of these SQLSTATEs as answers for so long, in this process, so that a query that
+    /// is bound to fail is not run for everybody who asks. An invalidation of its tags ends that
+    /// like any other answer.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`negative_sqlstates`](crate::QueryCacheBuilder::negative_sqlstates).
+    #[must_use = "setters return the query they changed"]
+    pub fn negative_sqlstates<S: AsRef<str>>(
+        self,
+        sqlstates: impl IntoIterator<Item = S>,
+        ttl: Duration,
+    ) -> Query {
+        let negative = Negative::new(sqlstates, ttl);
+        self.set(|query| query.settings.negative_sqlstates = Some(negative))
+    }
+
+    /// Loads a result anew, in the background, before its life ends: the likelier, the less of it
+    /// remains and the longer the load takes. Of a popular result hardly anybody waits for a load
+    /// then. `beta` above 1 loads earlier, below 1 later; 0 not before the end.
+    ///
+    /// It is the XFetch rule of Vattani, Chierichetti and Lowenstein, Optimal Probabilistic Cache
+    /// Stampede Prevention, PVLDB 8(8), 2015.
+    ///
+    /// # Default
+    ///
+    /// The cache's [`early_refresh`](crate::QueryCacheBuilder::early_refresh).
+    #[must_use = "setters return the query they changed"]
+    pub fn early_refresh(self, beta: f64) -> Query {
+        self.set(|query| query.settings.early_refresh = Some(beta))
     }
 
     /// Separates results that depend on who asks.
@@ -199,35 +313,47 @@ impl Query {
         self.params(()).load(load)
     }
 
+    /// The value that `load` makes, with what it depends on; see [`Bound::load_tagged`].
+    pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
+    {
+        self.params(()).load_tagged(load)
+    }
+
     #[inline]
     fn prepared(&self) -> Result<&Prepared, Error> {
         let prepared = self.prepared.get_or_init(|| {
             let core = self.core();
             let policy =
-                core.policy.with(&self.settings).map_err(|wrong| Error::setting(&wrong))?;
+                core.policy.clone().with(&self.settings).map_err(|wrong| Error::setting(&wrong))?;
             let digest =
                 Digest::new(&core.namespace, &self.sql, self.scope.as_deref(), self.schema);
-            Ok(Prepared { digest, policy })
+            let depends = Arc::new(Depends::new(self.tags.iter().cloned(), digest.cell()));
+            Ok(Prepared { digest, plan: Arc::new(Plan { policy, depends }) })
         });
         prepared.as_ref().map_err(Error::clone)
     }
 
-    /// The key of a call, and the policy for it.
+    /// The key of a call, and the plan for it.
     #[inline]
     pub(crate) fn call<P: Params>(
         &self,
         shape: Shape,
         params: &P,
-    ) -> Result<(CacheKey, &Policy), Error> {
-        let Prepared { digest, policy } = self.prepared()?;
+    ) -> Result<(CacheKey, &Arc<Plan>), Error> {
+        let Prepared { digest, plan } = self.prepared()?;
         let mut encoder = KeyEncoder::new(*digest, shape);
         params.encode(&mut encoder);
-        Ok((encoder.finish(), policy))
+        Ok((encoder.finish(), plan))
     }
 
     #[inline]
     pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.cache.0
+        &self.cache.core
     }
 
     pub(crate) fn sql(&self) -> &Arc<str> {
@@ -275,7 +401,10 @@ impl<'q, P: Params> Bound<'q, P> {
         Read::new(query.core(), call, move || -> Load<Image> {
             let (source, sql) = (source.clone(), query.sql().clone());
             let (params, sets) = (self.params.into_owned(), query.core().columns.clone());
-            Box::new(move || postgres::rows(source, sql, params, sets))
+            Box::new(move || {
+                let rows = postgres::rows(source, sql, params, sets);
+                async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
+            })
         })
     }
 
@@ -295,9 +424,26 @@ impl<'q, P: Params> Bound<'q, P> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
+        self.load_tagged(move || async move { load().await.map(Tagged::new) })
+    }
+
+    /// The same with a `load` that reports what its result depends on; see [`Tagged`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Bound::load).
+    pub fn load_tagged<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl OnMiss<Arc<T>>>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
+    {
         let call = self.query.call(<Arc<T>>::shape(), &self.params);
         Read::new(self.query.core(), call, move || -> Load<T> {
-            Box::new(move || async move { load().await.map_err(of_user) }.boxed())
+            Box::new(move || {
+                async move { load().await.map(Tagged::into_parts).map_err(of_user) }.boxed()
+            })
         })
     }
 }

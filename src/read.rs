@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
@@ -12,7 +12,8 @@ use crate::answer::Answer;
 use crate::cache::{Core, Load};
 use crate::error::Error;
 use crate::key::CacheKey;
-use crate::policy::Policy;
+use crate::policy::Plan;
+use crate::store::Token;
 use crate::value::Value;
 
 /// A read under way: await it for the result, or its [`answer`](Read::answer) for the result with
@@ -42,7 +43,7 @@ impl<V: Value, L: FnOnce() -> Load<V::Stored>> OnMiss<V> for L {}
 enum State<'q, V, L> {
     /// Not polled yet.
     Fresh {
-        call: Result<(CacheKey, &'q Policy), Error>,
+        call: Result<(CacheKey, &'q Arc<Plan>), Error>,
         detach: L,
     },
     /// Not in memory: this waits for Redis or the query. Only here the heap is touched.
@@ -54,7 +55,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     /// `detach` makes the load independent of everything borrowed; it is called on a miss.
     pub(crate) fn new(
         core: &'q Arc<Core>,
-        call: Result<(CacheKey, &'q Policy), Error>,
+        call: Result<(CacheKey, &'q Arc<Plan>), Error>,
         detach: L,
     ) -> Read<'q, V, L> {
         Read { core, state: State::Fresh { call, detach } }
@@ -80,11 +81,14 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     #[inline]
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<V>, Error>> {
         if let State::Fresh { call, .. } = &self.state {
-            if let Ok((key, policy)) = call
-                && let Some(answer) = self.core.hit(key, policy)
+            if let Ok((key, plan)) = call
+                && let Some(hit) = self.core.hit(key, plan)
             {
-                self.state = State::Done;
-                return Poll::Ready(Ok(answer));
+                match hit.due {
+                    None => self.state = State::Done,
+                    Some(seen) => self.reload(seen),
+                }
+                return Poll::Ready(Ok(hit.answer));
             }
             self.go_slow()?;
         }
@@ -102,11 +106,22 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
         }
     }
 
+    /// Loads in the background what was served from memory for one of the last times.
+    #[cold]
+    fn reload(&mut self, seen: Token) {
+        if let State::Fresh { call: Ok((key, plan)), detach } =
+            std::mem::replace(&mut self.state, State::Done)
+        {
+            let load = Arc::new(Mutex::new(Some(detach())));
+            self.core.reload::<V>(key, plan, load, seen);
+        }
+    }
+
     #[cold]
     fn go_slow(&mut self) -> Result<(), Error> {
         if let State::Fresh { call, detach } = std::mem::replace(&mut self.state, State::Done) {
-            let (key, policy) = call?;
-            let missed = self.core.clone().miss(key, *policy, detach());
+            let (key, plan) = call?;
+            let missed = self.core.clone().miss(key, plan.clone(), detach());
             self.state = State::Slow(Box::pin(missed));
         }
         Ok(())

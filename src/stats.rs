@@ -26,6 +26,26 @@ pub struct CacheStats {
     pub l2_errors: u64,
     /// Results written to Redis.
     pub l2_writes: u64,
+    /// Results not written to Redis, because another process had taken the load over or stored a
+    /// newer one, or because they were invalidated before they came.
+    pub l2_overtaken: u64,
+    /// Results found in memory or in Redis that were not served because something they depend on
+    /// had been invalidated since their load began.
+    pub outdated: u64,
+    /// Reads answered with a stale result, by policy.
+    pub stale: u64,
+    /// Reads answered with an error that was kept as an answer.
+    pub negative_hits: u64,
+    /// Loads begun while the result was still served: in its last moments, or stale.
+    pub refreshes: u64,
+    /// Loads of other processes that were waited for.
+    pub lease_waits: u64,
+    /// Calls of `invalidate`, `invalidate_query` and `clear`.
+    pub invalidations: u64,
+    /// Those that Redis had not acknowledged when they returned.
+    pub unannounced: u64,
+    /// How often the count of invalidations in Redis was found to have begun anew.
+    pub epochs: u64,
     /// Loads begun.
     pub loads: u64,
     /// Loads that failed, those included whose deadline passed before it was their turn.
@@ -46,6 +66,17 @@ pub(crate) struct Counters {
     pub(crate) l2_refused: AtomicU64,
     pub(crate) l2_errors: AtomicU64,
     pub(crate) l2_writes: AtomicU64,
+    pub(crate) l2_overtaken: AtomicU64,
+    pub(crate) outdated: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    pub(crate) negative_hits: AtomicU64,
+    pub(crate) refreshes: AtomicU64,
+    pub(crate) lease_waits: AtomicU64,
+    pub(crate) invalidations: AtomicU64,
+    pub(crate) unannounced: AtomicU64,
+    pub(crate) epochs: AtomicU64,
+    /// Reads that did not find their result in memory.
+    pub(crate) misses: AtomicU64,
     pub(crate) loads: AtomicU64,
     pub(crate) load_errors: AtomicU64,
     pub(crate) oversized: AtomicU64,
@@ -58,6 +89,11 @@ pub(crate) fn count(counter: &AtomicU64) {
 }
 
 impl Counters {
+    /// All reads: whoever sees the number stand still knows that nobody uses the cache.
+    pub(crate) fn reads(&self) -> u64 {
+        self.l1_hits.sum() + self.misses.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn snapshot(&self) -> CacheStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CacheStats {
@@ -68,6 +104,15 @@ impl Counters {
             l2_refused: read(&self.l2_refused),
             l2_errors: read(&self.l2_errors),
             l2_writes: read(&self.l2_writes),
+            l2_overtaken: read(&self.l2_overtaken),
+            outdated: read(&self.outdated),
+            stale: read(&self.stale),
+            negative_hits: read(&self.negative_hits),
+            refreshes: read(&self.refreshes),
+            lease_waits: read(&self.lease_waits),
+            invalidations: read(&self.invalidations),
+            unannounced: read(&self.unannounced),
+            epochs: read(&self.epochs),
             loads: read(&self.loads),
             load_errors: read(&self.load_errors),
             oversized: read(&self.oversized),

@@ -39,6 +39,11 @@ pub trait Value: Sized + Send + 'static {
 
     #[doc(hidden)]
     fn decode(codec: u8, payload: Bytes, sets: &ColumnSets) -> Option<Self::Stored>;
+
+    /// Whether there is nothing in it: no rows; or, of a typed value, what serde writes as null, an
+    /// empty sequence, an empty map or an empty text.
+    #[doc(hidden)]
+    fn is_empty(stored: &Self::Stored, codec: u8, payload: &[u8]) -> bool;
 }
 
 impl Value for Rows {
@@ -58,6 +63,10 @@ impl Value for Rows {
 
     fn decode(codec: u8, payload: Bytes, sets: &ColumnSets) -> Option<Image> {
         if codec == ROWS { Image::decode(payload, sets) } else { None }
+    }
+
+    fn is_empty(stored: &Image, _: u8, _: &[u8]) -> bool {
+        stored.rows() == 0
     }
 }
 
@@ -80,6 +89,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
 
     fn decode(codec: u8, payload: Bytes, _: &ColumnSets) -> Option<T> {
         Codec::of_id(codec)?.decode(&payload)
+    }
+
+    fn is_empty(_: &T, codec: u8, payload: &[u8]) -> bool {
+        Codec::of_id(codec).is_some_and(|codec| codec.is_empty(payload))
     }
 }
 

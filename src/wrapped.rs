@@ -9,12 +9,13 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::Load;
+use crate::cache::{Brought, Load};
 use crate::error::Error;
 use crate::key::Shape;
 use crate::param::Params;
 use crate::query::{Query, of_user};
 use crate::read::{OnMiss, Read};
+use crate::tag::Tagged;
 use crate::value::Value;
 
 /// A query function behind the cache; what [`Query::wrap`] makes.
@@ -29,7 +30,8 @@ pub struct Wrapped<A, T> {
     function: Arc<Function<A, T>>,
 }
 
-type Function<A, T> = dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<T, Error>> + Send + Sync;
+type Function<A, T> =
+    dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<Brought<T>, Error>> + Send + Sync;
 
 impl Query {
     /// Puts the query around a function that runs it: over any driver, with any mapping.
@@ -71,6 +73,21 @@ impl Query {
         F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
+        Wrapped::new(self, move |sql, args| {
+            let running = function(sql, args);
+            async move { running.await.map(Tagged::new) }
+        })
+    }
+
+    /// The same around a function that reports what its result depends on; see [`Tagged`].
+    pub fn wrap_tagged<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
+    where
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
+    {
         Wrapped::new(self, function)
     }
 }
@@ -84,11 +101,11 @@ where
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
         F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
     {
         let function = move |sql, args| {
             let running = function(sql, args);
-            async move { running.await.map_err(of_user) }.boxed()
+            async move { running.await.map(Tagged::into_parts).map_err(of_user) }.boxed()
         };
         Wrapped { query, shape: <Arc<T>>::shape(), function: Arc::new(function) }
     }

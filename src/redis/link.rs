@@ -1,22 +1,27 @@
 //! [`Link`]: one connection to Redis, kept up by a task of its own.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    ServerErrorKind, Value,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::script::Call;
 use crate::clock::{self, Clock, Instant};
-use crate::store::StoreError;
+use crate::store::{Listener, Notice, StoreError};
+use crate::trace;
 
 /// How long connecting may take, the greeting included.
-const CONNECT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect: from the first to the last, doubling. With the last one and
 /// the time an attempt takes, a Redis that is back is used again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -41,6 +46,10 @@ pub(crate) struct Link {
 
 struct Shared {
     client: Client,
+    limit: Duration,
+    address: String,
+    /// Who is told of every new connection.
+    listener: OnceLock<Arc<dyn Listener>>,
     /// Held for the time of a clone, never across an await.
     current: Mutex<Current>,
     broken: Notify,
@@ -49,6 +58,8 @@ struct Shared {
 #[derive(Default)]
 struct Current {
     connection: Option<MultiplexedConnection>,
+    /// For good: there will be no other.
+    closed: bool,
     /// Counts connections.
     number: u64,
     timeouts: u32,
@@ -78,8 +89,12 @@ impl Link {
         let info = url.into_connection_info()?;
         // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = Client::open(info)?;
         let shared = Arc::new(Shared {
-            client: Client::open(info)?,
+            address: client.get_connection_info().addr().to_string(),
+            client,
+            limit,
+            listener: OnceLock::new(),
             current: Mutex::default(),
             broken: Notify::new(),
         });
@@ -87,9 +102,31 @@ impl Link {
         Ok(Link { shared, limit, runtime: Handle::current(), keeper })
     }
 
-    /// Connects for the first time.
+    /// Names who is told of every new connection from now on.
+    pub(super) fn tell(&self, listener: Arc<dyn Listener>) {
+        let _ = self.shared.listener.set(listener);
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.shared.client.clone()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.shared.lock().connection.is_some()
+    }
+
+    /// Closes the connection for good.
+    pub(super) fn close(&self) {
+        self.keeper.abort();
+        let mut current = self.shared.lock();
+        current.closed = true;
+        current.connection = None;
+    }
+
+    /// Connects for the first time. A slow answer is one here: whether Redis keeps to the time limit
+    /// shows in use.
     pub(crate) async fn connect(&self) -> Result<(), RedisError> {
-        let connection = connect(&self.shared.client).await?;
+        let connection = connect(&self.shared.client, CONNECT).await?;
         self.shared.install(connection);
         Ok(())
     }
@@ -101,7 +138,7 @@ impl Link {
 
     /// The server's address, without credentials.
     pub(crate) fn address(&self) -> String {
-        self.shared.client.get_connection_info().addr().to_string()
+        self.shared.address.clone()
     }
 
     pub(crate) fn limit(&self) -> Duration {
@@ -116,30 +153,79 @@ impl Link {
         i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
     }
 
-    /// Takes Redis's answer to `TIME` for the time it is now. It was that or later when Redis
-    /// answered, so what is reckoned from it lies rather early.
-    pub(crate) fn set_time(&self, answer: &Value) {
-        if let Some(reference) = Reference::now(answer) {
-            self.shared.lock().time = Some(reference);
-        }
-    }
-
-    /// Several commands in one round trip; an error among their replies is one of the values.
-    pub(crate) async fn pipeline(&self, commands: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let count = commands.len();
-        self.call(async |connection| connection.send_packed_commands(commands, 0, count).await)
-            .await
-    }
-
-    async fn call<T>(
+    /// Several commands in one round trip, and the number of the connection they went on; an error
+    /// among their replies is one of the values.
+    pub(crate) async fn pipeline(
         &self,
+        commands: &Pipeline,
+    ) -> Result<(Vec<Value>, u64), StoreError> {
+        let count = commands.len();
+        self.send(self.limit, async |connection| {
+            connection.send_packed_commands(commands, 0, count).await
+        })
+        .await
+    }
+
+    /// A script's reply, and the number of the connection it came on.
+    pub(super) async fn call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+        self.patient_call(call, self.limit).await
+    }
+
+    /// The same with a time limit of its own.
+    pub(super) async fn patient_call(
+        &self,
+        call: &Call,
+        limit: Duration,
+    ) -> Result<(Value, u64), StoreError> {
+        self.send(limit, async |connection| run(connection, call).await).await
+    }
+
+    /// The same, and Redis's clock is read on the way.
+    pub(super) async fn timed_call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+        let (replies, connection) = self
+            .send(self.limit, async |connection| {
+                let mut both = Pipeline::with_capacity(2);
+                both.cmd("TIME").add_command(call.by_digest.clone());
+                let replies = connection.send_packed_commands(&both, 0, 2).await?;
+                let [time, reply] = <[Value; 2]>::try_from(replies).map_err(|_| {
+                    RedisError::from((ErrorKind::UnexpectedReturnType, "two replies expected"))
+                })?;
+                let reply = match reply.extract_error() {
+                    Err(error) if is_unknown(&error) => run(connection, call).await?,
+                    reply => reply?,
+                };
+                Ok((time, reply))
+            })
+            .await?;
+        let (time, reply) = replies;
+        if let Some(reference) = Reference::now(&time) {
+            let mut current = self.shared.lock();
+            if current.number == connection {
+                current.time = Some(reference);
+            }
+        }
+        Ok((reply, connection))
+    }
+
+    /// One call, with the error that it meets.
+    pub(super) async fn check(&self, call: &Call) -> Result<(), RedisError> {
+        let connection = self.shared.lock().connection.clone();
+        let Some(mut connection) = connection else {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        };
+        bounded(CONNECT, run(&mut connection, call)).await.map(drop)
+    }
+
+    async fn send<T>(
+        &self,
+        limit: Duration,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<(T, u64), StoreError> {
         let (mut connection, sent) = self.current().ok_or(StoreError::Unavailable)?;
-        match timeout(self.limit, send(&mut connection)).await {
+        match timeout(limit, send(&mut connection)).await {
             Ok(Ok(reply)) => {
                 self.shared.answered(sent);
-                Ok(reply)
+                Ok((reply, sent.number))
             }
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 self.shared.give_up(sent);
@@ -199,12 +285,21 @@ impl Shared {
     }
 
     fn install(&self, (connection, time): (MultiplexedConnection, Option<Reference>)) {
-        let mut current = self.lock();
-        current.unanswered = None;
-        current.time = time;
-        current.connection = Some(connection);
-        current.number += 1;
-        current.timeouts = 0;
+        {
+            let mut current = self.lock();
+            if current.closed {
+                return;
+            }
+            current.unanswered = None;
+            current.time = time;
+            current.connection = Some(connection);
+            current.number += 1;
+            current.timeouts = 0;
+        }
+        trace::connection(&self.address, true);
+        if let Some(listener) = self.listener.get() {
+            listener.hear(Notice::Connected);
+        }
     }
 
     fn answered(&self, sent: Sent) {
@@ -223,15 +318,20 @@ impl Shared {
         }
         current.timeouts += 1;
         if current.timeouts >= TIMEOUTS && current.connection.take().is_some() {
-            self.broken.notify_one();
+            self.gone();
         }
+    }
+
+    fn gone(&self) {
+        trace::connection(&self.address, false);
+        self.broken.notify_one();
     }
 
     fn give_up(&self, sent: Sent) {
         let mut current = self.lock();
         // Of many commands that fail together only the first calls the keeper.
         if current.number == sent.number && current.connection.take().is_some() {
-            self.broken.notify_one();
+            self.gone();
         }
     }
 }
@@ -246,33 +346,66 @@ struct Sent {
 
 /// Connects again, whenever the connection was given up.
 async fn keep(shared: Arc<Shared>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::default();
     let mut connected = None;
     loop {
         shared.broken.notified().await;
         // A server that accepts connections and breaks them at once is not besieged with them.
-        match connected {
-            Some(at) if clock::since(Clock::system().now(), at) < STEADY => rest(&mut pause).await,
-            _ => pause = FIRST_PAUSE,
+        if let Some(at) = connected {
+            pause.rest(clock::since(Clock::system().now(), at)).await;
         }
         loop {
-            match connect(&shared.client).await {
+            // One that greets more slowly than it may answer is no better than one that is silent.
+            match connect(&shared.client, shared.limit).await {
                 Ok(connection) => break shared.install(connection),
-                Err(_) => rest(&mut pause).await,
+                Err(_) => pause.rest(Duration::ZERO).await,
             }
         }
         connected = Some(Clock::system().now());
     }
 }
 
-async fn rest(pause: &mut Duration) {
-    // Not all processes of a fleet at the same instant.
-    sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
-    *pause = (2 * *pause).min(LAST_PAUSE);
+/// What lies between attempts to connect.
+pub(super) struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Pause {
+        Pause(FIRST_PAUSE)
+    }
+}
+
+impl Pause {
+    /// Waits, longer each time, after a connection that `lived` so long.
+    pub(super) async fn rest(&mut self, lived: Duration) {
+        if lived >= STEADY {
+            self.0 = FIRST_PAUSE;
+        }
+        // Not all processes of a fleet at the same instant.
+        sleep(self.0.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+        self.0 = (2 * self.0).min(LAST_PAUSE);
+    }
+}
+
+/// Calls a script, by its whole code if Redis does not know it.
+async fn run(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, RedisError> {
+    let reply = send(connection, &call.by_digest).await;
+    match reply {
+        Err(error) if is_unknown(&error) => send(connection, &call.by_code()).await,
+        reply => reply,
+    }
+}
+
+async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 async fn connect(
     client: &Client,
+    limit: Duration,
 ) -> Result<(MultiplexedConnection, Option<Reference>), RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
@@ -282,19 +415,24 @@ async fn connect(
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         // A server that wants a password, or is still loading its data, accepts connections too.
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        let asked = Clock::system().now();
         let time = redis::cmd("TIME").query_async::<Value>(&mut connection).await;
+        if clock::since(Clock::system().now(), asked) > limit {
+            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        }
         // Where it is not allowed, nothing is written, for nobody could say how long it may live.
         let time = time.ok().and_then(|answer| Reference::now(&answer));
         Ok((connection, time))
     };
-    bounded(greeting).await
+    bounded(CONNECT, greeting).await
 }
 
 async fn bounded<T>(
-    connecting: impl Future<Output = Result<T, RedisError>>,
+    limit: Duration,
+    attempt: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, RedisError> {
-    timeout(CONNECT, connecting).await.unwrap_or_else(|_| {
-        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to the greeting");
+    timeout(limit, attempt).await.unwrap_or_else(|_| {
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
         Err(late.into())
     })
 }

@@ -1,38 +1,130 @@
 //! [`RedisStore`]: the shared tier.
 
 mod link;
+mod script;
+mod subscription;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Cmd, Pipeline, RedisWrite, ToRedisArgs, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
 
 pub(crate) use self::link::Link;
-use crate::clock::Instant;
-use crate::entry::HEADER;
-use crate::key::{CacheKey, KEY_FORMAT};
-use crate::store::{Found, Store, StoreError};
+use self::script::Script;
+use self::subscription::Subscription;
+use crate::currency::Position;
+use crate::entry::FORMAT;
+use crate::key::CacheKey;
+use crate::store::{
+    Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Listener, Store, StoreError, Token,
+};
+use crate::tag::Cell;
 
-/// Entries as strings of their own, each with an expiry.
+/// How long an invalidation waits for Redis: whoever calls it wants it to be heard, and has not
+/// all day.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Entries and leases as strings of their own, each with an expiry, and one sorted set for the
+/// directory.
 pub(crate) struct RedisStore {
     link: Link,
-    /// `larder:<namespace>:<key format>:`. What follows is the hash, so that neither SQL nor a
-    /// parameter can be read from a key's name.
-    prefix: String,
+    subscription: Subscription,
+    names: Names,
+    scripts: Scripts,
+}
+
+/// How things are called in Redis. What follows the prefix of an entry is the hash, so that neither
+/// SQL nor a parameter can be read from a key's name. The braces keep an entry and its lease on one
+/// node of a cluster.
+struct Names {
+    /// `larder:<namespace>:<entry format>:{`
+    entries: String,
+    directory: String,
+    channel: String,
+}
+
+struct Scripts {
+    beat: Script,
+    invalidate: Script,
+    lease: Script,
+    renew: Script,
+    fill: Script,
+    release: Script,
+}
+
+impl Names {
+    fn new(namespace: &str) -> Names {
+        Names {
+            entries: format!("larder:{namespace}:{FORMAT}:{{"),
+            directory: format!("larder:{namespace}:directory"),
+            channel: format!("larder:{namespace}:notices"),
+        }
+    }
+
+    fn entry(&self, key: &CacheKey) -> String {
+        self.of(key, "}")
+    }
+
+    fn lease(&self, key: &CacheKey) -> String {
+        self.of(key, "}:lease")
+    }
+
+    fn of(&self, key: &CacheKey, end: &str) -> String {
+        let hex = key.to_hex();
+        let mut name = String::with_capacity(self.entries.len() + hex.len() + end.len());
+        name.push_str(&self.entries);
+        name.push_str(&hex);
+        name.push_str(end);
+        name
+    }
+}
+
+impl Scripts {
+    fn new() -> Scripts {
+        const DIRECTORY: &str = include_str!("lua/directory.lua");
+        const ENTRY: &str = include_str!("lua/entry.lua");
+        Scripts {
+            beat: Script::new(&[DIRECTORY, include_str!("lua/beat.lua")]),
+            invalidate: Script::new(&[DIRECTORY, include_str!("lua/invalidate.lua")]),
+            lease: Script::new(&[ENTRY, include_str!("lua/lease.lua")]),
+            renew: Script::new(&[ENTRY, include_str!("lua/renew.lua")]),
+            fill: Script::new(&[ENTRY, include_str!("lua/fill.lua")]),
+            release: Script::new(&[ENTRY, include_str!("lua/release.lua")]),
+        }
+    }
 }
 
 impl RedisStore {
-    pub(crate) fn new(link: Link, namespace: &str) -> RedisStore {
-        RedisStore { link, prefix: format!("larder:{namespace}:{KEY_FORMAT}:") }
+    /// Notices go to `listener`, which also learns of new connections of the link.
+    pub(crate) fn new(link: Link, namespace: &str, listener: Arc<dyn Listener>) -> RedisStore {
+        let names = Names::new(namespace);
+        link.tell(listener.clone());
+        let subscription = Subscription::start(link.client(), names.channel.clone(), listener);
+        RedisStore { link, subscription, names, scripts: Scripts::new() }
     }
 
-    fn name(&self, key: &CacheKey) -> String {
-        let hex = key.to_hex();
-        let mut name = String::with_capacity(self.prefix.len() + hex.len());
-        name.push_str(&self.prefix);
-        name.push_str(&hex);
-        name
+    /// Whether Redis does what the protocol needs: one beat, with its error.
+    pub(crate) async fn check(&self) -> Result<(), RedisError> {
+        self.link.check(&self.beat_command(Position { epoch: 0, seq: 0 }, &self.scripts)).await
+    }
+
+    fn beat_command(&self, known: Position, scripts: &Scripts) -> script::Call {
+        let mut call = scripts.beat.call(&[&self.names.directory]);
+        self.head(&mut call, known);
+        call
+    }
+
+    /// What all scripts on the directory want to know.
+    fn head(&self, call: &mut script::Call, known: Position) {
+        call.arg(known.epoch).arg(known.seq).arg(fastrand::u32(..1 << 24));
+    }
+
+    fn on_entry(&self, script: &Script, key: &CacheKey, token: Token) -> script::Call {
+        let mut call = script.call(&[&self.names.entry(key), &self.names.lease(key)]);
+        call.arg(&token.0);
+        call
     }
 }
 
@@ -41,73 +133,230 @@ impl Store for RedisStore {
         self.link.limit()
     }
 
-    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Option<Found>, StoreError>> {
+    fn is_connected(&self) -> bool {
+        self.link.is_connected()
+    }
+
+    fn close(&self) {
+        self.subscription.stop();
+        self.link.close();
+    }
+
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
         Box::pin(async move {
-            let name = self.name(key);
+            let name = self.names.entry(key);
             // Sized for what goes in: this is the way of every hit.
             let command = |word: &str| {
                 let mut command = Cmd::with_capacity(2, word.len() + name.len());
                 command.arg(word).arg(&name);
                 command
             };
-            let mut both = Pipeline::with_capacity(2);
+            let mut marks = Cmd::with_capacity(4, 20 + self.names.directory.len());
+            marks.arg("ZMSCORE").arg(&self.names.directory).arg("epoch").arg("seq");
+            let mut all = Pipeline::with_capacity(3);
             // PTTL first. Between the two another process may replace the entry: what we then
             // believe to remain is the old one's life, shorter than the new one's. The other way
             // round an old value would get a new life.
-            both.add_command(command("PTTL")).add_command(command("GET"));
-            let mut replies = self.link.pipeline(&both).await?.into_iter();
-            match (replies.next(), replies.next()) {
+            all.add_command(command("PTTL")).add_command(command("GET")).add_command(marks);
+            let (replies, connection) = self.link.pipeline(&all).await?;
+            let mut replies = replies.into_iter();
+            let (remaining, bytes, marks) = (replies.next(), replies.next(), replies.next());
+            let found = match (remaining, bytes) {
                 (Some(Value::Int(-2)), Some(_)) | (Some(Value::Int(_)), Some(Value::Nil)) => {
-                    Ok(None)
+                    Found::Nothing
                 }
                 (Some(Value::Int(remaining)), Some(Value::BulkString(bytes))) => {
-                    // -1: it never expires, so it is not from us.
-                    let remaining = u64::try_from(remaining).map_err(|_| StoreError::Foreign)?;
-                    let remaining = Duration::from_millis(remaining);
-                    Ok(Some(Found { bytes: bytes.into(), remaining }))
+                    // -1: it never expires.
+                    let remaining = u64::try_from(remaining).ok().map(Duration::from_millis);
+                    Found::Entry { bytes: bytes.into(), remaining }
                 }
-                _ => Err(StoreError::Foreign),
+                _ => Found::Foreign,
+            };
+            let directory = match marks {
+                Some(Value::Array(marks)) => match marks.as_slice() {
+                    [epoch, seq] => {
+                        mark(epoch).zip(mark(seq)).map(|(epoch, seq)| Position { epoch, seq })
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            Ok(Glance { found, directory, connection })
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        ask: Ask,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(async move {
+            let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
+            let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
+            let mut lease = ask.token.0.to_vec();
+            lease.extend(ask.at.epoch.to_be_bytes());
+            lease.extend(ask.at.seq.to_be_bytes());
+            call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
+            call.arg(LEASE.as_millis() as u64).arg(lease);
+            match self.link.call(&call).await?.0 {
+                Value::Int(remaining) => {
+                    let remaining = u64::try_from(remaining).unwrap_or(0);
+                    Ok(Leased::Wait(Duration::from_millis(remaining)))
+                }
+                reply => match bytes(&reply) {
+                    Some(b"granted") => Ok(Leased::Granted),
+                    Some(b"entry") => Ok(Leased::Entry),
+                    _ => Err(StoreError::Unavailable),
+                },
             }
         })
     }
 
-    fn write<'a>(
+    fn renew<'a>(
         &'a self,
         key: &'a CacheKey,
-        header: [u8; HEADER],
-        payload: Bytes,
-        ends: Instant,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        token: Token,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let mut call = self.on_entry(&self.scripts.renew, key, token);
+            call.arg(LEASE.as_millis() as u64);
+            Ok(self.link.call(&call).await?.0 == Value::Int(1))
+        })
+    }
+
+    fn fill<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        fill: Fill,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             // Not PX, a life from when the command is carried out. A command whose answer we gave
             // up on may still lie before a frozen server, which carries it out when it thaws: an
             // expired result would begin a second life.
-            let by_redis = self.link.time_of(ends).ok_or(StoreError::Unavailable)?;
-            let mut set = Cmd::with_capacity(5, HEADER + payload.len() + self.prefix.len() + 100);
-            set.arg("SET").arg(self.name(key)).arg(Entry(&header, &payload));
-            set.arg("PXAT").arg(by_redis);
-            let mut both = Pipeline::with_capacity(2);
-            both.cmd("TIME").add_command(set);
-            let sent = self.link.pipeline(&both).await?;
-            match sent.as_slice() {
-                [time, Value::Okay] => {
-                    self.link.set_time(time);
-                    Ok(())
-                }
+            let ends = self.link.time_of(fill.ends).ok_or(StoreError::Unavailable)?;
+            let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
+            call.arg(fill.at.epoch).arg(fill.at.seq).arg(ends).arg(&self.names.channel);
+            call.arg(&[Done::Filled.byte()]).arg(key.as_bytes());
+            call.arg(Entry(&fill.header, &fill.payload));
+            Ok(self.link.call(&call).await?.0 == Value::Int(1))
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+        done: Done,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut call = self.on_entry(&self.scripts.release, key, token);
+            call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
+        Box::pin(async move {
+            let call = self.beat_command(known, &self.scripts);
+            let (reply, connection) = self.link.timed_call(&call).await?;
+            beat(&reply, connection).ok_or(StoreError::Unavailable)
+        })
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        known: Position,
+        cells: &'a [Cell],
+    ) -> BoxFuture<'a, Result<Position, StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.invalidate.call(&[&self.names.directory]);
+            self.head(&mut call, known);
+            call.arg(&self.names.channel);
+            for cell in cells {
+                call.arg(cell.index());
+            }
+            let (reply, _) = self.link.patient_call(&call, PATIENCE).await?;
+            match &reply {
+                Value::Array(reply) => match reply.as_slice() {
+                    [epoch, seq] => number(epoch)
+                        .zip(number(seq))
+                        .map(|(epoch, seq)| Position { epoch, seq })
+                        .ok_or(StoreError::Unavailable),
+                    _ => Err(StoreError::Unavailable),
+                },
                 _ => Err(StoreError::Unavailable),
             }
         })
     }
 }
 
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    std::str::from_utf8(bytes(value)?).ok()?.parse().ok()
+}
+
+/// The directory keeps its marks as scores below zero.
+fn mark(value: &Value) -> Option<u64> {
+    let score: f64 = match value {
+        Value::Double(score) => *score,
+        other => std::str::from_utf8(bytes(other)?).ok()?.parse().ok()?,
+    };
+    // Whole numbers below 2^53 are exact.
+    let number = -score;
+    (0.0..9_007_199_254_740_992.0).contains(&number).then_some(number as u64)
+}
+
+fn beat(reply: &Value, connection: u64) -> Option<Beat> {
+    let Value::Array(reply) = reply else { return None };
+    let [epoch, seq, Value::Array(cells)] = reply.as_slice() else { return None };
+    let at = Position { epoch: number(epoch)?, seq: number(seq)? };
+    let cells = cells
+        .chunks_exact(2)
+        .map(|pair| Some((Cell::numbered(number(&pair[0])?)?, number(&pair[1])?)))
+        .collect::<Option<Vec<_>>>()?;
+    Some(Beat { at, cells, connection })
+}
+
 /// Header and payload as one argument, without putting them together first.
-struct Entry<'a>(&'a [u8], &'a [u8]);
+struct Entry<'a>(&'a Bytes, &'a Bytes);
 
 impl ToRedisArgs for Entry<'_> {
     fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
         let mut arg = out.writer_for_next_arg();
         for part in [self.0, self.1] {
             std::io::Write::write_all(&mut arg, part).expect("writing to memory does not fail");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_an_entry_and_its_lease_together() {
+        let names = Names::new("shop");
+        let key = CacheKey::of_bytes([7; 32]);
+        let hex = "07".repeat(32);
+        assert_eq!(names.entry(&key), format!("larder:shop:2:{{{hex}}}"));
+        assert_eq!(names.lease(&key), format!("larder:shop:2:{{{hex}}}:lease"));
+    }
+
+    #[test]
+    fn a_mark_is_a_whole_number_below_zero_or_nothing() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        assert_eq!(mark(&text("-16777221")), Some(16_777_221));
+        assert_eq!(mark(&text("-0")), Some(0));
+        assert_eq!(mark(&Value::Double(-9_007_199_254_740_991.0)), Some(9_007_199_254_740_991));
+        for wrong in [text("5"), text("nan"), text("-inf"), text(""), Value::Nil] {
+            assert_eq!(mark(&wrong), None);
         }
     }
 }

@@ -198,9 +198,23 @@ mod in_redis {
             here.stats().l2_writes > 0
         })
         .await;
-        redis.pause().unwrap();
+        // Frozen between the lease and the write.
+        let (began, running) = tokio::sync::oneshot::channel();
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let one = here.query("SELECT 1");
+        let load = one.load(|| async {
+            began.send(()).unwrap();
+            finished.await.unwrap();
+            Ok::<_, std::io::Error>(1_i32)
+        });
+        let freeze = async {
+            running.await.unwrap();
+            redis.pause().unwrap();
+            finish.send(()).unwrap();
+        };
+        let (loaded, ()) = tokio::join!(load.answer(), freeze);
         let begin = std::time::Instant::now();
-        assert_eq!(origin(&here.query("SELECT 1")).await, Origin::Loaded);
+        assert_eq!(loaded.unwrap().origin(), Origin::Loaded);
         // The write lies before the frozen server until the life of the result is over.
         let errors = here.stats().l2_errors;
         until_async("the write is given up and the life is over", async || {

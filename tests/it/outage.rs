@@ -176,7 +176,7 @@ async fn a_hiccup_that_many_reads_meet_at_once_keeps_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_two() {
+async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_three() {
     let redis = Redis::start().unwrap();
     let clock = larder::ManualClock::new();
     let cache = QueryCache::builder().namespace("trips").redis(redis.url());
@@ -190,19 +190,20 @@ async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_two() {
         let line = info.lines().find(|line| line.starts_with("total_reads_processed:"));
         line.unwrap().split_once(':').unwrap().1.trim().parse().unwrap()
     };
+    // Beats go on besides.
     let before = reads().await;
     for number in 0..100 {
         assert_eq!(read(&cache, number).await, Origin::Loaded);
     }
     crate::support::written(&cache, 100).await;
     let after_misses = reads().await;
-    assert!(after_misses - before <= 201, "{} round trips", after_misses - before);
+    assert!(after_misses - before <= 310, "{} round trips", after_misses - before);
     clock.advance(Duration::from_secs(1));
     for number in 0..100 {
         assert_eq!(read(&cache, number).await, Origin::L2);
     }
     let after_hits = reads().await;
-    assert!(after_hits - after_misses <= 101, "{} round trips", after_hits - after_misses);
+    assert!(after_hits - after_misses <= 110, "{} round trips", after_hits - after_misses);
 }
 
 #[tokio::test(flavor = "multi_thread")]

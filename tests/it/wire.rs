@@ -12,7 +12,8 @@ pub async fn connect() -> MultiplexedConnection {
 }
 
 pub async fn keys(redis: &mut MultiplexedConnection, namespace: &str) -> Vec<String> {
-    let pattern = format!("larder:{namespace}:*");
+    // An entry ends with its hash in braces.
+    let pattern = format!("larder:{namespace}:*}}");
     redis::cmd("KEYS").arg(pattern).query_async(redis).await.unwrap()
 }
 
@@ -37,7 +38,8 @@ async fn names_of_keys_reveal_neither_sql_nor_values() {
     load(&cache).await;
     written(&cache, 1).await;
     let key = only_key(&mut redis, &namespace).await;
-    let hash = key.strip_prefix(&format!("larder:{namespace}:1:")).unwrap();
+    let hash = key.strip_prefix(&format!("larder:{namespace}:2:{{")).unwrap();
+    let hash = hash.strip_suffix('}').unwrap();
     assert_eq!(hash.len(), 64);
     assert!(hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
 }
@@ -64,12 +66,14 @@ async fn anything_but_the_entry_is_a_counted_miss_and_is_overwritten() {
         entry[..20].to_vec(),
         [&entry[..], b"x"].concat(),
         // Another build's format, another codec, another key's fingerprint.
-        changed(4, 2),
+        changed(4, 3),
         changed(5, 77),
+        // A MAC where there is none.
+        changed(6, 1),
         changed(9, !entry[9]),
         changed(entry.len() - 1, b'x'),
     ];
-    put.push(changed(50, !entry[50]));
+    put.push(changed(100, !entry[100]));
     for (number, bytes) in put.into_iter().enumerate() {
         let set = redis::cmd("SET").arg(&key).arg(&bytes).arg("EX").arg(60).clone();
         set.exec_async(&mut redis).await.unwrap();

@@ -1,0 +1,323 @@
+//! One load: the right to it, the query, and both tiers filled.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use crate::backplane::Word;
+use crate::cache::{Core, Load, Phase};
+use crate::clock::{self, Clock, Instant};
+use crate::currency::{Position, Stamp};
+use crate::entry::{self, Header};
+use crate::error::Error;
+use crate::fleet::Lease;
+use crate::flight::{Failure, Flight};
+use crate::held::{Held, Life};
+use crate::key::CacheKey;
+use crate::look::{Missed, Sight};
+use crate::policy::Plan;
+use crate::stats::count;
+use crate::store::{Ask, Done, Fill, Leased, Token};
+use crate::tag::Tag;
+use crate::trace;
+use crate::value::Value;
+
+tokio::task_local! {
+    /// Set while a load runs. What it asks the cache for must not wait for a turn while it has one
+    /// itself: as many of them as there are turns would wait for each other.
+    pub(crate) static LOADING: ();
+}
+
+/// A load that a task takes when it begins.
+pub(crate) type Reload<V> = Arc<Mutex<Option<Load<<V as Value>::Stored>>>>;
+
+/// How often a load asks for the lease before it goes without one.
+const ASKS: usize = 100;
+/// How often what is in Redis is looked at because the lease was refused for it.
+const LOOKS: usize = 3;
+
+/// What a load has come to have, whether it succeeds or not.
+#[derive(Default)]
+struct Attempt {
+    lease: Option<Lease>,
+    /// When the query began, and as of which stamp.
+    began: Option<(Instant, Stamp)>,
+}
+
+/// The right to load.
+enum Right {
+    /// For all processes.
+    Leased(Lease),
+    /// For this one: Redis does not answer, or another process's load came to nothing.
+    Alone,
+    /// None is needed: another process has loaded it meanwhile.
+    Found(Held),
+}
+
+impl Core {
+    /// Loads, and brings the result to everybody who waits and into both tiers.
+    pub(crate) async fn fly<V: Value>(
+        self: Arc<Self>,
+        flight: Flight,
+        key: CacheKey,
+        plan: Arc<Plan>,
+        load: Reload<V>,
+        missed: Missed,
+    ) {
+        let Some(load) = load.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let mut closing = self.closing.subscribe();
+        let flying = self.bring::<V>(flight, key, plan, load, missed);
+        tokio::select! {
+            () = flying => {}
+            // Nobody can be waiting. What the load holds is let go of, its lease first of all.
+            () = reached(&mut closing, Phase::Abandoned) => {}
+        }
+    }
+
+    async fn bring<V: Value>(
+        &self,
+        flight: Flight,
+        key: CacheKey,
+        plan: Arc<Plan>,
+        load: Load<V::Stored>,
+        missed: Missed,
+    ) {
+        let token = Token::random();
+        let deadline = plan.policy.load_deadline;
+        let mut attempt = Attempt::default();
+        let run = async {
+            match self.right::<V>(&key, &plan, token, missed).await {
+                Right::Found(held) => return Ok(Err(held)),
+                Right::Leased(granted) => attempt.lease = Some(granted),
+                Right::Alone => {}
+            }
+            self.run(load, &flight.urgent(), &mut attempt).await.map(Ok)
+        };
+        let outcome = match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
+            Err(_) => Err(Error::deadline(deadline)),
+            Ok(Err(panic)) => Err(Error::panicked(&*panic)),
+            Ok(Ok(outcome)) => outcome,
+        };
+        let Attempt { lease, began } = attempt;
+        let loaded = match outcome {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(held)) => {
+                self.local.insert(key, held.clone());
+                return flight.land(Ok(held));
+            }
+            Err(error) => {
+                count(&self.counters.load_errors);
+                if let Some(began) = began {
+                    self.keep_failure(&key, &plan, &error, began);
+                }
+                // Given back with the word that there is no result, before those who wait here
+                // have the error and ask again.
+                drop(lease);
+                return flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
+            }
+        };
+        let Loaded { value, tags, stamp, began, ended, by_system } = loaded;
+        let value = Arc::new(value);
+        let encoded = self.encode::<V>(&plan, &value);
+        let (bytes, empty) = match &encoded {
+            Some((codec, payload)) => (payload.len(), V::is_empty(&value, *codec, payload)),
+            None => (0, false),
+        };
+        trace::loaded(&key, clock::since(ended, began), encoded.is_some().then_some(bytes));
+        let depends = match tags.is_empty() {
+            true => plan.depends.clone(),
+            false => Arc::new(plan.depends.and(tags)),
+        };
+        let ttl = plan.policy.draw_ttl(empty);
+        let stored_life = ttl + plan.policy.longest_stale();
+        let ends = clock::after(ended, ttl);
+        let kept = plan.policy.kept(ended, clock::after(ended, stored_life));
+        let life = Life { as_of: began, born: ended, copied: ended, ends, kept };
+        let held = Held::new(value, bytes, life, (stamp, token), depends.clone());
+        // Into memory before the callers have it, so that the next of them finds it there; into
+        // Redis after that, so that nobody waits for the round trip.
+        if encoded.is_some() {
+            self.local.insert(key, held.clone());
+        }
+        flight.land(Ok(held));
+        let Some(fleet) = &self.fleet else { return };
+        let Some((codec, payload)) = encoded else { return };
+        if !self.currency.is_current(&stamp, depends.cells()) {
+            // Dead before it arrived.
+            count(&self.counters.l2_overtaken);
+            if let Some(lease) = lease {
+                lease.release(Done::Again);
+            }
+            return;
+        }
+        let at = Position { epoch: stamp.epoch, seq: stamp.asof };
+        let load = clock::since(ended, began);
+        let header = Header { codec, at, token, life: stored_life, ttl, load };
+        let sealed = entry::seal(&key, &header, &depends, &payload, self.secret.as_ref());
+        let Some(header) = sealed else { return };
+        let ends = clock::after(by_system, stored_life);
+        let fill = Fill { token, at, ends, header, payload };
+        let filled = match lease {
+            Some(lease) => lease.fill(fill).await,
+            None => fleet.store.fill(&key, fill).await,
+        };
+        count(match filled {
+            Ok(true) => &self.counters.l2_writes,
+            Ok(false) => &self.counters.l2_overtaken,
+            Err(_) => &self.counters.l2_errors,
+        });
+    }
+
+    /// Asks for the right to load, and waits while another process has it.
+    async fn right<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        token: Token,
+        missed: Missed,
+    ) -> Right {
+        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_confirmed()) else {
+            return Right::Alone;
+        };
+        let mut seen = match missed {
+            Missed::Absent => None,
+            Missed::Unwanted(token) => Some(token),
+            Missed::Unreachable => return Right::Alone,
+        };
+        let mut looks = 0;
+        for _ in 0..ASKS {
+            let waiter = fleet.backplane.wait_for(*key);
+            let at = self.currency.position();
+            let need = self.currency.newest(plan.depends.cells());
+            match fleet.store.lease(key, Ask { token, at, need, seen }).await {
+                Err(_) => {
+                    count(&self.counters.l2_errors);
+                    return Right::Alone;
+                }
+                Ok(Leased::Granted) => return Right::Leased(fleet.hold(*key, token)),
+                Ok(Leased::Entry) => {}
+                Ok(Leased::Wait(lease)) => {
+                    count(&self.counters.lease_waits);
+                    match waiter.word(lease).await {
+                        Word::Done(Done::Filled) => {}
+                        Word::Done(Done::Without) => return Right::Alone,
+                        Word::Done(Done::Again) | Word::Ask => continue,
+                    }
+                }
+            }
+            match self.find::<V>(key, plan, || {}).await {
+                Sight::Fresh(_, held) => return Right::Found(held),
+                Sight::Nothing(Missed::Absent) => {}
+                Sight::Nothing(Missed::Unwanted(token)) => seen = Some(token),
+                Sight::Nothing(Missed::Unreachable) => break,
+            }
+            looks += 1;
+            if looks == LOOKS {
+                break;
+            }
+        }
+        Right::Alone
+    }
+
+    /// Runs the query when it is its turn.
+    async fn run<T>(
+        &self,
+        load: Load<T>,
+        urgent: &Notify,
+        attempt: &mut Attempt,
+    ) -> Result<Loaded<T>, Error> {
+        // Whoever waits for this load and has a turn itself must not wait for another one.
+        let (turn, hurried) = (pin!(self.loads.acquire()), pin!(urgent.notified()));
+        let _permit = match select(turn, hurried).await {
+            Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
+            Either::Right(_) => None,
+        };
+        count(&self.counters.loads);
+        // The stamp first, then the load: what is invalidated while the query runs is not known to
+        // the result.
+        let (began, stamp) = (self.clock.now(), self.currency.stamp());
+        attempt.began = Some((began, stamp));
+        let mut closing = self.closing.subscribe();
+        let mut running = pin!(LOADING.scope((), async { load().await }));
+        let brought = tokio::select! {
+            brought = &mut running => brought,
+            () = reached(&mut closing, Phase::ShutDown) => {
+                // Another process may load it; here somebody may still be waiting.
+                attempt.lease = None;
+                running.await
+            }
+        };
+        let (value, tags) = brought?;
+        let (ended, by_system) = (self.clock.now(), Clock::system().now());
+        Ok(Loaded { value, tags, stamp, began, ended, by_system })
+    }
+
+    /// Keeps an error as an answer, if the query asks for that, and unless there is a stale result
+    /// to answer with instead.
+    fn keep_failure(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        error: &Error,
+        (began, stamp): (Instant, Stamp),
+    ) {
+        let Some(ttl) = error.sqlstate().and_then(|state| plan.policy.negative_life(state.code()))
+        else {
+            return;
+        };
+        let now = self.clock.now();
+        if self.local.get(key).is_some_and(|held| {
+            held.failure().is_none()
+                && held.life.allows_stale(&plan.policy, plan.policy.stale_if_error, now)
+        }) {
+            return;
+        }
+        let ends = clock::after(now, ttl);
+        let life = Life { as_of: began, born: now, copied: now, ends, kept: ends };
+        let (error, origin) = (Arc::new(error.clone()), (stamp, Token::random()));
+        let held = Held::new(error, 0, life, origin, plan.depends.clone());
+        self.local.insert(*key, held);
+    }
+
+    /// The codec's number and the bytes to keep, unless the result is not to be kept.
+    fn encode<V: Value>(&self, plan: &Plan, value: &V::Stored) -> Option<(u8, Bytes)> {
+        let Some((codec, payload)) = unless_it_panics(|| V::encode(value, self.codec)) else {
+            count(&self.counters.unstorable);
+            return None;
+        };
+        if payload.len() > plan.policy.max_value_bytes {
+            count(&self.counters.oversized);
+            return None;
+        }
+        Some((codec, payload))
+    }
+}
+
+/// Waits until the end of the cache has come so far.
+async fn reached(closing: &mut watch::Receiver<Phase>, phase: Phase) {
+    let _ = closing.wait_for(|&now| now >= phase).await;
+}
+
+/// Runs what may call the user's `Serialize` and `Deserialize`. A result that the query has brought
+/// is answered, whatever becomes of its bytes.
+pub(crate) fn unless_it_panics<T>(convert: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(convert)).ok().flatten()
+}
+
+struct Loaded<T> {
+    value: T,
+    tags: Vec<Tag>,
+    stamp: Stamp,
+    began: Instant,
+    ended: Instant,
+    /// `ended` by the system's clock, whichever the cache's is.
+    by_system: Instant,
+}

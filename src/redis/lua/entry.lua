@@ -1,0 +1,40 @@
+-- The head of all scripts on an entry and its lease.
+--
+-- KEYS[1] entry   KEYS[2] lease   ARGV[1] token, 16 bytes
+--
+-- A lease is token (16) ‖ epoch (8) ‖ asof (8) ‖ '1' if somebody waits, else '0'.
+-- Numbers are big-endian and below 2^53. They are compared as numbers: Lua
+-- compares strings by the locale.
+local token = ARGV[1]
+
+local function number(bytes, at)
+    local value = 0
+    for index = at, at + 7 do
+        value = value * 256 + bytes:byte(index)
+    end
+    return value
+end
+
+-- What is not of our making counts as nothing.
+local function get(key, first, last)
+    local value = redis.pcall('GETRANGE', key, first, last)
+    if type(value) ~= 'string' then return '' end
+    return value
+end
+
+local lease = get(KEYS[2], 0, 32)
+if #lease ~= 33 then lease = nil end
+local ours = lease and lease:sub(1, 16) == token
+
+-- The stored entry's stamp and token, if it is an entry; see entry.rs.
+local function stored()
+    local head = get(KEYS[1], 0, 55)
+    if #head < 56 or head:sub(1, 5) ~= 'LRDR\2' then return nil end
+    return number(head, 25), number(head, 33), head:sub(41, 56)
+end
+
+local function tell(channel, done, key)
+    if lease:sub(33) == '1' then
+        redis.call('PUBLISH', channel, 'd' .. done .. key)
+    end
+end

@@ -1,0 +1,25 @@
+-- ARGV[2] epoch   ARGV[3] asof   ARGV[4] when the entry ends, in ms since 1970
+-- ARGV[5] channel   ARGV[6] how it came out   ARGV[7] key, 32 bytes   ARGV[8] entry
+--
+-- Replies whether it was written.
+if lease and not ours then return 0 end
+local epoch, asof, ends = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local write = ends > now
+if write and not ours then
+    -- The lease has ended meanwhile. What somebody else may have stored since
+    -- then must not be replaced by something older.
+    local entry_epoch, entry_asof = stored()
+    if entry_epoch then
+        write = epoch > entry_epoch
+            or (epoch == entry_epoch and asof > entry_asof)
+            or (epoch == entry_epoch and asof == entry_asof and ends > now + redis.call('PTTL', KEYS[1]))
+    end
+end
+if write then redis.call('SET', KEYS[1], ARGV[8], 'PXAT', ARGV[4]) end
+if ours then
+    redis.call('DEL', KEYS[2])
+    tell(ARGV[5], ARGV[6], ARGV[7])
+end
+return write and 1 or 0

@@ -1,0 +1,23 @@
+-- ARGV[2] epoch   ARGV[3] asof   ARGV[4] need   ARGV[5] token of the entry that
+-- is not wanted, or ''   ARGV[6] the lease's time in ms   ARGV[7] the lease
+--
+-- Replies 'granted', 'entry', or how long the other's lease lasts.
+local epoch, need = tonumber(ARGV[2]), tonumber(ARGV[4])
+local entry_epoch, entry_asof, entry_token = stored()
+if entry_epoch == epoch and entry_asof >= need and entry_token ~= ARGV[5] then
+    return 'entry'
+end
+if ours then return 'granted' end
+local waiting = '0'
+if lease then
+    waiting = lease:sub(33)
+    local remaining = redis.call('PTTL', KEYS[2])
+    -- A load of another epoch, or from before an invalidation, is of no use to
+    -- the asker: it takes the lease over, and with it those who wait.
+    if remaining > 0 and number(lease, 17) == epoch and number(lease, 25) >= need then
+        redis.call('SETRANGE', KEYS[2], 32, '1')
+        return remaining
+    end
+end
+redis.call('SET', KEYS[2], ARGV[7] .. waiting, 'PX', ARGV[6])
+return 'granted'

@@ -1,0 +1,103 @@
+//! Events for `tracing`: what the cache has to tell beside its numbers. Without the feature all of
+//! them are nothing.
+//!
+//! No event holds SQL, a parameter, a value or a secret. A key is told by the first 16 digits of its
+//! hash, as its name in Redis shows them.
+
+use std::time::Duration;
+
+use crate::currency::{Currency, Stamp};
+use crate::key::CacheKey;
+use crate::tag::Depends;
+
+/// A result was found and not served, because something that it depends on was invalidated.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn invalidated(
+    key: &CacheKey,
+    tier: &'static str,
+    currency: &Currency,
+    stamp: &Stamp,
+    (found, query): (&Depends, &Depends),
+) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::DEBUG)
+        && let Some((cell, at)) = currency.killer(stamp, found.cells())
+    {
+        let by = match cell {
+            None => "a new epoch: redis had lost what it knew".to_owned(),
+            Some(crate::tag::Cell::EVERYTHING) => "everything".to_owned(),
+            Some(cell) => {
+                // An entry from Redis knows its cells only; the query knows its tags.
+                let mut tags: Vec<&str> =
+                    found.named(cell).chain(query.named(cell)).map(|tag| tag.as_str()).collect();
+                tags.dedup();
+                match tags.as_slice() {
+                    [] => "the query itself, or a tag that its loader reported".to_owned(),
+                    tags => tags.join(" or "),
+                }
+            }
+        };
+        let key = &key.to_hex()[..16];
+        tracing::debug!(
+            target: "larder",
+            key,
+            tier,
+            by,
+            at,
+            loaded_as_of = stamp.asof,
+            epoch = stamp.epoch,
+            "a result was not served: it was invalidated after its load began"
+        );
+    }
+}
+
+/// The lineage of the directory in Redis has changed: all that was cached before is dead.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn epoch(from: u64, to: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        from,
+        to,
+        "redis counts invalidations anew: it was started, emptied or replaced, or this is the first \
+         time; results from before are not served any more"
+    );
+}
+
+/// The connection to Redis is gone, or there again.
+#[cfg(feature = "redis")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn connection(address: &str, up: bool) {
+    #[cfg(feature = "tracing")]
+    match up {
+        true => tracing::info!(target: "larder", address, "connected to redis"),
+        false => tracing::warn!(
+            target: "larder",
+            address,
+            "redis does not answer and is passed over; queries go to postgresql until it does"
+        ),
+    }
+}
+
+/// An invalidation could not be announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn unannounced(cells: usize) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        tags = cells,
+        "an invalidation is in force in this process and could not be announced to the others; it \
+         will be as soon as redis takes it"
+    );
+}
+
+/// A load has ended.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::TRACE) {
+        let key = &key.to_hex()[..16];
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::trace!(target: "larder", key, took_us, bytes, "a query was run");
+    }
+}
