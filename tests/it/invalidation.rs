@@ -1,0 +1,423 @@
+//! Is anything served after it was invalidated?
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use larder::{Answer, ErrorKind, Origin, Query, QueryCache, QueryCacheBuilder, Tagged};
+use tokio::sync::oneshot;
+
+use crate::support::{local, namespace, over_redis, until_async, written};
+
+/// A table of one row, outside of any database.
+#[derive(Clone, Default)]
+struct Table(Arc<AtomicI64>);
+
+impl Table {
+    fn write(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    async fn answer(&self, query: &Query) -> Answer<Arc<i64>> {
+        let value = self.0.clone();
+        let load = || async move { Ok::<_, std::io::Error>(value.load(Ordering::SeqCst)) };
+        query.load(load).answer().await.unwrap()
+    }
+
+    async fn read(&self, query: &Query) -> (i64, Origin) {
+        let answer = self.answer(query).await;
+        (**answer.value(), answer.origin())
+    }
+}
+
+/// Caches with and without Redis.
+async fn caches() -> Vec<QueryCache> {
+    let mut caches = vec![local().await];
+    if cfg!(feature = "redis") {
+        caches.push(over_redis(&namespace()).build().await.unwrap());
+    }
+    caches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_makes_stale_what_depends_on_it_and_nothing_else() {
+    for cache in caches().await {
+        let table = Table::default();
+        let orders = cache.query("SELECT 1").tag("orders").tag("users");
+        let users = cache.query("SELECT 2").tag("users");
+        table.read(&orders).await;
+        table.read(&users).await;
+        assert_eq!(table.read(&orders).await, (0, Origin::L1));
+        table.write();
+        cache.invalidate(["orders"]).await.unwrap();
+        assert_eq!(table.read(&orders).await, (1, Origin::Loaded));
+        assert_eq!(table.read(&orders).await, (1, Origin::L1));
+        assert_eq!(table.read(&users).await, (0, Origin::L1));
+        table.write();
+        cache.invalidate(["nobody's", "users"]).await.unwrap();
+        assert_eq!(table.read(&orders).await, (2, Origin::Loaded));
+        assert_eq!(table.read(&users).await, (2, Origin::Loaded));
+        assert_eq!(cache.stats().invalidations, 2);
+        let nothing: [&str; 0] = [];
+        cache.invalidate(nothing).await.unwrap();
+        assert_eq!(table.read(&orders).await.1, Origin::L1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_invalidated_with_all_its_parameters_and_others_are_not() {
+    for cache in caches().await {
+        let query = cache.query("SELECT $1");
+        let (scoped, other) = (query.clone().scope("tenant:7"), cache.query("SELECT $1 + 0"));
+        let read = async |query: &Query, number: i32| {
+            let load = move || async move { Ok::<_, std::io::Error>(number) };
+            query.params((number,)).load(load).answer().await.unwrap().origin()
+        };
+        for query in [&query, &scoped, &other] {
+            read(query, 1).await;
+            read(query, 2).await;
+        }
+        cache.invalidate_query(&query).await.unwrap();
+        assert_eq!(read(&query, 1).await, Origin::Loaded);
+        assert_eq!(read(&query, 2).await, Origin::Loaded);
+        assert_eq!(read(&scoped, 1).await, Origin::L1);
+        assert_eq!(read(&other, 1).await, Origin::L1);
+        cache.clear().await.unwrap();
+        assert_eq!(read(&query, 1).await, Origin::Loaded);
+        assert_eq!(read(&scoped, 1).await, Origin::Loaded);
+        assert_eq!(read(&other, 1).await, Origin::Loaded);
+        let wrong = cache.query("SELECT 1").jitter(7.0);
+        assert_eq!(cache.invalidate_query(&wrong).await.unwrap_err().kind(), ErrorKind::Setting);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_that_a_loader_reports_count_like_declared_ones() {
+    for cache in caches().await {
+        let basket = cache.query("SELECT lines FROM baskets").tag("baskets");
+        let wrapped = cache.query("SELECT 3").wrap_tagged(|_, (id,): (i32,)| async move {
+            Ok::<_, std::io::Error>(Tagged::new(id).tag(format!("product:{id}")))
+        });
+        let load = || {
+            basket.load_tagged(|| async {
+                let tags = ["product:7", "product:12"];
+                Ok::<_, std::io::Error>(Tagged::new(vec![7, 12]).tags(tags))
+            })
+        };
+        for (tag, origin) in [
+            ("product:12", Origin::Loaded),
+            ("product:13", Origin::L1),
+            ("baskets", Origin::Loaded),
+            ("product:7", Origin::Loaded),
+        ] {
+            load().await.unwrap();
+            wrapped.call((7,)).await.unwrap();
+            cache.invalidate([tag]).await.unwrap();
+            assert_eq!(load().answer().await.unwrap().origin(), origin, "{tag}");
+        }
+        assert_eq!(wrapped.call((7,)).answer().await.unwrap().origin(), Origin::Loaded);
+        assert_eq!(wrapped.call((7,)).answer().await.unwrap().origin(), Origin::L1);
+    }
+}
+
+/// A load that can be held: it has read what it will answer.
+async fn held_load(
+    query: &Query,
+    table: &Table,
+    seen: oneshot::Sender<()>,
+    go_on: oneshot::Receiver<()>,
+) -> Answer<Arc<i64>> {
+    let value = table.0.clone();
+    let load = || async move {
+        let value = value.load(Ordering::SeqCst);
+        seen.send(()).unwrap();
+        go_on.await.unwrap();
+        Ok::<_, std::io::Error>(value)
+    };
+    query.load(load).answer().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_was_overtaken_by_an_invalidation_is_answered_and_never_served_again() {
+    for cache in caches().await {
+        let (table, query) = (Table::default(), cache.query("SELECT 1").tag("t"));
+        let (seen, reading) = oneshot::channel();
+        let (go_on, waiting) = oneshot::channel();
+        let slow = {
+            let (query, table) = (query.clone(), table.clone());
+            tokio::spawn(async move { held_load(&query, &table, seen, waiting).await })
+        };
+        reading.await.unwrap();
+        table.write();
+        cache.invalidate(["t"]).await.unwrap();
+        go_on.send(()).unwrap();
+        // It began before the invalidation, so it may see what was there before.
+        assert_eq!(**slow.await.unwrap().value(), 0);
+        assert_eq!(table.read(&query).await, (1, Origin::Loaded));
+        assert_eq!(table.read(&query).await, (1, Origin::L1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_came_after_an_invalidation_does_not_join_a_load_from_before_it() {
+    for cache in caches().await {
+        let (table, query) = (Table::default(), cache.query("SELECT 1").tag("t"));
+        let (seen, reading) = oneshot::channel();
+        let (go_on, waiting) = oneshot::channel();
+        let slow = {
+            let (query, table) = (query.clone(), table.clone());
+            tokio::spawn(async move { held_load(&query, &table, seen, waiting).await })
+        };
+        reading.await.unwrap();
+        table.write();
+        cache.invalidate(["t"]).await.unwrap();
+        let late: Vec<_> = (0..10)
+            .map(|_| {
+                let (query, table) = (query.clone(), table.clone());
+                tokio::spawn(async move { table.read(&query).await.0 })
+            })
+            .collect();
+        until_async("all have joined", async || cache.stats().coalesced >= 10).await;
+        go_on.send(()).unwrap();
+        for late in late {
+            assert_eq!(late.await.unwrap(), 1);
+        }
+        slow.await.unwrap();
+        assert_eq!(cache.stats().loads, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_from_before_an_invalidation_is_not_for_readers_after_it() {
+    for cache in caches().await {
+        let query = cache.query("SELECT 1").tag("t");
+        let (seen, reading) = oneshot::channel();
+        let (go_on, waiting) = oneshot::channel::<()>();
+        let failing = {
+            let query = query.clone();
+            tokio::spawn(async move {
+                let load = || async move {
+                    seen.send(()).unwrap();
+                    waiting.await.unwrap();
+                    Err::<i64, _>(std::io::Error::other("no such table"))
+                };
+                query.load(load).await
+            })
+        };
+        reading.await.unwrap();
+        cache.invalidate(["t"]).await.unwrap();
+        let late = {
+            let query = query.clone();
+            let load = || async { Ok::<_, std::io::Error>(7_i64) };
+            tokio::spawn(async move { query.load(load).await })
+        };
+        until_async("it has joined", async || cache.stats().coalesced >= 1).await;
+        go_on.send(()).unwrap();
+        assert_eq!(failing.await.unwrap().unwrap_err().kind(), ErrorKind::Query);
+        assert_eq!(*late.await.unwrap().unwrap(), 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_and_readers_of_one_process_never_see_a_value_from_before_an_invalidation() {
+    for cache in caches().await {
+        let (table, query) = (Table::default(), cache.query("SELECT 1").tag("t"));
+        let acknowledged = Arc::new(AtomicI64::new(0));
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                let (table, query) = (table.clone(), query.clone());
+                let acknowledged = acknowledged.clone();
+                tokio::spawn(async move {
+                    for _ in 0..2_000 {
+                        let least = acknowledged.load(Ordering::SeqCst);
+                        let (value, origin) = table.read(&query).await;
+                        assert!(value >= least, "{value} from {origin:?} after {least}");
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        while readers.iter().any(|reader| !reader.is_finished()) {
+            let value = table.write();
+            cache.invalidate(["t"]).await.unwrap();
+            acknowledged.store(value, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+mod fleet {
+    use super::*;
+    use crate::servers::{Proxy, Redis};
+    use crate::wire::{connect, only_key};
+
+    async fn two(settings: impl Fn(QueryCacheBuilder) -> QueryCacheBuilder) -> [QueryCache; 2] {
+        let namespace = namespace();
+        let build = async || settings(over_redis(&namespace)).build().await.unwrap();
+        [build().await, build().await]
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_invalidation_reaches_the_memory_of_others_by_a_push() {
+        // The one who is told can ask nothing: its questions are held, only notices come.
+        let redis = Redis::start_tcp().unwrap();
+        let proxy = Proxy::to_redis(&redis).unwrap();
+        let build = |url: String| {
+            let builder = QueryCache::builder().namespace("push").redis(url);
+            builder.redis_timeout(Duration::from_secs(10)).max_blind(Duration::from_secs(3600))
+        };
+        let here = build(redis.url()).build().await.unwrap();
+        let there = build(proxy.url()).build().await.unwrap();
+        until_async("it listens", async || proxy.links().iter().any(|it| it.said("SUBSCRIBE")))
+            .await;
+        let table = Table::default();
+        let [a, b] = [&here, &there].map(|cache| cache.query("SELECT 1").tag("t"));
+        table.read(&a).await;
+        written(&here, 1).await;
+        assert_eq!(table.read(&b).await, (0, Origin::L2));
+        assert_eq!(table.read(&b).await, (0, Origin::L1));
+        proxy
+            .links()
+            .into_iter()
+            .filter(|link| !link.said("SUBSCRIBE"))
+            .for_each(|link| link.stall(crate::servers::Way::ToServer));
+        table.write();
+        here.invalidate(["t"]).await.unwrap();
+        until_async("the push has come", async || {
+            let read = tokio::time::timeout(Duration::from_millis(50), table.read(&b)).await;
+            // What it would load anew has to wait for Redis.
+            read.is_err()
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_of_redis_knows_all_that_was_acknowledged_before_it() {
+        // No pushes come, and beats do not come in time: the read itself has to find out.
+        let redis = Redis::start_tcp().unwrap();
+        let proxy = Proxy::to_redis(&redis).unwrap();
+        let build = async |url: String| {
+            let builder = QueryCache::builder().namespace("strict").redis(url);
+            builder.redis_timeout(Duration::from_secs(10)).max_blind(Duration::from_secs(3600))
+        };
+        let here = build(redis.url()).await.build().await.unwrap();
+        let there = build(proxy.url()).await.l1_ttl(Duration::from_millis(1));
+        let there = there.build().await.unwrap();
+        until_async("it listens", async || proxy.links().iter().any(|it| it.said("SUBSCRIBE")))
+            .await;
+        proxy
+            .links()
+            .into_iter()
+            .filter(|link| link.said("SUBSCRIBE"))
+            .for_each(|link| link.stall(crate::servers::Way::ToClient));
+        let table = Table::default();
+        let [a, b] = [&here, &there].map(|cache| cache.query("SELECT 1").tag("t"));
+        for round in 1..200 {
+            table.read(&a).await;
+            table.read(&b).await;
+            table.write();
+            here.invalidate(["t"]).await.unwrap();
+            // What memory has there ended a millisecond after it came.
+            let came = std::time::Instant::now();
+            while came.elapsed() < Duration::from_millis(2) {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(table.read(&b).await.0, round);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_invalidation_without_redis_is_an_error_in_force_here_and_announced_later() {
+        let mut redis = Redis::start().unwrap();
+        let build = async || {
+            let builder = QueryCache::builder().namespace("later").redis(redis.url());
+            builder.blind_ttl(Duration::from_secs(3600)).build().await.unwrap()
+        };
+        let (here, there) = (build().await, build().await);
+        let table = Table::default();
+        let [a, b] = [&here, &there].map(|cache| cache.query("SELECT 1").tag("t"));
+        table.read(&a).await;
+        written(&here, 1).await;
+        assert_eq!(table.read(&b).await.1, Origin::L2);
+        redis.pause().unwrap();
+        table.write();
+        let error = here.invalidate(["t"]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unannounced);
+        assert!(error.to_string().contains("announced as soon as redis takes it"), "{error}");
+        assert_eq!(table.read(&a).await, (1, Origin::Loaded));
+        // What was loaded since is current, although Redis has not heard of the invalidation.
+        assert_eq!(table.read(&a).await, (1, Origin::L1));
+        redis.resume().unwrap();
+        until_async("the other has heard of it", async || table.read(&b).await.0 == 1).await;
+        assert_eq!((here.stats().unannounced, there.stats().unannounced), (1, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_invalidation_whose_caller_left_is_announced_all_the_same() {
+        let mut redis = Redis::start().unwrap();
+        let build = async || {
+            QueryCache::builder().namespace("left").redis(redis.url()).build().await.unwrap()
+        };
+        let (here, there) = (build().await, build().await);
+        let table = Table::default();
+        let b = there.query("SELECT 1").tag("t");
+        table.read(&b).await;
+        table.write();
+        redis.pause().unwrap();
+        let left = tokio::time::timeout(Duration::from_millis(5), here.invalidate(["t"])).await;
+        assert!(left.is_err());
+        redis.resume().unwrap();
+        until_async("the other has heard of it", async || table.read(&b).await.0 == 1).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_depends_on_a_tag_by_the_word_of_its_loader_is_stale_in_redis_too() {
+        let [here, there] = two(|builder| builder).await;
+        let load = async |cache: &QueryCache| {
+            let load = || async {
+                Ok::<_, std::io::Error>(Tagged::new(7_i64).tag("only the loader knows"))
+            };
+            cache.query("SELECT 1").load_tagged(load).answer().await.unwrap().origin()
+        };
+        load(&here).await;
+        written(&here, 1).await;
+        assert_eq!(load(&there).await, Origin::L2);
+        there.invalidate(["only the loader knows"]).await.unwrap();
+        assert_eq!(load(&there).await, Origin::Loaded);
+        let third = &two(|builder| builder).await[0];
+        assert_eq!(load(third).await, Origin::Loaded, "another namespace");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_fill_of_an_overtaken_load_is_not_stored() {
+        let namespace = namespace();
+        let cache = over_redis(&namespace).build().await.unwrap();
+        let other = over_redis(&namespace).build().await.unwrap();
+        let (table, query) = (Table::default(), cache.query("SELECT 1").tag("t"));
+        let (seen, reading) = oneshot::channel();
+        let (go_on, waiting) = oneshot::channel();
+        let slow = {
+            let (query, table) = (query.clone(), table.clone());
+            tokio::spawn(async move { held_load(&query, &table, seen, waiting).await })
+        };
+        reading.await.unwrap();
+        table.write();
+        // By another process: its lease is superseded, and it takes the load over.
+        other.invalidate(["t"]).await.unwrap();
+        let theirs = other.query("SELECT 1").tag("t");
+        assert_eq!(table.read(&theirs).await, (1, Origin::Loaded));
+        written(&other, 1).await;
+        let mut redis = connect().await;
+        let key = only_key(&mut redis, &namespace).await;
+        let stored: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+        go_on.send(()).unwrap();
+        slow.await.unwrap();
+        until_async("the fill was refused", async || cache.stats().l2_overtaken == 1).await;
+        let after: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+        assert_eq!(stored, after);
+    }
+}
