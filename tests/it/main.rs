@@ -6,6 +6,7 @@ mod servers;
 mod cancellation;
 mod expiry;
 mod harness;
+mod harness_faults;
 mod invalidation;
 mod params;
 mod postgres_types;

@@ -52,6 +52,20 @@ impl Database {
         Ok(client)
     }
 
+    /// Ends all sessions of this database, as an operator does, and says how
+    /// many they were. They are gone when this returns.
+    pub async fn terminate_sessions(&self) -> Result<u64, ServerError> {
+        let client = self.connect().await?;
+        let sql = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 60000)) \
+                   FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                   AND backend_type = 'client backend'";
+        let row = client.query_one(sql, &[]).await.map_err(|error| {
+            ServerError::caused(format!("terminate the sessions of {}", self.name), &error)
+        })?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
+    }
+
     /// A pool of at most `size` connections, none of them opened yet.
     pub fn pool(&self, size: usize) -> Pool {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };

@@ -22,7 +22,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::{PATIENCE, ServerError, wait_for};
@@ -71,6 +71,23 @@ exec 3<&0 4>&1 </dev/null >&2
         kill -s "$signal" $$
         kill -s CONT $$
     ) 2>/dev/null 4>&- &
+)
+exec "$@" 3<&-
+"#;
+
+/// Becomes a program that talks with us by its standard input and output, after
+/// leaving the same watcher behind. The lifeline is where the errors would go,
+/// until they go to the log.
+const TALKER: &str = r#"
+ulimit -c 0
+exec 3<&2 2>"$1"
+shift
+(
+    trap '' HUP INT QUIT TERM
+    (
+        read -r reaped <&3 && exit
+        kill -s KILL $$
+    ) </dev/null >/dev/null 2>&1 &
 )
 exec "$@" 3<&-
 "#;
@@ -191,6 +208,40 @@ impl Process {
         }
         let child = command.spawn().map_err(failed)?;
         Ok(Self { name, child, lifeline: Some(lifeline), log })
+    }
+
+    /// Starts a program whose standard input and output are ours, with its
+    /// errors in a file of `directory`. Unlike a server it has our environment
+    /// and working directory, and does not keep its own from being removed.
+    pub(super) fn start_talking<S: AsRef<OsStr>>(
+        program: &Path,
+        arguments: &[S],
+        environment: &[(&str, &str)],
+        directory: &Directory,
+    ) -> Result<(Self, ChildStdin, ChildStdout), ServerError> {
+        let attempt = format!("start {}", program.display());
+        let failed = |error: io::Error| ServerError::caused(&attempt, &error);
+        let name = program.file_name().unwrap_or(program.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        let log = directory.path().join(format!("{name}.log"));
+
+        let (end, lifeline) = io::pipe().map_err(failed)?;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", TALKER, "larder-talker"])
+            .arg(&log)
+            .arg(program)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(end)
+            .spawn()
+            .map_err(failed)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            unreachable!("both were asked for");
+        };
+        Ok((Self { name, child, lifeline: Some(lifeline), log }, input, output))
     }
 
     pub(super) fn pid(&self) -> u32 {

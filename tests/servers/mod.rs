@@ -9,6 +9,10 @@
 //! milliseconds (PostgreSQL: about 100), also in an async test. Nothing here
 //! uses a timer of tokio, so that a test may pause its clock.
 //!
+//! Faults: the servers can be killed, paused and restarted, with an older state
+//! if need be; a [`Proxy`] is a bad network before one of them; a [`Worker`] is
+//! another process that uses them.
+//!
 //! | variable | meaning |
 //! | --- | --- |
 //! | `LARDER_REDIS_BIN` | the directory of the `redis-server` or `valkey-server` to use |
@@ -21,9 +25,13 @@
 mod database;
 mod find;
 mod guard;
+mod link;
 mod postgres;
+mod proxy;
 mod redis;
+mod resp;
 mod template;
+pub mod worker;
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -31,8 +39,12 @@ use std::time::{Duration, Instant};
 
 pub use self::database::Database;
 pub use self::guard::is_running;
+pub use self::link::{Counts, Link, Way};
 pub use self::postgres::Postgres;
+pub use self::proxy::Proxy;
 pub use self::redis::Redis;
+pub use self::resp::{Reply, replies};
+pub use self::worker::Worker;
 
 /// How long a server may take to start or to stop. Both take milliseconds; a
 /// machine under a full build takes longer.

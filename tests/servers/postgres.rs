@@ -114,6 +114,11 @@ impl Postgres {
         self.directory.path()
     }
 
+    /// The path of the unix socket, for a [proxy](super::Proxy).
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join(".s.PGSQL.5432")
+    }
+
     /// The postmaster's process id; of a stopped one, that of the dead.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -143,7 +148,7 @@ impl Postgres {
     }
 
     fn await_ready(&mut self) -> Result<(), ServerError> {
-        let socket = self.directory.path().join(".s.PGSQL.5432");
+        let socket = self.socket();
         let attempt = format!("start {} on {}", self.program.display(), socket.display());
         let outcome = wait_for(PATIENCE, || {
             if let Some(status) = self.process.exited() {

@@ -1,6 +1,7 @@
 //! A Redis server of one's own.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::guard::{Directory, Ending, Process, state};
+use super::resp::{self, Reply};
 use super::{PATIENCE, ServerError, find, wait_for};
 
-/// A Redis server with nothing in it, which keeps nothing on disk.
+/// The file that a starting server loads, if it is there.
+const LOADED: &str = "dump.rdb";
+
+/// Where a snapshot waits, out of the way of starts that are to find nothing.
+const SNAPSHOT: &str = "snapshot.rdb";
+
+/// A Redis server with nothing in it, which keeps nothing on disk unless it is
+/// [told to](Self::snapshot).
 ///
 /// What harms a server takes `&mut`: the [shared](Self::shared) one is out of
 /// a fault test's reach.
@@ -47,16 +56,50 @@ impl Redis {
     /// A server that listens on a port of the loopback interface too, which is
     /// then the one that [`url`](Self::url) names.
     pub fn start_tcp() -> Result<Self, ServerError> {
+        Self::start_tcp_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_tcp_with(arguments: &[&str]) -> Result<Self, ServerError> {
         // Somebody else may take the port between our asking and Redis' taking
         // it. Thrice in a row is no coincidence.
-        let mut last = Self::launch(free_port()?, &[]);
+        let mut last = Self::launch(free_port()?, arguments);
         for _ in 0..2 {
             if last.is_ok() {
                 break;
             }
-            last = Self::launch(free_port()?, &[]);
+            last = Self::launch(free_port()?, arguments);
         }
         last
+    }
+
+    /// A replica, with a port, of a server that has a port too. It has all that
+    /// the primary had when this returns, and will have the rest a little later
+    /// than the primary: `WAIT 1 10000` asks that for it.
+    ///
+    /// A [restarted](Self::restart) replica begins anew, from the primary's data.
+    pub fn start_replica_of(primary: &Self) -> Result<Self, ServerError> {
+        let Some(port) = primary.port() else {
+            return Err(ServerError::new(format!(
+                "start a replica of the redis on {}: it has no port, start it with start_tcp",
+                primary.socket.display()
+            )));
+        };
+        // By default a primary waits for five seconds in case more replicas come.
+        primary.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"])?;
+        let mut replica = Self::start_tcp_with(&[REPLICA_OF[0], REPLICA_OF[1], &port.to_string()])?;
+        replica.await_info("replication", "master_link_status:up")?;
+        Ok(replica)
+    }
+
+    /// Makes a primary of a replica, with what it has got so far. Its former
+    /// primary, if it still runs, goes on as one: they are two from here on.
+    pub fn promote(&mut self) -> Result<(), ServerError> {
+        self.command(&["REPLICAOF", "NO", "ONE"])?;
+        if let Some(at) = self.arguments.windows(2).position(|two| two == REPLICA_OF) {
+            self.arguments.drain(at..at + 3);
+        }
+        self.await_info("replication", "role:master")
     }
 
     fn launch(port: u16, extra: &[&str]) -> Result<Self, ServerError> {
@@ -128,6 +171,40 @@ impl Redis {
     /// is killed first.
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.kill()?;
+        // Replication leaves one on either side, according to the version.
+        match fs::remove_file(self.directory().join(LOADED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let attempt = format!("remove {LOADED} before redis is restarted");
+                Err(ServerError::caused(attempt, &error))
+            }
+            _ => self.run(),
+        }
+    }
+
+    /// Keeps what the server holds now, for
+    /// [`restart_with_snapshot`](Self::restart_with_snapshot), in place of an
+    /// earlier snapshot.
+    pub fn snapshot(&self) -> Result<(), ServerError> {
+        self.command(&["SAVE"])?;
+        let directory = self.directory();
+        fs::rename(directory.join(LOADED), directory.join(SNAPSHOT))
+            .map_err(|error| ServerError::caused("keep the snapshot that redis saved", &error))
+    }
+
+    /// Starts it again with what it held at the last
+    /// [`snapshot`](Self::snapshot), at the same address: what was written
+    /// since is lost, what was deleted is back, except for keys whose time has
+    /// come meanwhile. One that runs is killed first.
+    pub fn restart_with_snapshot(&mut self) -> Result<(), ServerError> {
+        self.kill()?;
+        let directory = self.directory();
+        // A copy, for it may be asked for more than once.
+        fs::copy(directory.join(SNAPSHOT), directory.join(LOADED))
+            .map_err(|error| ServerError::caused("bring back the snapshot of redis", &error))?;
+        self.run()
+    }
+
+    fn run(&mut self) -> Result<(), ServerError> {
         self.process =
             Process::start(&self.program, &self.arguments, &self.directory, Ending::Kill, None)?;
         self.await_ready()
@@ -148,6 +225,46 @@ impl Redis {
         self.await_ready()
     }
 
+    /// What the server replies to one command, as [text](Reply): a test can
+    /// set, look and delete without a client of the cache's kind. An error of
+    /// the server is an error here.
+    ///
+    /// It has a connection of its own, by the unix socket: `CLIENT KILL` of
+    /// any type does not concern it, nor does a [proxy](super::Proxy).
+    pub fn command(&self, arguments: &[impl AsRef<[u8]>]) -> Result<String, ServerError> {
+        self.reply(arguments).map(|reply| reply.to_string())
+    }
+
+    /// The same with the reply as it is: for values that are no text, or to
+    /// tell nothing from an empty value.
+    pub fn reply(&self, arguments: &[impl AsRef<[u8]>]) -> Result<Reply, ServerError> {
+        let words = arguments.iter().map(|word| String::from_utf8_lossy(word.as_ref()));
+        // Values may be long, and the first words say enough.
+        let said: Vec<_> = words.take(4).collect();
+        let attempt = format!("ask the redis on {} to {}", self.socket.display(), said.join(" "));
+        match ask(&self.socket, arguments) {
+            Ok(Reply::Error(error)) => Err(ServerError::new(format!("{attempt}: {error}"))),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(ServerError::caused(attempt, &error)),
+        }
+    }
+
+    fn await_info(&mut self, section: &str, line: &str) -> Result<(), ServerError> {
+        let mut last = Ok(String::new());
+        wait_for(PATIENCE, || {
+            last = self.command(&["INFO", section]);
+            last.as_ref().is_ok_and(|info| info.lines().any(|each| each == line)).then_some(())
+        })
+        .ok_or_else(|| {
+            let last = last.unwrap_or_else(|error| error.to_string());
+            ServerError::new(format!(
+                "wait for {line} of the redis on {}: not within {PATIENCE:?}, but\n{last}{}",
+                self.socket.display(),
+                self.process.log()
+            ))
+        })
+    }
+
     fn await_ready(&mut self) -> Result<(), ServerError> {
         let attempt = format!("start {} on {}", self.program.display(), self.url());
         let outcome = wait_for(PATIENCE, || {
@@ -165,6 +282,28 @@ impl Redis {
                 "{attempt}: no answer to PING within {PATIENCE:?}{}",
                 self.process.log()
             ))),
+        }
+    }
+}
+
+/// The argument that makes a replica of a server, and the host of its primary.
+/// The port comes after them.
+const REPLICA_OF: [&str; 2] = ["--replicaof", "127.0.0.1"];
+
+fn ask(socket: &Path, arguments: &[impl AsRef<[u8]>]) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&resp::command(arguments))?;
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let length = match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => length,
+        };
+        answer.extend_from_slice(&buffer[..length]);
+        if let Some((reply, _)) = Reply::parse(&answer) {
+            return Ok(reply);
         }
     }
 }

@@ -1,0 +1,288 @@
+//! A bad network between a client and its server.
+//!
+//! A [`Proxy`] listens on a port of the loopback interface and passes bytes on
+//! to a server that does not know of it. What it does to them can be changed
+//! while it runs, for all connections or for one.
+//!
+//! Each connection is served by four threads, two for each way:
+//!
+//! ```text
+//! client ──read──▶ receive ──chunks, in order──▶ deliver ──write──▶ server
+//! client ◀──write── deliver ◀──chunks, in order── receive ◀──read── server
+//! ```
+//!
+//! Threads rather than tasks, so that neither a paused clock nor a busy runtime
+//! of a test slows the network down.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::link::{Controls, Counts, Link, Rewrite, Socket, Way};
+use super::{Redis, ServerError};
+
+/// A network between clients and one server, in perfect health until told
+/// otherwise.
+///
+/// Faults add up, on the connections that are open and on those to come, until
+/// [`pass`](Self::pass) ends all of them. For a fault of one connection there
+/// are the same methods on [`Link`].
+///
+/// Dropped, it closes everything and waits for its threads.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// A proxy before a Redis. It survives the server's restarts.
+    pub fn to_redis(redis: &Redis) -> Result<Self, ServerError> {
+        Self::to_socket(redis.socket())
+    }
+
+    /// A proxy before a server that listens on a unix socket. What passes may
+    /// be any protocol: PostgreSQL's as well.
+    pub fn to_socket(path: impl Into<PathBuf>) -> Result<Self, ServerError> {
+        Self::launch(Target::Socket(path.into()))
+    }
+
+    /// A proxy before a server that listens on a port of 127.0.0.1.
+    pub fn to_port(port: u16) -> Result<Self, ServerError> {
+        Self::launch(Target::Port(port))
+    }
+
+    fn launch(target: Target) -> Result<Self, ServerError> {
+        let attempt = format!("start a proxy before {target}");
+        let failed = |error: io::Error| ServerError::caused(&attempt, &error);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let shared = Arc::new(Shared { target, state: Mutex::default() });
+        let acceptor = spawn({
+            let shared = shared.clone();
+            move || shared.accept(&listener)
+        });
+        Ok(Self { port, shared, acceptor: Some(acceptor.map_err(failed)?) })
+    }
+
+    /// The port of 127.0.0.1 that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL of a Redis behind it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends all faults: what is held is delivered, connections are accepted.
+    pub fn pass(&self) {
+        self.shared.lock().cut = false;
+        self.change(|controls| *controls = Controls::default());
+    }
+
+    /// Closes every connection, and every new one as soon as it is accepted.
+    /// What is held is lost.
+    ///
+    /// The port stays taken, for a refused connection would take giving it up,
+    /// perhaps to somebody else.
+    pub fn cut(&self) {
+        let mut state = self.shared.lock();
+        state.cut = true;
+        state.links.iter().for_each(Link::close);
+    }
+
+    /// Closes every connection that is open. New ones are served.
+    pub fn disconnect(&self) {
+        self.shared.lock().links.iter().for_each(Link::close);
+    }
+
+    /// Holds back what is sent this way, without a sign to either side: what a
+    /// network does that has lost a cable. Up to a MiB of each connection is
+    /// held, then its sender is no longer read from.
+    ///
+    /// What is being written already still arrives.
+    pub fn stall(&self, way: Way) {
+        self.change(|controls| controls.stall(way));
+    }
+
+    /// Delivers what [`stall`](Self::stall) held back, both ways.
+    pub fn release(&self) {
+        self.change(Controls::release);
+    }
+
+    /// Delivers every chunk this much later than it was sent, each way: a
+    /// request waits for its reply twice as long. The order is kept, and chunks
+    /// sent one after the other are under way together.
+    pub fn delay(&self, delay: Duration) {
+        self.change(|controls| controls.delay = delay);
+    }
+
+    /// Resets each connection, with an RST instead of an orderly end, once that
+    /// many more bytes are delivered to its client. With 0, the next reply is
+    /// lost as a whole.
+    ///
+    /// It goes on until [`pass`](Self::pass): a client that connects anew is
+    /// reset anew.
+    pub fn reset_after(&self, bytes: u64) {
+        self.change(|controls| controls.reset_after = Some(bytes));
+    }
+
+    /// Has the function make something else of every chunk to a client: nothing
+    /// at all, if it returns no bytes.
+    ///
+    /// A chunk is what one read brought: several [replies](super::replies) of
+    /// a pipeline, a part of a long one.
+    pub fn rewrite(&self, rewrite: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) {
+        let rewrite = Rewrite::new(rewrite);
+        self.change(|controls| controls.rewrite = Some(rewrite.clone()));
+    }
+
+    /// All connections that were served, the first one first, also those that
+    /// have been closed.
+    pub fn links(&self) -> Vec<Link> {
+        self.shared.lock().links.clone()
+    }
+
+    /// What has passed on all connections.
+    pub fn counts(&self) -> Counts {
+        self.counts_of(|_| true)
+    }
+
+    /// What has passed on some of them: `|link| !link.said("SUBSCRIBE")`.
+    pub fn counts_of(&self, mut wanted: impl FnMut(&Link) -> bool) -> Counts {
+        let links = self.links();
+        links.iter().filter(|link| wanted(link)).map(Link::counts).sum()
+    }
+
+    /// Connections that were closed as soon as they were accepted, because of
+    /// [`cut`](Self::cut) or because the server did not accept them.
+    pub fn turned_away(&self) -> u64 {
+        self.shared.lock().turned_away
+    }
+
+    fn change(&self, change: impl Fn(&mut Controls)) {
+        let mut state = self.shared.lock();
+        change(&mut state.controls);
+        // Under the lock: no connection comes to be between the two.
+        state.links.iter().for_each(|link| link.change(&change));
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let threads = {
+            let mut state = self.shared.lock();
+            state.over = true;
+            state.links.iter().for_each(Link::close);
+            std::mem::take(&mut state.threads)
+        };
+        // The acceptor waits for a connection, and then sees that it is over.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let _ = TcpStream::connect_timeout(&address, Duration::from_secs(10));
+        for thread in self.acceptor.take().into_iter().chain(threads) {
+            // One that panicked, in a function of the test's, has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    over: bool,
+    cut: bool,
+    /// What new links begin with.
+    controls: Controls,
+    links: Vec<Link>,
+    turned_away: u64,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(&self, listener: &TcpListener) {
+        loop {
+            let accepted = listener.accept();
+            if self.lock().over {
+                return;
+            }
+            // A client that has gone already is none.
+            let Ok((client, _)) = accepted else { continue };
+            // Before the lock is taken: a server may be slow to accept.
+            let server = self.target.connect();
+            let mut state = self.lock();
+            if state.over {
+                return;
+            }
+            let served = match server {
+                Ok(server) if !state.cut => state.serve(client, server),
+                _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            };
+            if served.is_err() {
+                state.turned_away += 1;
+            }
+        }
+    }
+}
+
+impl State {
+    fn serve(&mut self, client: TcpStream, server: Socket) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        self.threads.retain(|thread| !thread.is_finished());
+        let client = Socket::Tcp(client);
+        let link = Link::open(self.controls.clone(), client, server, |work| {
+            self.threads.push(spawn(work)?);
+            Ok(())
+        });
+        self.links.push(link?);
+        Ok(())
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("proxy".to_owned()).spawn(work)
+}
+
+/// The server that a proxy stands before.
+#[derive(Debug)]
+enum Target {
+    Socket(PathBuf),
+    Port(u16),
+}
+
+impl Target {
+    fn connect(&self) -> io::Result<Socket> {
+        match self {
+            Self::Socket(path) => UnixStream::connect(path).map(Socket::Unix),
+            Self::Port(port) => {
+                let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port))?;
+                stream.set_nodelay(true)?;
+                Ok(Socket::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Port(port) => write!(f, "127.0.0.1:{port}"),
+        }
+    }
+}
