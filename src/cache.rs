@@ -332,6 +332,7 @@ impl Core {
                         joined = self.flights.join(key);
                         continue;
                     };
+                    let stale = self.while_revalidating::<V>(&key, &plan);
                     place.spawn(self.clone().fly::<V>(
                         flight,
                         key,
@@ -339,7 +340,7 @@ impl Core {
                         load.clone(),
                         missed,
                     ));
-                    if let Some(stale) = self.while_revalidating::<V>(&key, &plan) {
+                    if let Some(stale) = stale {
                         count(&self.counters.refreshes);
                         return Ok(stale);
                     }
@@ -473,6 +474,11 @@ impl Core {
             return None;
         }
         let staleness = match self.is_current(&held, now) {
+            // The new one has come already.
+            true if held.life.allows(&plan.policy, now) => {
+                let age = held.age(now);
+                return Some(Answer::new(V::of(held.value::<V::Stored>()?), Origin::L1, age));
+            }
             true => Staleness::Expired,
             false if plan.policy.allow_invalidated => Staleness::Invalidated,
             false => return None,
