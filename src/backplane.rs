@@ -87,12 +87,17 @@ impl Listener for Backplane {
     fn hear(&self, notice: Notice) {
         match notice {
             Notice::Connected => self.beat.notify_one(),
+            // Whoever waits for another process's load will not find its result there.
+            Notice::Disconnected => self.tell_all(Word::Ask),
             Notice::Listening => {
                 self.listening.store(true, Ordering::Release);
                 self.beat.notify_one();
                 self.tell_all(Word::Ask);
             }
-            Notice::Deaf => self.listening.store(false, Ordering::Release),
+            Notice::Deaf => {
+                self.listening.store(false, Ordering::Release);
+                self.tell_all(Word::Ask);
+            }
             Notice::Invalidated { at, cells } => match self.currency.pushed(at, &cells) {
                 Heard::Behind => self.beat.notify_one(),
                 Heard::Applied | Heard::Outdated => {}
@@ -177,13 +182,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_notices_come_again_all_who_wait_ask() {
+    async fn when_notices_come_no_more_or_again_all_who_wait_ask() {
         let backplane = backplane();
         backplane.hear(Notice::Listening);
+        let waiter = backplane.wait_for(key(1));
         backplane.hear(Notice::Deaf);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
         let waiter = backplane.wait_for(key(1));
         backplane.hear(Notice::Listening);
-        assert_eq!(waiter.word(LEASE).await, Word::Ask);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
     }
 
     #[test]

@@ -282,8 +282,8 @@ impl Core {
         if let Some(settled) = self.settle::<V>(&key, &plan, asked).await {
             return settled;
         }
-        // A task that runs the load takes it from here when it begins. One that is dropped before,
-        // with a runtime that has shut down, leaves it.
+        // A task that runs the query takes it from here. One that is dropped before, with a runtime
+        // that has shut down, leaves it.
         let load = Arc::new(Mutex::new(Some(load)));
         let mut place = self.place();
         let mut moved = false;

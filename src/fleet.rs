@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use crate::backplane::Backplane;
 use crate::clock::Clock;
@@ -26,6 +26,9 @@ pub(crate) struct Fleet {
     /// How many leases are ours, or being given back.
     leases: watch::Sender<usize>,
 }
+
+/// After how long giving back a lease is tried again.
+const AGAIN: Duration = Duration::from_millis(25);
 
 /// How long shutting down waits for Redis.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -94,7 +97,6 @@ impl Fleet {
 
     /// Renews a granted lease until it is given back.
     pub(crate) fn hold(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
-        self.leases.send_modify(|leases| *leases += 1);
         let store = self.store.clone();
         // On the cache's own runtime: the load may block the one that it runs on.
         let renewal = self.runtime.spawn(async move {
@@ -108,6 +110,22 @@ impl Fleet {
                 }
             }
         });
+        self.lease(key, token, Some(renewal))
+    }
+
+    /// Takes care of a lease that was asked for in vain: Redis may have granted it, and lost its
+    /// answer with the connection. Nobody would renew it, and everybody would wait until it ends.
+    pub(crate) fn doubt(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
+        self.lease(key, token, None)
+    }
+
+    fn lease(
+        self: &Arc<Self>,
+        key: CacheKey,
+        token: Token,
+        renewal: Option<JoinHandle<()>>,
+    ) -> Lease {
+        self.leases.send_modify(|leases| *leases += 1);
         Lease { fleet: self.clone(), key, token, renewal, done: Some(Done::Without) }
     }
 
@@ -130,7 +148,7 @@ pub(crate) struct Lease {
     fleet: Arc<Fleet>,
     key: CacheKey,
     token: Token,
-    renewal: JoinHandle<()>,
+    renewal: Option<JoinHandle<()>>,
     /// What those who wait are told when it is given back; `None` if that has been done.
     done: Option<Done>,
 }
@@ -154,15 +172,20 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.renewal.abort();
+        if let Some(renewal) = &self.renewal {
+            renewal.abort();
+        }
         let fleet = self.fleet.clone();
         let Some(done) = self.done else {
             return fleet.leases.send_modify(|leases| *leases -= 1);
         };
         let (key, token) = (self.key, self.token);
         self.fleet.runtime.spawn(async move {
-            // Without an answer it ends by itself.
-            let _ = fleet.store.release(&key, token, done).await;
+            // Without an answer it ends by itself, but that takes its time.
+            let asked = Instant::now();
+            while fleet.store.release(&key, token, done).await.is_err() && asked.elapsed() < LEASE {
+                sleep(AGAIN).await;
+            }
             fleet.leases.send_modify(|leases| *leases -= 1);
         });
     }

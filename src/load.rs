@@ -16,7 +16,7 @@ use crate::clock::{self, Clock, Instant};
 use crate::currency::{Position, Stamp};
 use crate::entry::{self, Header};
 use crate::error::Error;
-use crate::fleet::Lease;
+use crate::fleet::{Fleet, Lease};
 use crate::flight::{Failure, Flight};
 use crate::held::{Held, Life};
 use crate::key::CacheKey;
@@ -34,7 +34,7 @@ tokio::task_local! {
     pub(crate) static LOADING: ();
 }
 
-/// A load that a task takes when it begins.
+/// A load that a task takes when it runs the query.
 pub(crate) type Reload<V> = Arc<Mutex<Option<Load<<V as Value>::Stored>>>>;
 
 /// How often a load asks for the lease before it goes without one.
@@ -52,7 +52,7 @@ struct Attempt {
 
 /// The right to load.
 enum Right {
-    /// For all processes.
+    /// For all processes, or perhaps so.
     Leased(Lease),
     /// For this one: Redis does not answer, or another process's load came to nothing.
     Alone,
@@ -70,9 +70,6 @@ impl Core {
         load: Reload<V>,
         missed: Missed,
     ) {
-        let Some(load) = load.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
         let mut closing = self.closing.subscribe();
         let flying = self.bring::<V>(flight, key, plan, load, missed);
         tokio::select! {
@@ -87,7 +84,7 @@ impl Core {
         flight: Flight,
         key: CacheKey,
         plan: Arc<Plan>,
-        load: Load<V::Stored>,
+        load: Reload<V>,
         missed: Missed,
     ) {
         let token = Token::random();
@@ -99,7 +96,7 @@ impl Core {
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
             }
-            self.run(load, &flight.urgent(), &mut attempt).await.map(Ok)
+            self.run::<V>(&load, &flight.urgent(), &mut attempt).await.map(Ok)
         };
         let outcome = match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
             Err(_) => Err(Error::deadline(deadline)),
@@ -184,7 +181,8 @@ impl Core {
         token: Token,
         missed: Missed,
     ) -> Right {
-        let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.is_confirmed()) else {
+        let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
+        let Some(fleet) = self.fleet.as_ref().filter(usable) else {
             return Right::Alone;
         };
         let mut seen = match missed {
@@ -200,7 +198,7 @@ impl Core {
             match fleet.store.lease(key, Ask { token, at, need, seen }).await {
                 Err(_) => {
                     count(&self.counters.l2_errors);
-                    return Right::Alone;
+                    return Right::Leased(fleet.doubt(*key, token));
                 }
                 Ok(Leased::Granted) => return Right::Leased(fleet.hold(*key, token)),
                 Ok(Leased::Entry) => {}
@@ -228,18 +226,22 @@ impl Core {
     }
 
     /// Runs the query when it is its turn.
-    async fn run<T>(
+    async fn run<V: Value>(
         &self,
-        load: Load<T>,
+        load: &Reload<V>,
         urgent: &Notify,
         attempt: &mut Attempt,
-    ) -> Result<Loaded<T>, Error> {
+    ) -> Result<Loaded<V::Stored>, Error> {
         // Whoever waits for this load and has a turn itself must not wait for another one.
         let (turn, hurried) = (pin!(self.loads.acquire()), pin!(urgent.notified()));
         let _permit = match select(turn, hurried).await {
             Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
             Either::Right(_) => None,
         };
+        // Taken only now: whoever brought it may yet need it, if what another process has loaded is
+        // of no use to him.
+        let load = load.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let load = load.ok_or_else(Error::closed)?;
         count(&self.counters.loads);
         // The stamp first, then the load: what is invalidated while the query runs is not known to
         // the result.

@@ -196,6 +196,8 @@ pub(crate) enum StoreError {
 pub(crate) enum Notice {
     /// There is a new connection for commands.
     Connected,
+    /// There is none any more.
+    Disconnected,
     /// Notices come again: some may have been missed.
     Listening,
     /// No notices come for the time being.

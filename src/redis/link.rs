@@ -311,26 +311,36 @@ impl Shared {
     }
 
     fn timed_out(&self, sent: Sent) {
-        let mut current = self.lock();
-        // Of many commands that were sent before the last timeout, that one has counted.
-        if current.number != sent.number || current.timeouts != sent.timeouts {
-            return;
-        }
-        current.timeouts += 1;
-        if current.timeouts >= TIMEOUTS && current.connection.take().is_some() {
+        let lost = {
+            let mut current = self.lock();
+            // Of many commands that were sent before the last timeout, that one has counted.
+            if current.number != sent.number || current.timeouts != sent.timeouts {
+                return;
+            }
+            current.timeouts += 1;
+            if current.timeouts >= TIMEOUTS { current.connection.take() } else { None }
+        };
+        if lost.is_some() {
             self.gone();
         }
     }
 
+    /// Not under the lock: whoever is told may be anybody's code.
     fn gone(&self) {
         trace::connection(&self.address, false);
         self.broken.notify_one();
+        if let Some(listener) = self.listener.get() {
+            listener.hear(Notice::Disconnected);
+        }
     }
 
     fn give_up(&self, sent: Sent) {
-        let mut current = self.lock();
-        // Of many commands that fail together only the first calls the keeper.
-        if current.number == sent.number && current.connection.take().is_some() {
+        let lost = {
+            let mut current = self.lock();
+            // Of many commands that fail together only the first calls the keeper.
+            if current.number == sent.number { current.connection.take() } else { None }
+        };
+        if lost.is_some() {
             self.gone();
         }
     }

@@ -18,6 +18,10 @@ mod support;
 mod typed_values;
 
 #[cfg(feature = "redis")]
+mod faults;
+#[cfg(feature = "redis")]
+mod fleet;
+#[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]
 mod wire;

@@ -49,7 +49,7 @@ async fn an_expired_result_is_served_while_one_load_brings_a_new_one() {
     clock.advance(MINUTE + SECOND);
     let stale = (0, Origin::Stale, Some(Staleness::Expired));
     let (bring, brought) = tokio::sync::oneshot::channel::<i64>();
-    let slow = query.load(|| async move { brought.await }).answer().await.unwrap();
+    let slow = query.load(|| brought).answer().await.unwrap();
     assert_eq!((**slow.value(), slow.origin(), slow.staleness()), stale);
     assert_eq!(loader.read(&query).await, stale);
     bring.send(5).unwrap();
@@ -72,7 +72,7 @@ async fn whoever_finds_a_new_load_under_way_is_served_the_old_result_as_well() {
     let query = cache.query("q").stale_while_revalidate(MINUTE);
     Loader::default().read(&query).await;
     clock.advance(MINUTE);
-    let never = query.load(|| std::future::pending::<Result<i64, std::io::Error>>());
+    let never = query.load(std::future::pending::<Result<i64, std::io::Error>>);
     assert_eq!(never.answer().await.unwrap().origin(), Origin::Stale);
     for _ in 0..10 {
         assert_eq!(Loader::default().read(&query).await.1, Origin::Stale);
@@ -103,7 +103,7 @@ async fn an_expired_result_is_served_if_the_load_fails_and_the_error_otherwise()
     });
     assert_eq!(panics.answer().await.unwrap().origin(), Origin::Stale);
     let late = query.clone().load_deadline(Duration::from_millis(20));
-    let never = late.load(|| std::future::pending::<Result<i64, std::io::Error>>());
+    let never = late.load(std::future::pending::<Result<i64, std::io::Error>>);
     assert_eq!(never.answer().await.unwrap().origin(), Origin::Stale);
 }
 

@@ -1,0 +1,532 @@
+//! What do readers notice of a fault? Nothing but time.
+//!
+//! Each fault meets a cache in use: readers that ask for rows of a real table through a proxy, a
+//! writer that changes the table and invalidates. Every read must be answered, in bounded time, and
+//! never with what its own process had invalidated before it began; and Redis must be used again
+//! when the fault is over. What was measured is printed: `cargo test faults -- --nocapture`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder::{Origin, QueryCache};
+use tokio::task::JoinSet;
+
+use crate::servers::{Database, Proxy, Redis, Way, replies};
+use crate::support::{database, until_async};
+
+const KEYS: usize = 20;
+/// Ten times what is promised: this machine may be busy. The figures are printed.
+const HUNG: Duration = Duration::from_secs(1);
+
+struct Scene {
+    redis: Redis,
+    proxy: Proxy,
+    database: Database,
+    cache: QueryCache,
+}
+
+impl Scene {
+    async fn new() -> Scene {
+        Scene::with(Redis::start_tcp().unwrap()).await
+    }
+
+    async fn with(redis: Redis) -> Scene {
+        let database = database().await;
+        let admin = database.connect().await.unwrap();
+        let table = format!(
+            "CREATE TABLE items AS SELECT key, 0::int8 AS version \
+             FROM generate_series(0, {}) AS key; \
+             CREATE UNIQUE INDEX ON items (key)",
+            KEYS - 1
+        );
+        admin.batch_execute(&table).await.unwrap();
+        let proxy = Proxy::to_redis(&redis).unwrap();
+        let builder = QueryCache::builder().namespace("faults").redis(proxy.url());
+        let cache = builder.l1_ttl(Duration::from_millis(1)).build().await.unwrap();
+        Scene { redis, proxy, database, cache }
+    }
+}
+
+/// What the writer and the readers have in common.
+struct Traffic {
+    cache: QueryCache,
+    pool: deadpool_postgres::Pool,
+    /// By key, the version whose invalidation had returned: no read that begins later shows less.
+    floor: [AtomicI64; KEYS],
+    stop: AtomicBool,
+    from_redis: AtomicU64,
+    reads: AtomicU64,
+}
+
+impl Traffic {
+    async fn read(&self, key: usize) -> Result<Origin, larder::Error> {
+        let floor = self.floor[key].load(Ordering::SeqCst);
+        let query = self.cache.query("SELECT version FROM items WHERE key = $1");
+        let query = query.tag(format!("item:{key}"));
+        let answer = query.bind(key as i32).fetch(&self.pool).answer().await?;
+        let version: i64 = answer.value().row(0).get("version");
+        assert!(version >= floor, "{version} from {:?}, {floor} was there", answer.origin());
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if answer.origin() == Origin::L2 {
+            self.from_redis.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(answer.origin())
+    }
+
+    /// The longest read and the 99th percentile.
+    async fn readers(self: &Arc<Self>) -> JoinSet<Vec<Duration>> {
+        let mut readers = JoinSet::new();
+        for _ in 0..8 {
+            let traffic = self.clone();
+            readers.spawn(async move {
+                let mut took = vec![];
+                while !traffic.stop.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    traffic.read(fastrand(KEYS)).await.unwrap();
+                    took.push(begin.elapsed());
+                    tokio::task::yield_now().await;
+                }
+                took
+            });
+        }
+        let traffic = self.clone();
+        readers.spawn(async move {
+            let client = traffic.pool.get().await.unwrap();
+            let update = "UPDATE items SET version = version + 1 WHERE key = $1 RETURNING version";
+            while !traffic.stop.load(Ordering::Relaxed) {
+                let key = fastrand(KEYS);
+                let row = client.query_one(update, &[&(key as i32)]).await.unwrap();
+                // Announced or not, in this process it is in force.
+                let _ = traffic.cache.invalidate([format!("item:{key}")]).await;
+                traffic.floor[key].fetch_max(row.get(0), Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+            vec![]
+        });
+        readers
+    }
+
+    async fn until_redis_answers(&self) {
+        let before = self.from_redis.load(Ordering::SeqCst);
+        until_async("an answer comes from redis", async || {
+            self.from_redis.load(Ordering::SeqCst) > before
+        })
+        .await;
+    }
+}
+
+fn fastrand(below: usize) -> usize {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    (RandomState::new().build_hasher().finish() % below as u64) as usize
+}
+
+/// Lets a cache in use meet a fault that lasts so long.
+async fn meets(
+    mut scene: Scene,
+    fault: &str,
+    lasting: Duration,
+    begin: impl AsyncFnOnce(&mut Scene),
+    heal: impl AsyncFnOnce(&mut Scene),
+) -> Scene {
+    let traffic = Arc::new(Traffic {
+        cache: scene.cache.clone(),
+        pool: scene.database.pool(9),
+        floor: Default::default(),
+        stop: AtomicBool::new(false),
+        from_redis: AtomicU64::new(0),
+        reads: AtomicU64::new(0),
+    });
+    let mut readers = traffic.readers().await;
+    traffic.until_redis_answers().await;
+
+    begin(&mut scene).await;
+    let (began, before) = (Instant::now(), traffic.reads.load(Ordering::SeqCst));
+    until_async("the fault has lasted", async || began.elapsed() >= lasting).await;
+    let during = traffic.reads.load(Ordering::SeqCst) - before;
+    heal(&mut scene).await;
+
+    let healed = Instant::now();
+    traffic.until_redis_answers().await;
+    let recovered = healed.elapsed();
+    traffic.stop.store(true, Ordering::Relaxed);
+    let mut took = vec![];
+    while let Some(reader) = readers.join_next().await {
+        took.extend(reader.unwrap());
+    }
+    took.sort();
+    let (longest, p99) = (took[took.len() - 1], took[took.len() * 99 / 100]);
+    println!(
+        "{fault}: {} reads, {during} while it lasted, p99 {p99:.1?}, longest {longest:.1?}; \
+         redis in use again {recovered:.1?} after it",
+        took.len()
+    );
+    assert!(longest < HUNG, "{fault}: a read took {longest:?}");
+    scene
+}
+
+const MOMENT: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_killed_and_comes_back_empty() {
+    let scene = Scene::new().await;
+    let kill = async |scene: &mut Scene| scene.redis.kill().unwrap();
+    let back = async |scene: &mut Scene| scene.redis.restart().unwrap();
+    let scene = meets(scene, "redis killed", MOMENT, kill, back).await;
+    assert!(scene.cache.stats().epochs >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_comes_back_with_old_data() {
+    let scene = Scene::new().await;
+    let begin = async |scene: &mut Scene| {
+        scene.redis.snapshot().unwrap();
+        until_async("much has changed since", async || scene.cache.stats().invalidations > 500)
+            .await;
+        scene.redis.kill().unwrap();
+    };
+    let back = async |scene: &mut Scene| scene.redis.restart_with_snapshot().unwrap();
+    let scene = meets(scene, "redis restarted with old data", MOMENT, begin, back).await;
+    assert!(scene.cache.stats().epochs >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_frozen_for_five_seconds() {
+    let scene = Scene::new().await;
+    let freeze = async |scene: &mut Scene| scene.redis.pause().unwrap();
+    let thaw = async |scene: &mut Scene| scene.redis.resume().unwrap();
+    meets(scene, "redis frozen", Duration::from_secs(5), freeze, thaw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_flushed() {
+    let scene = Scene::new().await;
+    let flush = async |scene: &mut Scene| {
+        for _ in 0..20 {
+            scene.redis.command(&["FLUSHALL"]).unwrap();
+        }
+    };
+    let scene = meets(scene, "FLUSHALL", MOMENT, flush, async |_: &mut Scene| {}).await;
+    assert!(scene.cache.stats().epochs >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_forgets_its_scripts() {
+    let scene = Scene::new().await;
+    let flush = async |scene: &mut Scene| {
+        for _ in 0..20 {
+            scene.redis.command(&["SCRIPT", "FLUSH"]).unwrap();
+        }
+    };
+    let scene = meets(scene, "SCRIPT FLUSH", MOMENT, flush, async |_: &mut Scene| {}).await;
+    assert_eq!(scene.cache.stats().epochs, 1);
+    assert_eq!(scene.cache.stats().unannounced, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_evicts_the_directory() {
+    let scene = Scene::new().await;
+    let evict = async |scene: &mut Scene| {
+        scene.redis.command(&["DEL", "larder:faults:directory"]).unwrap();
+    };
+    let scene = meets(scene, "directory evicted", MOMENT, evict, async |_: &mut Scene| {}).await;
+    assert!(scene.cache.stats().epochs >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_full_and_refuses_writes() {
+    let scene = Scene::new().await;
+    let fill = async |scene: &mut Scene| {
+        scene.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    };
+    let free = async |scene: &mut Scene| {
+        scene.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    };
+    let scene = meets(scene, "redis full (noeviction)", MOMENT, fill, free).await;
+    assert!(scene.cache.stats().unannounced > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_full_and_evicts_at_will() {
+    let scene = Scene::new().await;
+    let fill = async |scene: &mut Scene| {
+        scene.redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).unwrap();
+        scene.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    };
+    let free = async |scene: &mut Scene| {
+        scene.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    };
+    meets(scene, "redis full (allkeys-lru)", MOMENT, fill, free).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_read_only() {
+    let scene = Scene::new().await;
+    let demote = async |scene: &mut Scene| {
+        scene.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    };
+    let promote = async |scene: &mut Scene| {
+        scene.redis.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    };
+    // Longer than the table is confirmed for.
+    let scene = meets(scene, "READONLY", 5 * MOMENT, demote, promote).await;
+    assert!(scene.cache.stats().unannounced > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_and_connections_are_killed() {
+    let scene = Scene::new().await;
+    let kill = async |scene: &mut Scene| {
+        for _ in 0..5 {
+            scene.redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).unwrap();
+            scene.redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+        }
+    };
+    meets(scene, "CLIENT KILL", MOMENT, kill, async |_: &mut Scene| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_direction_is_stalled() {
+    for way in [Way::ToServer, Way::ToClient] {
+        let scene = Scene::new().await;
+        let stall = async |scene: &mut Scene| scene.proxy.stall(way);
+        let pass = async |scene: &mut Scene| scene.proxy.pass();
+        meets(scene, &format!("stalled {way:?}"), 4 * MOMENT, stall, pass).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_come_two_hundred_milliseconds_late() {
+    let scene = Scene::new().await;
+    // Each way half of it.
+    let late = async |scene: &mut Scene| scene.proxy.delay(Duration::from_millis(100));
+    let pass = async |scene: &mut Scene| scene.proxy.pass();
+    meets(scene, "200 ms late", 5 * MOMENT, late, pass).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_reset_in_mid_reply() {
+    let scene = Scene::new().await;
+    let reset = async |scene: &mut Scene| scene.proxy.reset_after(700);
+    let pass = async |scene: &mut Scene| scene.proxy.pass();
+    meets(scene, "reset in mid-reply", 3 * MOMENT, reset, pass).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_are_given_to_the_wrong_questions() {
+    let scene = Scene::new().await;
+    // A bulk reply is held back and given in the place of the next one.
+    let swap = async |scene: &mut Scene| {
+        let mut last: Option<Vec<u8>> = None;
+        scene.proxy.rewrite(move |chunk| {
+            let mut out = vec![];
+            for reply in replies(chunk) {
+                if reply.starts_with(b"$") && reply.len() > 100 {
+                    let held = last.replace(reply.to_vec());
+                    out.extend(held.as_deref().unwrap_or(reply));
+                } else {
+                    out.extend(reply);
+                }
+            }
+            out
+        });
+    };
+    let pass = async |scene: &mut Scene| scene.proxy.pass();
+    let scene = meets(scene, "wrong replies", 2 * MOMENT, swap, pass).await;
+    assert!(scene.cache.stats().l2_refused > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_network_is_cut() {
+    let scene = Scene::new().await;
+    let cut = async |scene: &mut Scene| scene.proxy.cut();
+    let pass = async |scene: &mut Scene| scene.proxy.pass();
+    meets(scene, "cut", 4 * MOMENT, cut, pass).await;
+}
+
+mod processes {
+    use super::*;
+    use crate::servers::{Worker, worker};
+    use larder::QueryCacheBuilder;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn builder(url: &str) -> QueryCacheBuilder {
+        let blind = Duration::from_millis(200);
+        QueryCache::builder().namespace("processes").redis(url).max_blind(blind)
+    }
+
+    /// Reads, invalidates and fills when it is told to.
+    #[test]
+    fn worker_entry() {
+        let Some(lines) = worker::parent_lines() else { return };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let url = std::env::var("REDIS").unwrap();
+        let cache = runtime.block_on(builder(&url).build()).unwrap();
+        worker::say("ready");
+        for line in lines {
+            let query = cache.query("q").tag("t");
+            match line.split_once(' ').unwrap() {
+                ("read", value) => {
+                    let value: i64 = value.parse().unwrap();
+                    let load = move || async move { Ok::<_, std::io::Error>(value) };
+                    let answer = runtime.block_on(query.load(load).answer()).unwrap();
+                    worker::say(&format!("{} {:?}", answer.value(), answer.origin()));
+                }
+                ("fill", bytes) => {
+                    let text = "x".repeat(bytes.parse().unwrap());
+                    let load = move || async move { Ok::<_, std::io::Error>(text) };
+                    let large = cache.query("large");
+                    runtime.block_on(large.load(load)).unwrap();
+                    worker::say("answered");
+                }
+                ("invalidate", tag) => {
+                    let (cache, tag) = (cache.clone(), tag.to_owned());
+                    runtime.spawn(async move { cache.invalidate([tag]).await });
+                    worker::say("begun");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn start(url: &str) -> Worker {
+        let entry = "faults::processes::worker_entry";
+        let mut worker = Worker::start(entry, &[("REDIS", url)]).unwrap();
+        assert_eq!(worker.next_line(PATIENCE).unwrap(), "ready");
+        worker
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_that_was_paused_serves_nothing_that_was_invalidated_meanwhile() {
+        let redis = Redis::start_tcp().unwrap();
+        let cache = builder(&redis.url()).build().await.unwrap();
+        let mut paused = start(&redis.url());
+        let ask = |paused: &mut Worker, value: i64| {
+            paused.send(&format!("read {value}")).unwrap();
+            paused.next_line(PATIENCE).unwrap()
+        };
+        for round in 1..10 {
+            ask(&mut paused, round);
+            assert_eq!(ask(&mut paused, round), format!("{round} L1"));
+            paused.pause().unwrap();
+            // In the pipe when it wakes up: the first thing it does is to read.
+            paused.send(&format!("read {}", round + 1)).unwrap();
+            cache.invalidate(["t"]).await.unwrap();
+            let acknowledged = Instant::now();
+            until_async("it is blind for too long", async || {
+                acknowledged.elapsed() > Duration::from_millis(210)
+            })
+            .await;
+            paused.resume().unwrap();
+            let woken = paused.next_line(PATIENCE).unwrap();
+            assert_eq!(woken, format!("{} Loaded", round + 1));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_killed_in_mid_fill_leaves_nothing_half_written() {
+        let redis = Redis::start_tcp().unwrap();
+        let proxy = Proxy::to_redis(&redis).unwrap();
+        let mut killed = start(&proxy.url());
+        // Stalled after the lease was granted: its entry cannot all be on its way.
+        let large = 8_000_000;
+        let leased = proxy.counts().to_server;
+        killed.send(&format!("fill {large}")).unwrap();
+        until_async("a part of the entry has passed", async || {
+            if proxy.counts().to_server > leased + 100_000 {
+                proxy.stall(Way::ToServer);
+                return true;
+            }
+            false
+        })
+        .await;
+        killed.kill().unwrap();
+        proxy.pass();
+        let cache = builder(&redis.url()).build().await.unwrap();
+        let query = cache.query("large");
+        let load = || async { Ok::<_, std::io::Error>(String::from("anew")) };
+        let answer = query.load(load).answer().await.unwrap();
+        let whole = answer.value().len() == large;
+        assert!(whole || **answer.value() == "anew");
+        assert_eq!(whole, answer.origin() == Origin::L2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_killed_in_mid_invalidation_harms_nobody() {
+        let redis = Redis::start_tcp().unwrap();
+        let proxy = Proxy::to_redis(&redis).unwrap();
+        let cache = builder(&redis.url()).build().await.unwrap();
+        for round in 0..5 {
+            let mut killed = start(&proxy.url());
+            proxy.stall(Way::ToServer);
+            killed.send("invalidate t").unwrap();
+            assert_eq!(killed.next_line(PATIENCE).unwrap(), "begun");
+            killed.kill().unwrap();
+            proxy.pass();
+            let query = cache.query("q").tag("t");
+            let load = move || async move { Ok::<_, std::io::Error>(round) };
+            query.load(load).await.unwrap();
+            cache.invalidate(["t"]).await.unwrap();
+            assert_eq!(query.load(load).answer().await.unwrap().origin(), Origin::Loaded);
+        }
+    }
+}
+
+mod postgres {
+    use super::*;
+    use crate::servers::Postgres;
+    use larder::ErrorKind;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn its_errors_reach_the_caller_and_what_is_cached_is_served_meanwhile() {
+        let redis = Redis::start().unwrap();
+        let mut postgres = Postgres::start().unwrap();
+        let pool = postgres.database().await.unwrap().pool(2);
+        let cache = QueryCache::builder().namespace("pg").redis(redis.url()).build().await.unwrap();
+        let known = cache.query("SELECT 1");
+        let origin = async |sql: &str| {
+            Ok::<_, larder::Error>(cache.query(sql).fetch(&pool).answer().await?.origin())
+        };
+        known.fetch(&pool).await.unwrap();
+        postgres.stop().unwrap();
+        assert_eq!(origin("SELECT 1").await.unwrap(), Origin::L1);
+        let error = origin("SELECT 2").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Query | ErrorKind::Connect), "{error}");
+        postgres.restart().unwrap();
+        until_async("it is used again", async || origin("SELECT 2").await.is_ok()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn killed_sessions_cost_the_queries_that_ran_in_them_and_no_others() {
+        let database = database().await;
+        let pool = database.pool(4);
+        let cache = crate::support::local().await;
+        cache.query("SELECT 1").fetch(&pool).await.unwrap();
+        assert!(database.terminate_sessions().await.unwrap() > 0);
+        assert_eq!(
+            cache.query("SELECT 1").fetch(&pool).answer().await.unwrap().origin(),
+            Origin::L1
+        );
+        until_async("the pool has new connections", async || {
+            cache.query("SELECT 2").fetch(&pool).await.is_ok()
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_exhausted_pool_keeps_loads_waiting_until_their_deadline_and_hits_never() {
+        let database = database().await;
+        let pool = database.pool(1);
+        let cache = crate::support::local().await;
+        cache.query("SELECT 1").fetch(&pool).await.unwrap();
+        let taken = pool.get().await.unwrap();
+        let query = cache.query("SELECT 2").load_deadline(Duration::from_millis(50));
+        assert_eq!(query.fetch(&pool).await.unwrap_err().kind(), ErrorKind::Deadline);
+        let hit = cache.query("SELECT 1").fetch(&pool).answer().await.unwrap();
+        assert_eq!(hit.origin(), Origin::L1);
+        drop(taken);
+        assert!(query.fetch(&pool).await.is_ok());
+    }
+}
