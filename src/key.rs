@@ -35,6 +35,12 @@ impl CacheKey {
         CacheKey(bytes)
     }
 
+    /// A key of no call.
+    #[cfg(feature = "redis")]
+    pub(crate) fn random() -> CacheKey {
+        CacheKey(std::array::from_fn(|_| fastrand::u8(..)))
+    }
+
     #[cfg(feature = "redis")]
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0

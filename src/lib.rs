@@ -115,6 +115,8 @@ mod entry;
 mod error;
 mod fleet;
 mod flight;
+#[cfg(test)]
+mod fuzz;
 mod heartbeat;
 mod held;
 mod key;

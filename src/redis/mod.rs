@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
 
 pub(crate) use self::link::Link;
-use self::script::Script;
+use self::script::{Call, Script};
 use self::subscription::Subscription;
 use crate::currency::Position;
 use crate::entry::FORMAT;
@@ -105,23 +105,53 @@ impl RedisStore {
         RedisStore { link, subscription, names, scripts: Scripts::new() }
     }
 
-    /// Whether Redis does what the protocol needs: one beat, with its error.
+    /// Whether Redis does what the protocol needs: a beat, and a lease that is nobody's, with their
+    /// error.
     pub(crate) async fn check(&self) -> Result<(), RedisError> {
-        self.link.check(&self.beat_command(Position { epoch: 0, seq: 0 }, &self.scripts)).await
+        let start = Position { epoch: 0, seq: 0 };
+        self.link.check(&self.beat_command(start)).await?;
+        let (key, token) = (CacheKey::random(), Token::random());
+        let ask = Ask { token, at: start, need: 0, seen: None };
+        self.link.check(&self.lease_command(&key, &ask)).await?;
+        self.link.check(&self.renew_command(&key, token)).await?;
+        self.link.check(&self.release_command(&key, token, Done::Without)).await
     }
 
-    fn beat_command(&self, known: Position, scripts: &Scripts) -> script::Call {
-        let mut call = scripts.beat.call(&[&self.names.directory]);
+    fn beat_command(&self, known: Position) -> Call {
+        let mut call = self.scripts.beat.call(&[&self.names.directory]);
         self.head(&mut call, known);
         call
     }
 
+    fn lease_command(&self, key: &CacheKey, ask: &Ask) -> Call {
+        let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
+        let mut lease = ask.token.0.to_vec();
+        lease.extend(ask.at.epoch.to_be_bytes());
+        lease.extend(ask.at.seq.to_be_bytes());
+        let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
+        call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
+        call.arg(LEASE.as_millis() as u64).arg(lease);
+        call
+    }
+
+    fn renew_command(&self, key: &CacheKey, token: Token) -> Call {
+        let mut call = self.on_entry(&self.scripts.renew, key, token);
+        call.arg(LEASE.as_millis() as u64);
+        call
+    }
+
+    fn release_command(&self, key: &CacheKey, token: Token, done: Done) -> Call {
+        let mut call = self.on_entry(&self.scripts.release, key, token);
+        call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
+        call
+    }
+
     /// What all scripts on the directory want to know.
-    fn head(&self, call: &mut script::Call, known: Position) {
+    fn head(&self, call: &mut Call, known: Position) {
         call.arg(known.epoch).arg(known.seq).arg(fastrand::u32(..1 << 24));
     }
 
-    fn on_entry(&self, script: &Script, key: &CacheKey, token: Token) -> script::Call {
+    fn on_entry(&self, script: &Script, key: &CacheKey, token: Token) -> Call {
         let mut call = script.call(&[&self.names.entry(key), &self.names.lease(key)]);
         call.arg(&token.0);
         call
@@ -191,13 +221,7 @@ impl Store for RedisStore {
         ask: Ask,
     ) -> BoxFuture<'a, Result<Leased, StoreError>> {
         Box::pin(async move {
-            let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
-            let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
-            let mut lease = ask.token.0.to_vec();
-            lease.extend(ask.at.epoch.to_be_bytes());
-            lease.extend(ask.at.seq.to_be_bytes());
-            call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
-            call.arg(LEASE.as_millis() as u64).arg(lease);
+            let call = self.lease_command(key, &ask);
             match self.link.call(&call).await?.0 {
                 Value::Int(remaining) => {
                     let remaining = u64::try_from(remaining).unwrap_or(0);
@@ -218,8 +242,7 @@ impl Store for RedisStore {
         token: Token,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let mut call = self.on_entry(&self.scripts.renew, key, token);
-            call.arg(LEASE.as_millis() as u64);
+            let call = self.renew_command(key, token);
             Ok(self.link.call(&call).await?.0 == Value::Int(1))
         })
     }
@@ -249,15 +272,14 @@ impl Store for RedisStore {
         done: Done,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut call = self.on_entry(&self.scripts.release, key, token);
-            call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
+            let call = self.release_command(key, token, done);
             self.link.call(&call).await.map(drop)
         })
     }
 
     fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
-            let call = self.beat_command(known, &self.scripts);
+            let call = self.beat_command(known);
             let (reply, connection) = self.link.timed_call(&call).await?;
             beat(&reply, connection).ok_or(StoreError::Unavailable)
         })

@@ -4,6 +4,8 @@
 mod servers;
 
 mod cancellation;
+#[cfg(feature = "tracing")]
+mod events;
 mod expiry;
 mod harness;
 mod harness_faults;
@@ -23,5 +25,9 @@ mod faults;
 mod fleet;
 #[cfg(feature = "redis")]
 mod outage;
+#[cfg(feature = "redis")]
+mod security;
+#[cfg(feature = "redis")]
+mod trips;
 #[cfg(feature = "redis")]
 mod wire;
