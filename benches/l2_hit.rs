@@ -46,6 +46,8 @@ impl Setup {
             .redis_timeout(Duration::from_secs(5))
             .ttl(Duration::from_secs(24 * 3600))
             .l1_ttl(Duration::from_secs(1))
+            // The clock runs ahead of the beats.
+            .max_blind(Duration::from_secs(3600))
             .clock(clock.clone());
         let cache = runtime.block_on(cache.build()).unwrap();
         let info = redis::IntoConnectionInfo::into_connection_info(redis.url()).unwrap();
@@ -61,7 +63,7 @@ impl Setup {
         self.runtime.block_on(async {
             let mut raw = self.raw.clone();
             let mut names = async || -> Vec<String> {
-                redis::cmd("KEYS").arg("larder:bench:*").query_async(&mut raw).await.unwrap()
+                redis::cmd("KEYS").arg("larder:bench:*}").query_async(&mut raw).await.unwrap()
             };
             let before = names().await;
             for copy in 0..tasks * per_task {

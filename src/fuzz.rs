@@ -44,7 +44,7 @@ fn sealed(header: &Header, depends: &Depends, payload: &[u8], secret: Option<&Ma
 
 /// Payloads of every codec, small and of several kilobytes.
 fn payloads(sets: &ColumnSets) -> Vec<(u8, Vec<u8>)> {
-    let cell = |number: usize| (number % 3 != 0).then(|| vec![number as u8; number % 7]);
+    let cell = |number: usize| (!number.is_multiple_of(3)).then(|| vec![number as u8; number % 7]);
     let mut payloads = vec![];
     for (width, rows) in [(0, 3), (1, 0), (1, 1), (3, 5), (40, 20)] {
         let rows: Vec<Vec<_>> = (0..rows)
