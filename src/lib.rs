@@ -14,12 +14,16 @@
 //!     .build()
 //!     .await?;
 //!
-//! let revenue = cache.query("SELECT day, sum(amount)::float8 AS total FROM orders WHERE region = $1 GROUP BY day");
+//! let revenue = cache
+//!     .query("SELECT day, sum(amount)::float8 AS total FROM orders WHERE region = $1 GROUP BY day")
+//!     .tag("orders");
 //! let rows = revenue.bind("eu").fetch(&pool).await?;
 //! for row in &rows {
 //!     let total: f64 = row.get("total");
 //!     println!("{total:.2}");
 //! }
+//! // After a transaction that changed orders has committed:
+//! cache.invalidate(["orders"]).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -62,7 +66,7 @@
 //! [schema version](Query::schema_version), the Rust type of the result, and kind and value of each
 //! parameter. Calls that differ in any of them never share a result: `("a", "bc")` and
 //! `("ab", "c")`, `NULL` and `''`, `1_i32` and `1_i64` are different calls. A key in Redis is named
-//! `larder:<namespace>:<format>:<hash>` and shows neither SQL nor values.
+//! `larder:<namespace>:<format>:{<hash>}` and shows neither SQL nor values.
 //!
 //! What else a result depends on, you have to say: set a `scope` where row-level security, the role,
 //! `search_path` or `TimeZone` make the same SQL give different results, and a namespace per
@@ -73,8 +77,9 @@
 //!
 //! For the [`ttl`](QueryCacheBuilder::ttl), from the end of its load. A copy in memory lives for the
 //! [`l1_ttl`](QueryCacheBuilder::l1_ttl) at most, and never longer than what remains of the entry
-//! in Redis that it was read from. A change in the database is seen when the result has expired:
-//! choose the `ttl` as the staleness that you can bear.
+//! in Redis that it was read from. And no longer than until one of its [tags](Query::tag) is
+//! [invalidated](QueryCache::invalidate); see [below](#how-a-result-is-known-to-be-current). A change
+//! that nobody reports is seen when the result has expired: choose the `ttl` for that.
 //!
 //! # What it never does
 //!
@@ -82,8 +87,10 @@
 //!   key: the read goes on to PostgreSQL, after 50 ms at most where Redis does not answer, and the
 //!   trouble is counted in [`stats`](QueryCache::stats). When Redis is back, it is used again
 //!   within a second.
-//! - **Load twice at once.** A thousand tasks that ask a process for one cold key cause one load. It
-//!   belongs to none of them, so whoever leaves harms nobody; its error or panic reaches all who
+//! - **Serve what was invalidated.** Not after a crash, not through a race of a slow load with an
+//!   invalidation, not from a Redis that came back with old data.
+//! - **Load twice at once.** A thousand tasks in eight processes that ask for one cold key cause one
+//!   load. It belongs to none of them, so whoever leaves harms nobody; its error or panic reaches all who
 //!   waited, and the next call loads again. It ends at its
 //!   [deadline](QueryCacheBuilder::load_deadline), and PostgreSQL is told to cancel the query.
 //! - **Change a value.** `Rows` are PostgreSQL's own bytes. Floats and 128-bit integers come back
@@ -97,7 +104,10 @@
 //! | --- | --- |
 //! | `redis` (default) | the shared tier |
 //! | `msgpack` | [`Codec::MessagePack`] for typed values |
+//! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads |
 //! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
+//!
+#![doc = include_str!("docs/currency.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
