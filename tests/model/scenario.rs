@@ -1,0 +1,241 @@
+//! [`Scenario`]: what is explored. Each bounds the steps in another way, so that together they are
+//! small and each is gone through to its end.
+
+use crate::bounds::{Bounds, Does};
+use crate::currency::Currency;
+use crate::explore::{Explored, explore};
+use crate::flight::Flights;
+use crate::lease::Leases;
+use crate::mutation::Mutation;
+
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    of: Of,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    Currency(Bounds),
+    Flights(Flights),
+    Leases(Leases),
+}
+
+impl Scenario {
+    pub fn explore(&self, mutation: Option<Mutation>) -> Explored {
+        match self.of {
+            Of::Currency(bounds) => explore(&Currency { bounds, mutation }),
+            Of::Flights(flights) => explore(&Flights { mutation, ..flights }),
+            Of::Leases(leases) => explore(&Leases { mutation, ..leases }),
+        }
+    }
+
+    /// The one that has what it takes to notice a mutant.
+    pub fn that_kills(mutation: Mutation) -> Scenario {
+        match mutation {
+            Mutation::LateCapture
+            | Mutation::LabelAtFill
+            | Mutation::FreshFromReceipt
+            | Mutation::NoFreshnessGate
+            | Mutation::AdvanceOverGap => PUSHES,
+            Mutation::AppliedBeforeCells | Mutation::AnyPosition => LOOKS,
+            Mutation::NoEpochInEntry
+            | Mutation::NoLocalApply
+            | Mutation::InvalidateBeforeCommit => LOSS,
+            Mutation::NoServerId | Mutation::UngatedReplicaRead => FAILOVER,
+            Mutation::PendingForgotten => NEWCOMER,
+            Mutation::EpochBackwards => LATE_ANSWERS,
+            Mutation::JoinerDoesNotJudge => FLIGHTS,
+            Mutation::FillIgnoresLease | Mutation::LossNotFenced => LEASES,
+            Mutation::WaitersForgotten => WAITING,
+        }
+    }
+}
+
+/// A few seconds without optimisation.
+pub const QUICK: [Scenario; 12] = [
+    PUSHES,
+    LOOKS,
+    FILLS,
+    LOSS,
+    FAILOVER,
+    LATE_ANSWERS,
+    COLD_START,
+    NEWCOMER,
+    FLIGHTS,
+    FLIGHTS_OF_A_FLEET,
+    LEASES,
+    LEASES_OF_ONE_LINEAGE,
+];
+
+/// Process A does something, process B invalidates: one change, announced once.
+const ONE_CHANGE: Bounds = Bounds {
+    epoch: 2,
+    stored: false,
+    max_blind: 1,
+    randoms: 1,
+    commits: 1,
+    invalidations: 1,
+    repeats: 0,
+    strangers: 0,
+    losses: 0,
+    failovers: 0,
+    announcements: 1,
+    prompt: true,
+    does: [Does::NOTHING, Does::INVALIDATE],
+};
+
+const fn currency(name: &'static str, does: [Does; 2], bounds: Bounds) -> Scenario {
+    Scenario { name, of: Of::Currency(Bounds { does, ..bounds }) }
+}
+
+const PUSHES: Scenario = currency(
+    "memory, with pushes lost and out of order",
+    [Does::LOAD, Does::INVALIDATE],
+    Bounds { strangers: 1, ..ONE_CHANGE },
+);
+
+const LOOKS: Scenario = currency(
+    "the second tier, with requests delayed",
+    [Does::LOOK, Does::INVALIDATE],
+    Bounds { stored: true, prompt: false, ..ONE_CHANGE },
+);
+
+const FILLS: Scenario = currency(
+    "both tiers, with fills delayed",
+    [Does { look: true, ..Does::FILL }, Does::INVALIDATE],
+    Bounds { stored: true, ..ONE_CHANGE },
+);
+
+const LOSS: Scenario = currency(
+    "the directory is lost",
+    [Does { invalidate: true, ..Does::LOAD }, Does::INVALIDATE],
+    Bounds { losses: 1, ..ONE_CHANGE },
+);
+
+const FAILOVER: Scenario = currency(
+    "a replica that lags becomes the master",
+    [Does { reconnects: 1, ..Does::LOOK }, Does::INVALIDATE],
+    Bounds { failovers: 1, stored: true, ..ONE_CHANGE },
+);
+
+const LATE_ANSWERS: Scenario = currency(
+    "answers of a lineage that has ended",
+    [Does { beats: 2, ..Does::LOOK }, Does::INVALIDATE],
+    Bounds { losses: 1, stored: true, ..ONE_CHANGE },
+);
+
+const COLD_START: Scenario = currency(
+    "nobody knows of an epoch",
+    [Does { epoch: 0, ..Does::LOAD }, Does { epoch: 0, ..Does::INVALIDATE }],
+    Bounds { epoch: 0, ..ONE_CHANGE },
+);
+
+const NEWCOMER: Scenario = currency(
+    "a process invalidates before it has heard of an epoch",
+    [Does { epoch: 0, invalidate: true, ..Does::LOOK }, Does::NOTHING],
+    Bounds { stored: true, ..ONE_CHANGE },
+);
+
+const TWO_READERS: Flights =
+    Flights { max_blind: 1, readers: 2, invalidations: 1, others: 0, losses: 0, mutation: None };
+
+const FLIGHTS: Scenario = Scenario {
+    name: "flights, and an invalidation of their own process",
+    of: Of::Flights(TWO_READERS),
+};
+
+const FLIGHTS_OF_A_FLEET: Scenario = Scenario {
+    name: "flights, and an invalidation of another process",
+    of: Of::Flights(Flights { invalidations: 0, others: 1, ..TWO_READERS }),
+};
+
+const TWO_LOADS: Leases = Leases { loads: 2, invalidations: 1, losses: 1, mutation: None };
+
+const LEASES: Scenario = Scenario { name: "leases, and a new lineage", of: Of::Leases(TWO_LOADS) };
+
+const LEASES_OF_ONE_LINEAGE: Scenario = Scenario {
+    name: "leases, and invalidations",
+    of: Of::Leases(Leases { invalidations: 2, losses: 0, ..TWO_LOADS }),
+};
+
+const WAITING: Scenario = Scenario {
+    name: "leases of three loads",
+    of: Of::Leases(Leases { loads: 3, losses: 0, ..TWO_LOADS }),
+};
+
+/// Minutes, with optimisation.
+pub const LARGE: [Scenario; 16] = [
+    WAITING,
+    Scenario {
+        name: "leases of three loads, and a new lineage",
+        of: Of::Leases(Leases { loads: 3, ..TWO_LOADS }),
+    },
+    Scenario {
+        name: "flights, and invalidations of both processes",
+        of: Of::Flights(Flights { others: 1, ..TWO_READERS }),
+    },
+    Scenario {
+        name: "flights of three readers",
+        of: Of::Flights(Flights { readers: 3, ..TWO_READERS }),
+    },
+    Scenario {
+        name: "flights, and the directory is lost",
+        of: Of::Flights(Flights { losses: 1, ..TWO_READERS }),
+    },
+    currency(
+        "one process invalidates and fills, the other looks",
+        [Does::LOOK, Does { invalidate: true, ..Does::FILL }],
+        ONE_CHANGE,
+    ),
+    currency(
+        "both processes listen, one has both tiers",
+        [Does { look: true, ..Does::FILL }, Does { beats: 1, ..Does::INVALIDATE }],
+        Bounds { stored: true, ..ONE_CHANGE },
+    ),
+    currency(
+        "two changes, announced twice at a time",
+        [Does::LOAD, Does::INVALIDATE],
+        Bounds { commits: 2, invalidations: 2, announcements: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "an announcement is sent again",
+        [Does { invalidate: true, ..Does::LOAD }, Does::INVALIDATE],
+        Bounds { losses: 1, repeats: 1, ..ONE_CHANGE },
+    ),
+    currency(
+        "a failover with epochs in any order",
+        [Does { beats: 2, reconnects: 1, ..Does::LOAD }, Does::INVALIDATE],
+        Bounds { failovers: 1, randoms: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "a failover and a directory lost",
+        [Does { reconnects: 1, ..Does::LOAD }, Does::INVALIDATE],
+        Bounds { failovers: 1, losses: 1, randoms: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "a failover with requests delayed and epochs in any order",
+        [Does { beats: 2, reconnects: 1, ..Does::LOOK }, Does::INVALIDATE],
+        Bounds { failovers: 1, stored: true, prompt: false, randoms: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "a failover in finer time",
+        [Does { reconnects: 1, ..Does::LOOK }, Does::INVALIDATE],
+        Bounds { failovers: 1, stored: true, max_blind: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "the directory is lost in finer time",
+        [Does { invalidate: true, ..Does::LOAD }, Does::INVALIDATE],
+        Bounds { losses: 1, max_blind: 2, ..ONE_CHANGE },
+    ),
+    currency(
+        "a failover while fills are delayed",
+        [Does { reconnects: 1, ..Does::LOOK }, Does { beats: 0, invalidate: true, ..Does::FILL }],
+        Bounds { failovers: 1, ..ONE_CHANGE },
+    ),
+    currency(
+        "two changes and a directory lost, with two beats at a time",
+        [Does { beats: 2, ..Does::LOAD }, Does::INVALIDATE],
+        Bounds { commits: 2, invalidations: 2, losses: 1, ..ONE_CHANGE },
+    ),
+];
