@@ -174,7 +174,7 @@ impl QueryCacheBuilder {
         })
     }
 
-    /// How much memory the results in this process may take: their encoded size, and about 320
+    /// How much memory the results in this process may take: their encoded size, and about 380
     /// bytes for each.
     ///
     /// # Default

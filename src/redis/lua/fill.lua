@@ -7,14 +7,16 @@ local epoch, asof, ends = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local write = ends > now
-if write and not ours then
-    -- The lease has ended meanwhile. What somebody else may have stored since
-    -- then must not be replaced by something older.
-    local entry_epoch, entry_asof = stored()
-    if entry_epoch then
+local entry_epoch, entry_asof = stored()
+if write and entry_epoch then
+    -- The lease may have ended meanwhile, or have been granted to a process that
+    -- was behind. What is there must not be replaced by something older.
+    if epoch ~= entry_epoch then
         write = epoch > entry_epoch
-            or (epoch == entry_epoch and asof > entry_asof)
-            or (epoch == entry_epoch and asof == entry_asof and ends > now + redis.call('PTTL', KEYS[1]))
+    elseif asof ~= entry_asof then
+        write = asof > entry_asof
+    else
+        write = ours or ends > now + redis.call('PTTL', KEYS[1])
     end
 end
 if write then redis.call('SET', KEYS[1], ARGV[8], 'PXAT', ARGV[4]) end

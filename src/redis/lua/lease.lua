@@ -7,14 +7,19 @@ local entry_epoch, entry_asof, entry_token = stored()
 if entry_epoch == epoch and entry_asof >= need and entry_token ~= ARGV[5] then
     return 'entry'
 end
+-- The asker has not heard of a new epoch: what it loads would be dead. Whoever
+-- reads the entry finds out.
+if entry_epoch and entry_epoch > epoch then return 'entry' end
 if ours then return 'granted' end
 local waiting = '0'
 if lease then
     waiting = lease:sub(33)
     local remaining = redis.call('PTTL', KEYS[2])
-    -- A load of another epoch, or from before an invalidation, is of no use to
+    local lease_epoch = number(lease, 17)
+    -- A load of an older epoch, or from before an invalidation, is of no use to
     -- the asker: it takes the lease over, and with it those who wait.
-    if remaining > 0 and number(lease, 17) == epoch and number(lease, 25) >= need then
+    if remaining > 0
+        and (lease_epoch > epoch or lease_epoch == epoch and number(lease, 25) >= need) then
         redis.call('SETRANGE', KEYS[2], 32, '1')
         return remaining
     end
