@@ -22,6 +22,8 @@ use crate::policy::{Negative, Policy, Settings, WrongSetting};
 use crate::rows::ColumnSets;
 use crate::stats::Counters;
 use crate::store::Store;
+#[cfg(any(test, feature = "test-util"))]
+use crate::store::memory::MemoryStore;
 
 const NAMESPACE: &str = "local";
 const LONGEST_NAMESPACE: usize = 64;
@@ -49,6 +51,8 @@ pub struct QueryCacheBuilder {
     namespace: Option<String>,
     #[cfg(feature = "redis")]
     redis: Option<RedisSettings>,
+    #[cfg(any(test, feature = "test-util"))]
+    memory_store: Option<MemoryStore>,
     max_bytes: u64,
     concurrent_loads: usize,
     codec: Codec,
@@ -86,6 +90,8 @@ impl Default for QueryCacheBuilder {
             namespace: None,
             #[cfg(feature = "redis")]
             redis: None,
+            #[cfg(any(test, feature = "test-util"))]
+            memory_store: None,
             max_bytes: 256 << 20,
             concurrent_loads: 32,
             codec: Codec::default(),
@@ -162,6 +168,20 @@ impl QueryCacheBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis_timeout(mut self, timeout: Duration) -> Self {
         self.redis_settings().timeout = timeout;
+        self
+    }
+
+    /// Stands in for Redis in tests: several caches of one process form a fleet, without a server.
+    /// A [`redis`](QueryCacheBuilder::redis) that is set as well is not asked. The cache can be
+    /// built while the store is [disconnected](MemoryStore::disconnect).
+    ///
+    /// # Default
+    ///
+    /// None
+    #[cfg(any(test, feature = "test-util"))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+    pub fn memory_store(mut self, store: &MemoryStore) -> Self {
+        self.memory_store = Some(store.clone());
         self
     }
 
@@ -481,8 +501,20 @@ impl QueryCacheBuilder {
         Err(wrong("namespace", format_args!("{namespace:?}"), allowed))
     }
 
-    #[cfg(not(feature = "redis"))]
     async fn store(
+        &self,
+        namespace: &str,
+        backplane: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
+        #[cfg(any(test, feature = "test-util"))]
+        if let Some(store) = &self.memory_store {
+            return Ok(Some(Arc::new(store.join(namespace, backplane.clone()))));
+        }
+        self.redis_store(namespace, backplane).await
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn redis_store(
         &self,
         _: &str,
         _: &Arc<Backplane>,
@@ -491,7 +523,7 @@ impl QueryCacheBuilder {
     }
 
     #[cfg(feature = "redis")]
-    async fn store(
+    async fn redis_store(
         &self,
         namespace: &str,
         backplane: &Arc<Backplane>,

@@ -181,9 +181,20 @@ pub(crate) fn open(
 /// The token in bytes that the scripts take for an entry, whatever else is wrong with them: to ask
 /// that it be replaced.
 pub(crate) fn token(bytes: &[u8]) -> Option<Token> {
+    origin(bytes).map(|(_, token)| token)
+}
+
+/// As of when, and by which load, by what the scripts see of it.
+pub(crate) fn origin(bytes: &[u8]) -> Option<(Position, Token)> {
     let head = bytes.first_chunk::<56>()?;
-    let is_entry = head[..4] == MAGIC && head[4] == FORMAT;
-    is_entry.then(|| Token(*head.last_chunk().expect("56 bytes hold 16")))
+    if head[..4] != MAGIC || head[4] != FORMAT {
+        return None;
+    }
+    let number = |at: usize| {
+        u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the header"))
+    };
+    let token = Token(*head.last_chunk().expect("56 bytes hold 16"));
+    Some((Position { epoch: number(24), seq: number(32) }, token))
 }
 
 #[cfg(test)]

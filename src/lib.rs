@@ -105,6 +105,7 @@
 //! | `redis` (default) | the shared tier |
 //! | `msgpack` | [`Codec::MessagePack`] for typed values |
 //! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads |
+//! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
 //! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
 //!
 #![doc = include_str!("docs/currency.md")]
@@ -141,6 +142,9 @@ mod read;
 #[cfg(feature = "redis")]
 mod redis;
 mod rows;
+#[cfg(all(test, feature = "redis"))]
+#[path = "../tests/servers/mod.rs"]
+mod servers;
 mod stats;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod store;
@@ -168,5 +172,8 @@ pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
 pub use self::stats::CacheStats;
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub use self::store::memory::MemoryStore;
 pub use self::tag::{Tag, Tagged};
 pub use self::wrapped::Wrapped;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::backplane::Word;
 use crate::cache::{Core, Load, Phase};
-use crate::clock::{self, Clock, Instant};
+use crate::clock::{self, Instant};
 use crate::currency::{Position, Stamp};
 use crate::entry::{self, Header};
 use crate::error::Error;
@@ -121,7 +121,7 @@ impl Core {
                 return flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
             }
         };
-        let Loaded { value, tags, stamp, began, ended, by_system } = loaded;
+        let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
         let value = Arc::new(value);
         let encoded = self.encode::<V>(&plan, &value);
         let (bytes, empty) = match &encoded {
@@ -160,7 +160,7 @@ impl Core {
         let header = Header { codec, at, token, life: stored_life, ttl, load };
         let sealed = entry::seal(&key, &header, &depends, &payload, self.secret.as_ref());
         let Some(header) = sealed else { return };
-        let ends = clock::after(by_system, stored_life);
+        let ends = clock::after(by_store, stored_life);
         let fill = Fill { token, at, ends, header, payload };
         let filled = match lease {
             Some(lease) => lease.fill(fill).await,
@@ -258,8 +258,9 @@ impl Core {
             }
         };
         let (value, tags) = brought?;
-        let (ended, by_system) = (self.clock.now(), Clock::system().now());
-        Ok(Loaded { value, tags, stamp, began, ended, by_system })
+        let ended = self.clock.now();
+        let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
+        Ok(Loaded { value, tags, stamp, began, ended, by_store })
     }
 
     /// Keeps an error as an answer, if the query asks for that, and unless there is a stale result
@@ -320,6 +321,6 @@ struct Loaded<T> {
     stamp: Stamp,
     began: Instant,
     ended: Instant,
-    /// `ended` by the system's clock, whichever the cache's is.
-    by_system: Instant,
+    /// `ended` by the clock of the shared tier, whichever the cache's is.
+    by_store: Instant,
 }

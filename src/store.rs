@@ -1,5 +1,10 @@
 //! [`Store`]: what the cache asks of its shared tier, and [`Listener`], what that tells unasked.
 
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) mod memory;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) mod namespace;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -18,6 +23,9 @@ use crate::tag::Cell;
 pub(crate) trait Store: Send + Sync {
     /// The time limit.
     fn limit(&self) -> Duration;
+
+    /// The time by the clock that the lives of entries are told in; see [`Fill::ends`].
+    fn now(&self) -> Instant;
 
     /// Whether there is a connection at present. Without one all calls fail at once.
     fn is_connected(&self) -> bool;
@@ -141,8 +149,8 @@ pub(crate) struct Fill {
     pub(crate) token: Token,
     /// The position as of which the load began.
     pub(crate) at: Position,
-    /// When its life ends, by the system's clock: however late the write takes effect, it does not
-    /// begin a new one.
+    /// When its life ends, by the [store's clock](Store::now): however late the write takes effect,
+    /// it does not begin a new one.
     pub(crate) ends: Instant,
     /// Header and payload, which are one after the other in the entry.
     pub(crate) header: Bytes,

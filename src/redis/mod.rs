@@ -1,5 +1,7 @@
 //! [`RedisStore`]: the shared tier.
 
+#[cfg(test)]
+mod differential;
 mod link;
 mod script;
 mod subscription;
@@ -14,6 +16,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
 pub(crate) use self::link::Link;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
+use crate::clock::{Clock, Instant};
 use crate::currency::Position;
 use crate::entry::FORMAT;
 use crate::key::CacheKey;
@@ -161,6 +164,11 @@ impl RedisStore {
 impl Store for RedisStore {
     fn limit(&self) -> Duration {
         self.link.limit()
+    }
+
+    fn now(&self) -> Instant {
+        // Redis's clock is known by how it stands to this one.
+        Clock::system().now()
     }
 
     fn is_connected(&self) -> bool {

@@ -22,7 +22,8 @@ local function get(key, first, last)
     return value
 end
 
-local lease = get(KEYS[2], 0, 32)
+-- One byte more than it has: something longer is no lease.
+local lease = get(KEYS[2], 0, 33)
 if #lease ~= 33 then lease = nil end
 local ours = lease and lease:sub(1, 16) == token
 
