@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{Value, cmd};
+use redis::{AsyncConnectionConfig, Value, cmd};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -105,7 +105,12 @@ impl Pair {
         link.connect().await.unwrap();
         let redis = RedisStore::new(link, NAMESPACE, redis_ear.clone());
         let client = ::redis::Client::open(server.url()).unwrap();
-        let mut by_hand = client.get_multiplexed_async_connection().await.unwrap();
+        // The client's own limit is half a second, which a busy machine exceeds.
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let by_hand = client.get_multiplexed_async_connection_with_config(&patient).await;
+        let mut by_hand = by_hand.unwrap();
         let info: String = cmd("INFO").arg("replication").query_async(&mut by_hand).await.unwrap();
         let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
         assert_eq!(redis_ear.until(&Notice::Listening).await, member_ear.take());
