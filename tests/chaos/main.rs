@@ -238,6 +238,7 @@ impl Run {
             if round == 0 {
                 let explained = self.behind.iter().map(|line| self.explain(line, &least));
                 self.report.lost = explained.collect();
+                self.report.lost.iter().for_each(|line| println!("{line}"));
             } else if !self.report.lost.is_empty() {
                 // Whether they were lost for good or only late.
                 println!("{} answers are behind in round {round}", self.behind.len());
