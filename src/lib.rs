@@ -121,6 +121,10 @@ mod checksum;
 mod clock;
 mod codec;
 mod currency;
+// Not in `currency.rs`, which the tests under loom include as it is.
+#[cfg(test)]
+#[path = "currency/tests.rs"]
+mod currency_tests;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod entry;
 mod error;

@@ -1,0 +1,388 @@
+//! Here and not at the foot of `currency.rs`: `tests/loom` takes that file into a program where
+//! these tests could not run.
+
+use std::iter::once;
+
+use super::currency::{Announcement, Currency, Heard, Position, Stamp};
+use super::tag::Cell;
+
+const LINK: u64 = 7;
+
+fn a() -> Cell {
+    Cell::of(1)
+}
+
+fn b() -> Cell {
+    Cell::of(2)
+}
+
+fn at(epoch: u64, seq: u64) -> Position {
+    Position { epoch, seq }
+}
+
+/// A table at this position, of which no tag was ever invalidated; confirmed until 10.
+fn table(epoch: u64, seq: u64) -> Currency {
+    let table = Currency::shared();
+    assert_eq!(table.beat(at(epoch, seq), &[], LINK, 10), Heard::Applied);
+    table
+}
+
+/// A result of another process.
+fn foreign(epoch: u64, asof: u64) -> Stamp {
+    Stamp { epoch, asof, moment: 0 }
+}
+
+fn current(table: &Currency, stamp: Stamp) -> bool {
+    table.is_current(&stamp, once(a()))
+}
+
+fn announcement(table: &Currency) -> Announcement {
+    table.unannounced().expect("something is pending")
+}
+
+// ---- what is current ----
+
+#[test]
+fn a_result_is_current_until_one_of_its_cells_is_invalidated() {
+    let table = table(1, 4);
+    assert!(current(&table, foreign(1, 4)));
+    assert_eq!(table.pushed(at(1, 5), &[b()]), Heard::Applied);
+    assert!(current(&table, foreign(1, 4)));
+    assert!(!table.is_current(&foreign(1, 4), [a(), b()].into_iter()));
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Applied);
+    assert!(!current(&table, foreign(1, 5)));
+    assert!(current(&table, foreign(1, 6)));
+}
+
+#[test]
+fn everything_is_one_cell_that_all_results_depend_on() {
+    let table = table(1, 4);
+    assert_eq!(table.pushed(at(1, 5), &[Cell::EVERYTHING]), Heard::Applied);
+    assert!(!current(&table, foreign(1, 4)));
+    assert!(!table.is_current(&foreign(1, 4), std::iter::empty()));
+    assert!(current(&table, foreign(1, 5)));
+}
+
+#[test]
+fn a_result_is_of_its_epoch_alone() {
+    let table = table(2, 4);
+    for epoch in [0, 1, 3, u64::MAX] {
+        assert!(!current(&table, foreign(epoch, 4)), "{epoch}");
+    }
+    assert!(current(&table, foreign(2, 4)));
+}
+
+#[test]
+fn before_the_first_beat_the_table_is_of_no_epoch_and_not_confirmed() {
+    let table = Currency::shared();
+    assert_eq!((table.position(), table.confirmed_until()), (at(0, 0), 0));
+    let own = table.stamp();
+    assert!(current(&table, own));
+    table.invalidate(&[a()]);
+    assert!(!current(&table, own));
+    assert_eq!(table.beat(at(1, 3), &[], LINK, 9), Heard::Applied);
+    assert!(!current(&table, own) && !current(&table, foreign(1, 3)));
+}
+
+#[test]
+fn a_table_alone_is_always_confirmed_and_counts_for_itself() {
+    let table = Currency::alone();
+    assert_eq!(table.confirmed_until(), u64::MAX);
+    let old = table.stamp();
+    assert!(current(&table, old));
+    table.invalidate_alone(&[a()]);
+    assert!(!current(&table, old));
+    assert!(table.is_current(&old, once(b())));
+    let new = table.stamp();
+    assert!(current(&table, new));
+    assert_eq!((new.epoch, new.asof), (1, 1));
+    table.invalidate_alone(&[Cell::EVERYTHING]);
+    assert!(!current(&table, new) && !table.is_current(&new, once(b())));
+    assert_eq!(table.unannounced(), None);
+}
+
+// ---- stamps and moments ----
+
+#[test]
+fn a_stamp_says_where_the_table_is_and_each_is_a_moment_later() {
+    let table = table(3, 8);
+    let (one, two) = (table.stamp(), table.stamp());
+    assert_eq!((one.epoch, one.asof), (3, 8));
+    assert!(one.is_ours() && !foreign(3, 8).is_ours());
+    assert!(one.moment < two.moment);
+    assert_eq!(table.moment(), two.moment);
+    let invalidated = table.invalidate(&[a()]);
+    assert!(two.moment < invalidated && invalidated < table.stamp().moment);
+}
+
+// ---- pending ----
+
+#[test]
+fn while_an_invalidation_is_pending_only_own_loads_from_after_it_are_current() {
+    let table = table(1, 4);
+    let before = table.stamp();
+    assert!(current(&table, before));
+    table.invalidate(&[a()]);
+    let after = table.stamp();
+    assert_eq!((after.epoch, after.asof), (before.epoch, before.asof));
+    assert!(!current(&table, before));
+    assert!(current(&table, after));
+    // Of another process nobody knows when it began.
+    assert!(!current(&table, foreign(1, 4)) && !current(&table, foreign(1, 100)));
+    assert!(table.is_current(&foreign(1, 4), once(b())));
+}
+
+#[test]
+fn everything_can_be_pending() {
+    let table = table(1, 4);
+    let before = table.stamp();
+    table.invalidate(&[Cell::EVERYTHING]);
+    assert!(!current(&table, before) && !current(&table, foreign(1, 4)));
+    assert!(current(&table, table.stamp()));
+}
+
+#[test]
+fn an_invalidation_asked_for_again_counts_from_the_last_time() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    let between = table.stamp();
+    let last = table.invalidate(&[a(), b(), a()]);
+    assert!(!current(&table, between));
+    assert!(current(&table, table.stamp()));
+    assert_eq!(announcement(&table), Announcement { cells: vec![a(), b()], upto: last });
+}
+
+#[test]
+fn a_push_reaches_a_pending_cell_and_does_not_end_it() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    let early = table.stamp();
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    let late = table.stamp();
+    // Another process invalidated after the first had begun.
+    assert!(!current(&table, early));
+    assert!(current(&table, late));
+    assert!(!current(&table, foreign(1, 5)));
+    assert!(table.unannounced().is_some());
+}
+
+// ---- acknowledged ----
+
+#[test]
+fn an_acknowledged_invalidation_is_like_any_other() {
+    let table = table(1, 4);
+    let before = table.stamp();
+    table.invalidate(&[a()]);
+    let meanwhile = table.stamp();
+    assert_eq!(table.acknowledged(&announcement(&table), at(1, 5)), Heard::Applied);
+    assert_eq!(table.position(), at(1, 5));
+    assert_eq!(table.unannounced(), None);
+    assert!(!current(&table, before) && !current(&table, foreign(1, 4)));
+    // Asked by its number alone it seems to be from before: one more load.
+    assert!(!current(&table, meanwhile));
+    assert!(current(&table, table.stamp()) && current(&table, foreign(1, 5)));
+}
+
+#[test]
+fn an_acknowledgement_over_a_gap_does_not_stand_for_what_was_missed() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    assert_eq!(table.acknowledged(&announcement(&table), at(1, 7)), Heard::Applied);
+    assert_eq!(table.position(), at(1, 4));
+    assert!(!current(&table, foreign(1, 6)));
+    assert!(current(&table, foreign(1, 7)));
+    // Until the beat, own loads seem older than they are: one more load, never a stale answer.
+    assert!(!current(&table, table.stamp()));
+    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, 20), Heard::Applied);
+    assert!(current(&table, table.stamp()));
+}
+
+#[test]
+fn an_acknowledgement_of_less_than_is_known_lowers_nothing() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    let announced = announcement(&table);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Applied);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    assert_eq!(table.position(), at(1, 6));
+    assert!(!current(&table, foreign(1, 5)));
+    assert!(current(&table, foreign(1, 6)));
+}
+
+#[test]
+fn what_was_asked_for_after_the_announcement_stays_pending() {
+    let table = table(1, 4);
+    table.invalidate(&[a(), b()]);
+    let announced = announcement(&table);
+    let again = table.invalidate(&[a()]);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    assert_eq!(announcement(&table), Announcement { cells: vec![a()], upto: again });
+    assert!(!current(&table, foreign(1, 5)));
+    assert!(table.is_current(&foreign(1, 5), once(b())));
+}
+
+#[test]
+fn an_acknowledgement_of_another_epoch_ends_nothing() {
+    let table = table(2, 4);
+    table.invalidate(&[a()]);
+    let announced = announcement(&table);
+    assert_eq!(table.acknowledged(&announced, at(1, 9)), Heard::Outdated);
+    assert_eq!(table.acknowledged(&announced, at(3, 1)), Heard::Behind);
+    assert_eq!(table.unannounced().as_ref(), Some(&announced));
+    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, 20), Heard::Applied);
+    assert_eq!(table.acknowledged(&announced, at(3, 1)), Heard::Applied);
+    assert_eq!(table.unannounced(), None);
+    assert!(current(&table, foreign(3, 1)) && !current(&table, foreign(3, 0)));
+}
+
+#[test]
+fn an_acknowledgement_that_comes_twice_does_no_harm() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    let announced = announcement(&table);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    // Announced by two at a time: Redis counted both.
+    assert_eq!(table.acknowledged(&announced, at(1, 6)), Heard::Applied);
+    assert_eq!(table.position(), at(1, 6));
+    assert!(current(&table, table.stamp()));
+}
+
+// ---- pushes ----
+
+#[test]
+fn a_push_with_a_gap_before_it_sets_its_cells_and_asks_for_a_beat() {
+    let table = table(1, 4);
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Behind);
+    assert_eq!(table.position(), at(1, 4));
+    assert!(!current(&table, foreign(1, 5)));
+    assert_eq!(table.pushed(at(1, 5), &[b()]), Heard::Applied);
+    assert_eq!(table.position(), at(1, 5));
+}
+
+#[test]
+fn an_old_push_lowers_nothing() {
+    let table = table(1, 4);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 3), &[a()]), Heard::Applied);
+    assert_eq!(table.position(), at(1, 5));
+    assert!(!current(&table, foreign(1, 4)));
+}
+
+#[test]
+fn a_push_of_another_epoch_changes_nothing() {
+    let table = table(2, 4);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Outdated);
+    assert_eq!(table.pushed(at(3, 5), &[a()]), Heard::Behind);
+    assert_eq!(table.position(), at(2, 4));
+    assert!(current(&table, foreign(2, 4)));
+}
+
+// ---- beats ----
+
+#[test]
+fn a_beat_brings_what_was_missed_and_confirms() {
+    let table = table(1, 4);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, 20), Heard::Applied);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
+    assert!(!current(&table, foreign(1, 5)) && current(&table, foreign(1, 6)));
+    // Answered late: it confirms, if not for longer, and takes nothing back.
+    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, 15), Heard::Applied);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
+    assert!(!current(&table, foreign(1, 5)));
+}
+
+#[test]
+fn a_beat_of_a_lower_epoch_is_ignored() {
+    let table = table(2, 4);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, 20), Heard::Outdated);
+    assert_eq!((table.position(), table.confirmed_until()), (at(2, 4), 10));
+    assert!(current(&table, foreign(2, 4)));
+    assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
+}
+
+#[test]
+fn a_new_epoch_replaces_the_table() {
+    let table = table(1, 4);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    let own = table.stamp();
+    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, 20), Heard::Applied);
+    assert_eq!(table.position(), at(2, 2));
+    // Its numbers begin anew.
+    assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
+    assert!(current(&table, foreign(2, 1)));
+    assert!(!table.is_current(&foreign(2, 1), once(b())));
+    assert_eq!((table.stamp().epoch, table.stamp().asof), (2, 2));
+}
+
+#[test]
+fn what_is_pending_survives_a_new_epoch() {
+    let table = table(1, 4);
+    table.invalidate(&[a()]);
+    let after = table.stamp();
+    assert_eq!(table.beat(at(2, 2), &[], LINK, 20), Heard::Applied);
+    assert!(!current(&table, foreign(2, 2)) && !current(&table, after));
+    assert!(current(&table, table.stamp()));
+    assert_eq!(table.newest(once(a())), 0);
+    assert_eq!(table.acknowledged(&announcement(&table), at(2, 3)), Heard::Applied);
+    assert!(!current(&table, foreign(2, 2)) && current(&table, foreign(2, 3)));
+}
+
+// ---- what a look into Redis is judged by ----
+
+#[test]
+fn a_directory_is_covered_when_all_that_it_knew_is_here() {
+    let table = table(2, 4);
+    let covers = |directory, asked| table.covers(directory, LINK, asked);
+    assert!(covers(at(2, 4), at(2, 4)));
+    // The table has moved on since it was asked.
+    assert!(covers(at(2, 3), at(2, 3)));
+    assert!(covers(at(2, 3), at(1, 9)));
+    assert!(!covers(at(2, 5), at(2, 4)));
+    assert!(!covers(at(1, 4), at(2, 4)) && !covers(at(3, 0), at(2, 4)));
+}
+
+#[test]
+fn a_directory_that_went_back_is_not_covered() {
+    assert!(!table(2, 4).covers(at(2, 3), LINK, at(2, 4)));
+}
+
+#[test]
+fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
+    let table = table(2, 4);
+    assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
+    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, 20), Heard::Applied);
+    assert!(table.covers(at(2, 4), LINK + 1, at(2, 4)));
+    assert!(!table.covers(at(2, 4), LINK, at(2, 4)));
+    assert!(!Currency::shared().covers(at(0, 0), LINK, at(0, 0)));
+}
+
+#[test]
+fn the_newest_is_the_highest_number_that_is_known_of_the_cells() {
+    let table = table(1, 4);
+    assert_eq!(table.newest([a(), b()].into_iter()), 0);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, 20), Heard::Applied);
+    assert_eq!(table.newest(once(a())), 6);
+    assert_eq!(table.newest([a(), b()].into_iter()), 8);
+    table.invalidate(&[b()]);
+    assert_eq!(table.newest([a(), b()].into_iter()), 8);
+    assert_eq!(table.pushed(at(1, 10), &[Cell::EVERYTHING]), Heard::Applied);
+    assert_eq!(table.newest(once(a())), 10);
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn the_killer_is_the_cell_or_the_epoch_that_made_it_stale() {
+    let table = table(1, 4);
+    let killer = |stamp: Stamp| table.killer(&stamp, [b(), a()].into_iter());
+    assert_eq!(killer(foreign(1, 4)), None);
+    assert_eq!(killer(foreign(0, 4)), Some((None, 1)));
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(killer(foreign(1, 4)), Some((Some(a()), 5)));
+    let own = table.stamp();
+    table.invalidate(&[b()]);
+    assert_eq!(killer(own), Some((Some(b()), 0)));
+    assert_eq!(killer(table.stamp()), None);
+    assert_eq!(table.pushed(at(1, 6), &[Cell::EVERYTHING]), Heard::Applied);
+    assert_eq!(table.killer(&foreign(1, 5), once(a())), Some((Some(Cell::EVERYTHING), 6)));
+}
