@@ -274,6 +274,9 @@ impl Passenger {
 }
 
 #[cfg(test)]
+mod orders;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
@@ -285,17 +288,17 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
-    fn key(number: u64) -> CacheKey {
+    pub(super) fn key(number: u64) -> CacheKey {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    fn held(number: i32) -> Held {
+    pub(super) fn held(number: i32) -> Held {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
         let depends = Arc::new(Depends::new([], Cell::of(0)));
         Held::new(Arc::new(number), 4, life, (Stamp::default(), Token([0; 16])), depends)
     }
 
-    fn soon() -> Instant {
+    pub(super) fn soon() -> Instant {
         Instant::now() + PATIENCE
     }
 

@@ -496,11 +496,14 @@ fn an_acknowledgement_brings_nothing_back_to_life() {
 
 // ---- mutants ----
 
+/// A model, and what is weakened in it.
+type Case = (fn(), &'static [Mutant]);
+
 #[test]
 fn a_weaker_order_is_noticed() {
     use Field::{Applied, ConfirmedUntil, Epoch};
     use Ordering::{Acquire, Release};
-    let mutants: [(fn(), &'static [Mutant]); 12] = [
+    let mutants: [Case; 12] = [
         (confirmation_and_cells, &[Mutant::RelaxedStore(ConfirmedUntil)]),
         (confirmation_and_cells, &[Mutant::RelaxedLoad(ConfirmedUntil)]),
         (replaced_under_a_new_result, &[Mutant::RelaxedStore(Epoch)]),

@@ -1,0 +1,236 @@
+//! All orders in which callers of one key can meet.
+//!
+//! What flights do is done in critical sections under one lock, and told through watch channels, so
+//! it is enough to try every order of those steps: depth first, by replaying each prefix on new
+//! flights. A waiter is polled by hand.
+//!
+//! Checked at every step: one flight is listed at most; a passenger hears the outcome of the flight
+//! that it joined, or that it vanished, and never another's. At the end of every order: nobody
+//! waits any more, and nothing is listed.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::tests::{held, key, soon};
+use super::{Arrival, Flight, Flights, Joined, Passenger};
+
+/// One caller: what it has and may do next.
+#[derive(Default)]
+struct Caller {
+    joined: u32,
+    flight: Option<(i32, Flight)>,
+    /// It waits for the flight of that number.
+    waiting: Option<(i32, Waiting)>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = (Passenger, Arrival)>>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Join,
+    /// The look has its answer.
+    Found,
+    /// The flight goes over to a task of its own, and its caller waits.
+    Loads,
+    Land,
+    /// The caller leaves, or its load is lost.
+    Leave,
+    Poll,
+    /// The look has lasted too long.
+    TakeOver,
+}
+
+const STEPS: [Step; 7] =
+    [Step::Join, Step::Found, Step::Loads, Step::Land, Step::Leave, Step::Poll, Step::TakeOver];
+
+struct World {
+    flights: Flights,
+    callers: Vec<Caller>,
+    /// Tasks that load: the flight's number, and the flight.
+    loads: Vec<(i32, Flight)>,
+    /// By passenger's number of the slot, the number that its outcome has.
+    numbers: BTreeMap<u64, i32>,
+    next: i32,
+}
+
+async fn wait(mut passenger: Passenger) -> (Passenger, Arrival) {
+    // Whether a look has lasted too long is decided by the orders, not by time.
+    let arrival = passenger.arrival(Duration::MAX).await;
+    (passenger, arrival)
+}
+
+impl World {
+    fn new(callers: usize) -> World {
+        World {
+            flights: Flights::default(),
+            callers: (0..callers).map(|_| Caller::default()).collect(),
+            loads: vec![],
+            numbers: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    fn board(&mut self, who: usize, passenger: Passenger) {
+        let number = self.numbers[&passenger.number];
+        // Not within what Tokio lets one task do before it says that it is not ready.
+        let waiting = tokio::task::unconstrained(wait(passenger));
+        self.callers[who].waiting = Some((number, Box::pin(waiting)));
+    }
+
+    fn take(&mut self, who: usize, joined: Joined) {
+        match joined {
+            Joined::First(flight) => {
+                let number = self.next;
+                self.next += 1;
+                self.numbers.insert(flight.number, number);
+                self.callers[who].flight = Some((number, flight));
+            }
+            Joined::Later(passenger) => self.board(who, passenger),
+        }
+    }
+
+    /// Does a step, if the caller can. Whether it could.
+    fn step(&mut self, who: usize, step: Step, joins: u32) -> bool {
+        let caller = &mut self.callers[who];
+        match step {
+            Step::Join => {
+                if caller.flight.is_some() || caller.waiting.is_some() || caller.joined == joins {
+                    return false;
+                }
+                caller.joined += 1;
+                let joined = self.flights.join(key(1));
+                self.take(who, joined);
+            }
+            Step::Found => match &caller.flight {
+                Some((_, flight)) => flight.found(),
+                None => return false,
+            },
+            Step::Loads => {
+                let Some((number, flight)) = caller.flight.take() else { return false };
+                if let Some(passenger) = flight.loads(soon()) {
+                    self.loads.push((number, flight));
+                    self.board(who, passenger);
+                }
+            }
+            Step::Land => {
+                // Of a look, or of the oldest load under way.
+                let (number, flight) = match caller.flight.take() {
+                    Some(looked) => looked,
+                    None if who == 0 && !self.loads.is_empty() => self.loads.remove(0),
+                    None => return false,
+                };
+                flight.land(Ok(held(number)));
+            }
+            Step::Leave => {
+                if caller.flight.take().is_none() && caller.waiting.take().is_none() {
+                    if who != 0 || self.loads.is_empty() {
+                        return false;
+                    }
+                    self.loads.remove(0);
+                }
+            }
+            Step::Poll => return self.poll(who),
+            Step::TakeOver => {
+                let Some((_, waiting)) = caller.waiting.take() else { return false };
+                // Its passenger is lent to the wait; a stand-in of the same flight takes over.
+                drop(waiting);
+                let listed = self.flights.lock().flights.get(&key(1)).map(|slot| slot.number);
+                let Some(_) = listed else { return true };
+                let Joined::Later(stuck) = self.flights.join(key(1)) else { unreachable!() };
+                let joined = self.flights.take_over(key(1), &stuck);
+                self.take(who, joined);
+            }
+        }
+        true
+    }
+
+    /// Polls a waiter. Whether there was one.
+    fn poll(&mut self, who: usize) -> bool {
+        let Some((number, waiting)) = &mut self.callers[who].waiting else { return false };
+        match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => {}
+            Poll::Ready((_, Arrival::Landed(outcome))) => {
+                let value = outcome.unwrap().value::<i32>().unwrap();
+                assert_eq!(*value, *number, "the outcome of another flight");
+                self.callers[who].waiting = None;
+            }
+            Poll::Ready((_, Arrival::Vanished)) => self.callers[who].waiting = None,
+            Poll::Ready((_, Arrival::Stuck)) => unreachable!("there is no time here"),
+        }
+        true
+    }
+
+    /// All flights that are under way land, or are lost; then nobody may wait any more.
+    fn end(mut self, lost: bool, order: &[(usize, Step)]) {
+        let under_way: Vec<_> =
+            self.callers.iter_mut().filter_map(|caller| caller.flight.take()).collect();
+        for (number, flight) in under_way.into_iter().chain(std::mem::take(&mut self.loads)) {
+            match lost {
+                true => drop(flight),
+                false => flight.land(Ok(held(number))),
+            }
+        }
+        for who in 0..self.callers.len() {
+            self.poll(who);
+            assert!(
+                self.callers[who].waiting.is_none(),
+                "caller {who} waits for nobody: {order:?}"
+            );
+        }
+        assert!(self.flights.lock().flights.is_empty(), "a flight that has ended is listed");
+    }
+}
+
+struct Explorer {
+    callers: usize,
+    joins: u32,
+    depth: usize,
+    orders: u64,
+}
+
+impl Explorer {
+    fn replay(&self, order: &[(usize, Step)]) -> Option<World> {
+        let mut world = World::new(self.callers);
+        for &(who, step) in order {
+            if !world.step(who, step, self.joins) {
+                return None;
+            }
+        }
+        Some(world)
+    }
+
+    fn explore(&mut self, order: &mut Vec<(usize, Step)>) {
+        let Some(world) = self.replay(order) else { return };
+        self.orders += 1;
+        world.end(false, order);
+        self.replay(order).expect("it went through before").end(true, order);
+        if order.len() == self.depth {
+            return;
+        }
+        for who in 0..self.callers {
+            for step in STEPS {
+                // Twice the same of these is once.
+                let idle = matches!(step, Step::Poll | Step::Found);
+                if idle && order.last() == Some(&(who, step)) {
+                    continue;
+                }
+                order.push((who, step));
+                self.explore(order);
+                order.pop();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_every_order_each_hears_of_its_own_flight_and_nobody_is_left_waiting() {
+    for (callers, joins, depth) in [(2, 2, 7), (3, 1, 6)] {
+        let mut explorer = Explorer { callers, joins, depth, orders: 0 };
+        explorer.explore(&mut vec![]);
+        println!("{callers} callers, up to {depth} steps: {} orders", explorer.orders);
+        assert!(explorer.orders > 1_000);
+    }
+}
