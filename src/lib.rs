@@ -146,6 +146,7 @@ mod read;
 #[cfg(feature = "redis")]
 mod redis;
 mod rows;
+mod serve;
 #[cfg(all(test, feature = "redis"))]
 #[path = "../tests/servers/mod.rs"]
 mod servers;
