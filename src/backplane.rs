@@ -76,9 +76,11 @@ impl Backplane {
         }
     }
 
-    fn tell_all(&self, word: Word) {
+    /// Lets all who wait for another process's load ask again: it may be lost, or nobody can tell
+    /// them of its end.
+    pub(crate) fn ask_all(&self) {
         for (_, waiter) in self.lock().keys.drain().flat_map(|(_, waiters)| waiters) {
-            let _ = waiter.send(word);
+            let _ = waiter.send(Word::Ask);
         }
     }
 }
@@ -88,15 +90,15 @@ impl Listener for Backplane {
         match notice {
             Notice::Connected => self.beat.notify_one(),
             // Whoever waits for another process's load will not find its result there.
-            Notice::Disconnected => self.tell_all(Word::Ask),
+            Notice::Disconnected => self.ask_all(),
             Notice::Listening => {
                 self.listening.store(true, Ordering::Release);
                 self.beat.notify_one();
-                self.tell_all(Word::Ask);
+                self.ask_all();
             }
             Notice::Deaf => {
                 self.listening.store(false, Ordering::Release);
-                self.tell_all(Word::Ask);
+                self.ask_all();
             }
             Notice::Invalidated { at, cells } => match self.currency.pushed(at, &cells) {
                 Heard::Behind => self.beat.notify_one(),

@@ -157,6 +157,8 @@ impl Lease {
     /// Stores the result and gives the lease back. Whether it was stored: a lease that ran out may
     /// be another's by now.
     pub(crate) async fn fill(mut self, fill: Fill) -> Result<bool, StoreError> {
+        // Without an answer nobody knows whether it was carried out: those who wait have to ask.
+        self.done = Some(Done::Again);
         let outcome = self.fleet.store.fill(&self.key, fill).await;
         if outcome.is_ok() {
             self.done = None;

@@ -120,6 +120,8 @@ impl Pulse {
                 }
                 if self.beat().await.is_err() {
                     count(&self.counters.l2_errors);
+                    // Redis refuses what holders of leases would do as well.
+                    self.backplane.ask_all();
                 }
             }
             self.ended.send_replace(number);
@@ -140,6 +142,8 @@ impl Pulse {
         if heard == Heard::Applied && beat.at.epoch != known.epoch {
             count(&self.counters.epochs);
             trace::epoch(known.epoch, beat.at.epoch);
+            // Their leases are lost with the rest.
+            self.backplane.ask_all();
         }
         Ok(())
     }

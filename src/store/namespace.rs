@@ -140,11 +140,18 @@ impl Namespace {
         (write, self.give_back(key, fill.token, Done::Filled))
     }
 
-    /// Ends a lease, if it is the token's. What those are told who wait for that, if somebody does.
+    /// Ends a lease, unless it is another's. What those are told who wait for that, if somebody may.
     pub(super) fn give_back(&mut self, key: &CacheKey, token: Token, done: Done) -> Option<Notice> {
-        self.leases.get(key).filter(|lease| lease.token == token)?;
-        let lease = self.leases.remove(key)?;
-        lease.awaited.then_some(Notice::Done { key: *key, done })
+        match self.leases.get(key) {
+            Some(lease) if lease.token != token => return None,
+            Some(lease) if !lease.awaited => {
+                self.leases.remove(key);
+                return None;
+            }
+            // One that was lost has taken the word with it whether anybody waits.
+            _ => drop(self.leases.remove(key)),
+        }
+        Some(Notice::Done { key: *key, done })
     }
 
     /// The head of all scripts on the directory: it as it is, or one of a new lineage.

@@ -294,11 +294,17 @@ impl Timeline {
         self.faults.iter().rev().take(RECENT)
     }
 
-    /// Whether PostgreSQL was disturbed at some point between the two.
-    pub fn is_postgres_disturbed(&self, start: Time, end: Time) -> bool {
-        self.recent().any(|fault| {
-            let last = fault.end.saturating_add(GRACE);
-            fault.kind.place() == Place::Postgres && fault.begin <= end && start <= last
+    /// Whether PostgreSQL was disturbed for the process at some point between the two: one that
+    /// stood still meanwhile finds its connections broken when it goes on.
+    pub fn is_postgres_disturbed(&self, process: usize, start: Time, end: Time) -> bool {
+        self.recent().filter(|fault| fault.kind.place() == Place::Postgres).any(|fault| {
+            let slept = self.recent().filter(|pause| {
+                let meanwhile = pause.begin <= fault.end && fault.begin <= pause.end;
+                let process = pause.targets.contains(&process) && meanwhile;
+                pause.kind.place() == Place::Process && process
+            });
+            let noticed = slept.map(|pause| pause.end).fold(fault.end, Time::max);
+            fault.begin <= end && start <= noticed.saturating_add(GRACE)
         })
     }
 

@@ -67,7 +67,7 @@ impl Report {
         match record {
             Record::Read(_) => {}
             Record::Failed { start, end, error } => {
-                if timeline.is_postgres_disturbed(*start, *end) {
+                if timeline.is_postgres_disturbed(process, *start, *end) {
                     self.excused += 1;
                 } else {
                     let at = timeline.seconds(*end);
@@ -97,7 +97,9 @@ impl Report {
     }
 
     fn wait(&mut self, process: usize, start: Time, end: Time, timeline: &Timeline) {
-        if timeline.is_postgres_disturbed(start, end) || timeline.is_paused(process, start, end) {
+        if timeline.is_postgres_disturbed(process, start, end)
+            || timeline.is_paused(process, start, end)
+        {
             return;
         }
         let took = match end {

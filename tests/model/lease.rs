@@ -212,8 +212,10 @@ impl Key {
         }
         self.entry = Found { epoch: at.epoch, asof: at.seq, version, ..Found::default() };
         self.entry_of = token;
-        if ours {
-            self.give_back();
+        match ours {
+            true => self.give_back(),
+            // Its lease has taken the word with it whether anybody waits.
+            false => self.wake(),
         }
         "stores its result"
     }

@@ -34,8 +34,10 @@ local function stored()
     return number(head, 25), number(head, 33), head:sub(41, 56)
 end
 
+-- Tells those who wait. A lease that was lost (it ran out, or was evicted) has
+-- taken the word with it whether there are any.
 local function tell(channel, done, key)
-    if lease:sub(33) == '1' then
+    if not lease or lease:sub(33) == '1' then
         redis.call('PUBLISH', channel, 'd' .. done .. key)
     end
 end

@@ -20,8 +20,6 @@ if write and entry_epoch then
     end
 end
 if write then redis.call('SET', KEYS[1], ARGV[8], 'PXAT', ARGV[4]) end
-if ours then
-    redis.call('DEL', KEYS[2])
-    tell(ARGV[5], ARGV[6], ARGV[7])
-end
+if ours then redis.call('DEL', KEYS[2]) end
+tell(ARGV[5], ARGV[6], ARGV[7])
 return write and 1 or 0

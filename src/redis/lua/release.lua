@@ -1,5 +1,5 @@
 -- ARGV[2] channel   ARGV[3] how it came out   ARGV[4] key, 32 bytes
-if not ours then return 0 end
-redis.call('DEL', KEYS[2])
+if lease and not ours then return 0 end
+if ours then redis.call('DEL', KEYS[2]) end
 tell(ARGV[2], ARGV[3], ARGV[4])
-return 1
+return ours and 1 or 0
