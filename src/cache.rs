@@ -4,26 +4,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::answer::{Answer, Origin};
-use crate::clock::Clock;
-use crate::codec::Codec;
-use crate::currency::Currency;
 use crate::error::{Error, ErrorKind};
-use crate::fleet::Fleet;
 use crate::flight::{Arrival, Failure, Flights, Joined};
-use crate::key::{CacheKey, MacKey};
+use crate::key::CacheKey;
 use crate::load::{LOADING, Reload};
-use crate::local::{Local, Sweeper};
 use crate::look::{Missed, Sight};
-use crate::policy::{Plan, Policy};
-use crate::rows::ColumnSets;
+use crate::parts::{Core, Load, Phase};
+use crate::policy::Plan;
 use crate::serve::Asked;
-use crate::stats::{CacheStats, Counters, count};
+use crate::stats::{CacheStats, count};
 use crate::store::Token;
 use crate::tag::{Cell, Tag};
 use crate::trace;
@@ -176,45 +169,6 @@ impl Drop for LastHandle {
         // Loads hold the core, and with it the connections; they hear this and let go.
         self.0.closing.send_replace(Phase::Abandoned);
     }
-}
-
-/// How far the end of a cache has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Open,
-    /// Leases are given back, loads go on.
-    ShutDown,
-    /// Nobody can be waiting for anything.
-    Abandoned,
-}
-
-/// Runs a query, once, as a task of its own.
-pub(crate) type Load<T> = Box<dyn FnOnce() -> BoxFuture<'static, Result<Brought<T>, Error>> + Send>;
-
-/// A result, and the tags that its loader reported.
-pub(crate) type Brought<T> = (T, Vec<Tag>);
-
-pub(crate) struct Core {
-    pub(crate) namespace: String,
-    pub(crate) policy: Policy,
-    pub(crate) codec: Codec,
-    pub(crate) secret: Option<MacKey>,
-    pub(crate) clock: Clock,
-    pub(crate) currency: Arc<Currency>,
-    /// How long after its load began a result is served that cannot be confirmed.
-    pub(crate) blind_ttl: Duration,
-    pub(crate) local: Local,
-    /// Ends with the cache.
-    pub(crate) _sweeper: Sweeper,
-    pub(crate) fleet: Option<Arc<Fleet>>,
-    pub(crate) flights: Flights,
-    /// A permit for each load that may run at a time.
-    pub(crate) loads: Semaphore,
-    pub(crate) columns: Arc<ColumnSets>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) closing: watch::Sender<Phase>,
-    /// The runtime that the cache was built in; see [`Core::place`].
-    pub(crate) runtime: Handle,
 }
 
 /// How much longer than its load's deadline a caller waits for a flight. A flight ends by itself

@@ -139,6 +139,7 @@ mod load;
 mod local;
 mod look;
 mod param;
+mod parts;
 mod policy;
 mod postgres;
 mod query;

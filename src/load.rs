@@ -1,6 +1,6 @@
 //! One load: the right to it, the query, and both tiers filled.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::backplane::Word;
-use crate::cache::{Core, Load, Phase};
 use crate::clock::{self, Instant};
 use crate::currency::{Position, Stamp};
 use crate::entry::{self, Header};
@@ -21,12 +20,13 @@ use crate::flight::{Failure, Flight};
 use crate::held::{Held, Life};
 use crate::key::CacheKey;
 use crate::look::{Missed, Sight};
+use crate::parts::{Core, Load, Phase};
 use crate::policy::Plan;
 use crate::stats::count;
 use crate::store::{Ask, Done, Fill, Leased, Token};
 use crate::tag::Tag;
 use crate::trace;
-use crate::value::Value;
+use crate::value::{Value, unless_it_panics};
 
 tokio::task_local! {
     /// Set while a load runs. What it asks the cache for must not wait for a turn while it has one
@@ -307,12 +307,6 @@ impl Core {
 /// Waits until the end of the cache has come so far.
 async fn reached(closing: &mut watch::Receiver<Phase>, phase: Phase) {
     let _ = closing.wait_for(|&now| now >= phase).await;
-}
-
-/// Runs what may call the user's `Serialize` and `Deserialize`. A result that the query has brought
-/// is answered, whatever becomes of its bytes.
-pub(crate) fn unless_it_panics<T>(convert: impl FnOnce() -> Option<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(convert)).ok().flatten()
 }
 
 struct Loaded<T> {

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Core;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::entry::{self, Opened};
 use crate::held::{Held, Life};
 use crate::key::CacheKey;
-use crate::load::unless_it_panics;
+use crate::parts::Core;
 use crate::policy::Plan;
 use crate::stats::count;
 use crate::store::{Found, Token};
 use crate::tag::Depends;
 use crate::trace;
-use crate::value::Value;
+use crate::value::{Value, unless_it_panics};
 
 /// What a look into Redis gave.
 pub(crate) enum Sight<V: Value> {

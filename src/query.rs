@@ -9,10 +9,11 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::{Core, Load, QueryCache};
+use crate::cache::QueryCache;
 use crate::error::{BoxError, Error};
 use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::param::{Also, Param, Params, SqlParams};
+use crate::parts::{Core, Load};
 use crate::policy::{Negative, Plan, Settings};
 use crate::postgres::{self, Source};
 use crate::read::{OnMiss, Read};

@@ -9,9 +9,9 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::answer::Answer;
-use crate::cache::{Core, Load};
 use crate::error::Error;
 use crate::key::CacheKey;
+use crate::parts::{Core, Load};
 use crate::policy::Plan;
 use crate::store::Token;
 use crate::value::Value;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::answer::{Answer, Origin, Staleness};
-use crate::cache::Core;
 use crate::clock::{self, Instant};
 use crate::error::Error;
 use crate::held::Held;
 use crate::key::CacheKey;
+use crate::parts::Core;
 use crate::policy::Plan;
 use crate::stats::count;
 use crate::store::Token;

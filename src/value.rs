@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -94,6 +95,12 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
     fn is_empty(_: &T, codec: u8, payload: &[u8]) -> bool {
         Codec::of_id(codec).is_some_and(|codec| codec.is_empty(payload))
     }
+}
+
+/// Runs what may call the user's `Serialize` and `Deserialize`. A result that the query has brought
+/// is answered, whatever becomes of its bytes.
+pub(crate) fn unless_it_panics<T>(convert: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(convert)).ok().flatten()
 }
 
 /// The shape of a type, by its name and size: the same in every build that has it at the same path.

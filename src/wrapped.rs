@@ -9,10 +9,10 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::{Brought, Load};
 use crate::error::Error;
 use crate::key::Shape;
 use crate::param::Params;
+use crate::parts::{Brought, Load};
 use crate::query::{Query, of_user};
 use crate::read::{OnMiss, Read};
 use crate::tag::Tagged;
