@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backplane::Word;
-use crate::clock::{self, Instant};
+use crate::clock;
 use crate::currency::{Position, Stamp};
 use crate::entry::{self, Header};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::look::{Missed, Sight};
 use crate::parts::{Core, Load, Phase};
 use crate::policy::Plan;
 use crate::stats::count;
-use crate::store::{Ask, Done, Fill, Leased, Token};
+use crate::store::{Ask, Done, Fill, LEASE, Leased, Token};
 use crate::tag::Tag;
 use crate::trace;
 use crate::value::{Value, unless_it_panics};
@@ -37,8 +37,6 @@ tokio::task_local! {
 /// A load that a task takes when it runs the query.
 pub(crate) type Reload<V> = Arc<Mutex<Option<Load<<V as Value>::Stored>>>>;
 
-/// How often a load asks for the lease before it goes without one.
-const ASKS: usize = 100;
 /// How often what is in Redis is looked at because the lease was refused for it.
 const LOOKS: usize = 3;
 
@@ -47,7 +45,7 @@ const LOOKS: usize = 3;
 struct Attempt {
     lease: Option<Lease>,
     /// When the query began, and as of which stamp.
-    began: Option<(Instant, Stamp)>,
+    began: Option<(clock::Instant, Stamp)>,
 }
 
 /// The right to load.
@@ -91,7 +89,7 @@ impl Core {
         let deadline = plan.policy.load_deadline;
         let mut attempt = Attempt::default();
         let run = async {
-            match self.right::<V>(&key, &plan, token, missed).await {
+            match self.right::<V>(&key, &plan, token, missed, &flight.urgent()).await {
                 Right::Found(held) => return Ok(Err(held)),
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
@@ -180,6 +178,7 @@ impl Core {
         plan: &Plan,
         token: Token,
         missed: Missed,
+        urgent: &Notify,
     ) -> Right {
         let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
         let Some(fleet) = self.fleet.as_ref().filter(usable) else {
@@ -191,7 +190,16 @@ impl Core {
             Missed::Unreachable => return Right::Alone,
         };
         let mut looks = 0;
-        for _ in 0..ASKS {
+        // Somebody waits for this who holds a turn of this process, which the other process's load
+        // may be waiting for in the end. Longer than a lease that is not worth it.
+        let mut patience = pin!(async {
+            let asked = Instant::now();
+            urgent.notified().await;
+            // Said on for whoever waits for a turn after this.
+            urgent.notify_one();
+            sleep_until(asked + LEASE).await;
+        });
+        loop {
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(plan.depends.cells());
@@ -204,10 +212,11 @@ impl Core {
                 Ok(Leased::Entry) => {}
                 Ok(Leased::Wait(lease)) => {
                     count(&self.counters.lease_waits);
-                    match waiter.word(lease).await {
-                        Word::Done(Done::Filled) => {}
-                        Word::Done(Done::Without) => return Right::Alone,
-                        Word::Done(Done::Again) | Word::Ask => continue,
+                    match select(pin!(waiter.word(lease)), patience.as_mut()).await {
+                        Either::Left((Word::Done(Done::Filled), _)) => {}
+                        Either::Left((Word::Done(Done::Without), _)) => return Right::Alone,
+                        Either::Left((Word::Done(Done::Again) | Word::Ask, _)) => continue,
+                        Either::Right(_) => return Right::Alone,
                     }
                 }
             }
@@ -215,14 +224,13 @@ impl Core {
                 Sight::Fresh(_, held) => return Right::Found(held),
                 Sight::Nothing(Missed::Absent) => {}
                 Sight::Nothing(Missed::Unwanted(token)) => seen = Some(token),
-                Sight::Nothing(Missed::Unreachable) => break,
+                Sight::Nothing(Missed::Unreachable) => return Right::Alone,
             }
             looks += 1;
             if looks == LOOKS {
-                break;
+                return Right::Alone;
             }
         }
-        Right::Alone
     }
 
     /// Runs the query when it is its turn.
@@ -270,7 +278,7 @@ impl Core {
         key: &CacheKey,
         plan: &Plan,
         error: &Error,
-        (began, stamp): (Instant, Stamp),
+        (began, stamp): (clock::Instant, Stamp),
     ) {
         let Some(ttl) = error.sqlstate().and_then(|state| plan.policy.negative_life(state.code()))
         else {
@@ -313,8 +321,8 @@ struct Loaded<T> {
     value: T,
     tags: Vec<Tag>,
     stamp: Stamp,
-    began: Instant,
-    ended: Instant,
+    began: clock::Instant,
+    ended: clock::Instant,
     /// `ended` by the clock of the shared tier, whichever the cache's is.
-    by_store: Instant,
+    by_store: clock::Instant,
 }

@@ -244,3 +244,38 @@ async fn a_load_that_fails_in_one_process_is_tried_once_in_each_other() {
     assert_eq!(second.await.unwrap().origin(), Origin::Loaded);
     written(&waiting, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_that_need_each_others_turns_across_processes_end() {
+    // Each process has one turn. Each loads something for which it needs what the other loads, and
+    // what that needs a turn for.
+    let namespace = namespace();
+    let build = async || over_redis(&namespace).concurrent_loads(1).build().await.unwrap();
+    let (here, there) = (build().await, build().await);
+    let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(2));
+    let outer = |own: &QueryCache, name: &str, needs: &str, offers: &str| {
+        let (cache, barrier) = (own.clone(), barrier.clone());
+        let (needs, offers) = (needs.to_owned(), offers.to_owned());
+        let query = own.query(name.to_owned());
+        tokio::spawn(async move {
+            let load = || async move {
+                // Both hold their turn now. What is offered to the other asks for the lease, and
+                // then for a turn that it cannot have.
+                let offered = cache.query(offers);
+                let offer = tokio::spawn(async move {
+                    offered.load(|| async { Ok::<_, std::io::Error>(1_i32) }).await
+                });
+                barrier.wait().await;
+                let needed = cache.query(needs);
+                let value = needed.load(|| async { Ok::<_, std::io::Error>(1_i32) }).await?;
+                drop(offer);
+                Ok::<_, larder::Error>(*value)
+            };
+            *query.load(load).await.unwrap()
+        })
+    };
+    let one = outer(&here, "outer here", "inner there", "inner here");
+    let other = outer(&there, "outer there", "inner here", "inner there");
+    let both = tokio::time::timeout(PATIENCE, async { (one.await.unwrap(), other.await.unwrap()) });
+    assert_eq!(both.await.expect("they wait for each other"), (1, 1));
+}
