@@ -216,15 +216,15 @@ impl Core {
                         return Ok(hit.answer);
                     }
                     let missed = match self.find::<V>(&key, &plan, || flight.found()).await {
-                        Sight::Fresh(value, held) => {
-                            let (now, token) = (self.clock.now(), held.token);
-                            let (age, life) = (held.age(now), held.life);
+                        Sight::Fresh(value, landing) => {
+                            let (now, held) = (self.clock.now(), &landing.held);
+                            let (age, life, token) = (held.age(now), held.life, held.token);
                             // Taken over, this look was so slow that a newer result may be in
                             // memory.
                             if flight.is_current() {
                                 self.local.insert(key, held.clone());
                             }
-                            flight.land(Ok(held));
+                            flight.land(Ok(landing));
                             if plan
                                 .policy
                                 .is_due_early(life.load(), life.remaining(&plan.policy, now))
@@ -264,11 +264,11 @@ impl Core {
                     self.flights.forget(key, &passenger);
                     return self.or_stale(&key, &plan, Error::deadline(deadline));
                 }
-                Ok(Arrival::Landed(Ok(held))) => {
+                Ok(Arrival::Landed(Ok(landing))) => {
                     let now = self.clock.now();
-                    let age = held.age(now);
-                    let fresh = self.serves(&held, &plan, asked, now);
-                    match held.value() {
+                    let age = landing.held.age(now);
+                    let fresh = self.serves(&landing, &plan, asked, now);
+                    match landing.held.value() {
                         _ if !fresh => self.flights.join(key),
                         Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
                         // Two types of one name, which share keys.

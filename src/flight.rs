@@ -24,7 +24,16 @@ use crate::error::Error;
 use crate::held::Held;
 use crate::key::{CacheKey, KeyHasher};
 
-pub(crate) type Outcome = Result<Held, Failure>;
+pub(crate) type Outcome = Result<Landing, Failure>;
+
+/// What a flight brings.
+#[derive(Clone)]
+pub(crate) struct Landing {
+    pub(crate) held: Held,
+    /// The moment, by this process's count of loads and invalidations, at which its load began, or
+    /// at which Redis was asked and it was shown to be current then.
+    pub(crate) shown: u64,
+}
 
 /// The end of a load that failed.
 #[derive(Debug, Clone)]
@@ -292,10 +301,11 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    pub(super) fn held(number: i32) -> Held {
+    pub(super) fn held(number: i32) -> Landing {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
         let depends = Arc::new(Depends::new([], Cell::of(0)));
-        Held::new(Arc::new(number), 4, life, (Stamp::default(), Token([0; 16])), depends)
+        let origin = (Stamp::default(), Token([0; 16]));
+        Landing { held: Held::new(Arc::new(number), 4, life, origin, depends), shown: 0 }
     }
 
     pub(super) fn soon() -> Instant {
@@ -318,7 +328,7 @@ mod tests {
 
     async fn number(mut passenger: Passenger) -> i32 {
         match passenger.arrival(PATIENCE).await {
-            Arrival::Landed(outcome) => *outcome.unwrap().value().unwrap(),
+            Arrival::Landed(outcome) => *outcome.unwrap().held.value().unwrap(),
             _ => panic!("it did not land"),
         }
     }

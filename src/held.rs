@@ -44,13 +44,18 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Whether it may be served to a query of this policy: one entry may be read by queries that
-    /// differ in how old they let it become.
+    /// Whether it may be served from memory to a query of this policy: one entry may be read by
+    /// queries that differ in how old they let it become.
     #[inline]
     pub(crate) fn allows(&self, policy: &Policy, now: Instant) -> bool {
-        now < self.ends
-            && now < clock::after(self.born, policy.ttl)
-            && now < clock::after(self.copied, policy.l1_ttl)
+        self.is_fresh(policy, now) && now < clock::after(self.copied, policy.l1_ttl)
+    }
+
+    /// Whether its time to live has not ended. That is what counts for those to whom it is handed on
+    /// its way into memory, however short it may stay there.
+    #[inline]
+    pub(crate) fn is_fresh(&self, policy: &Policy, now: Instant) -> bool {
+        now < self.ends && now < clock::after(self.born, policy.ttl)
     }
 
     /// Whether it may be served `beyond` its time to live.
@@ -123,6 +128,9 @@ mod tests {
         assert!(life.allows(&policy(50, 30), 49));
         assert!(!life.allows(&policy(50, 30), 50));
         assert!(!life.allows(&policy(500, 500), 100));
+        assert!(life.is_fresh(&policy(50, 30), 59));
+        assert!(!life.is_fresh(&policy(50, 30), 60));
+        assert!(!life.is_fresh(&policy(500, 30), 100));
         let beyond = Duration::from_nanos(40);
         assert!(life.allows_stale(&policy(50, 50), beyond, 99));
         assert!(!life.allows_stale(&policy(50, 50), beyond, 100));

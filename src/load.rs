@@ -16,7 +16,7 @@ use crate::currency::{Position, Stamp};
 use crate::entry::{self, Header};
 use crate::error::Error;
 use crate::fleet::{Fleet, Lease};
-use crate::flight::{Failure, Flight};
+use crate::flight::{Failure, Flight, Landing};
 use crate::held::{Held, Life};
 use crate::key::CacheKey;
 use crate::look::{Missed, Sight};
@@ -55,7 +55,7 @@ enum Right {
     /// For this one: Redis does not answer, or another process's load came to nothing.
     Alone,
     /// None is needed: another process has loaded it meanwhile.
-    Found(Held),
+    Found(Landing),
 }
 
 impl Core {
@@ -90,7 +90,7 @@ impl Core {
         let mut attempt = Attempt::default();
         let run = async {
             match self.right::<V>(&key, &plan, token, missed, &flight.urgent()).await {
-                Right::Found(held) => return Ok(Err(held)),
+                Right::Found(landing) => return Ok(Err(landing)),
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
             }
@@ -104,9 +104,9 @@ impl Core {
         let Attempt { lease, began } = attempt;
         let loaded = match outcome {
             Ok(Ok(loaded)) => loaded,
-            Ok(Err(held)) => {
-                self.local.insert(key, held.clone());
-                return flight.land(Ok(held));
+            Ok(Err(landing)) => {
+                self.local.insert(key, landing.held.clone());
+                return flight.land(Ok(landing));
             }
             Err(error) => {
                 count(&self.counters.load_errors);
@@ -142,7 +142,7 @@ impl Core {
         if encoded.is_some() {
             self.local.insert(key, held.clone());
         }
-        flight.land(Ok(held));
+        flight.land(Ok(Landing { held, shown: stamp.moment }));
         let Some(fleet) = &self.fleet else { return };
         let Some((codec, payload)) = encoded else { return };
         if !self.currency.is_current(&stamp, depends.cells()) {
@@ -221,7 +221,7 @@ impl Core {
                 }
             }
             match self.find::<V>(key, plan, || {}).await {
-                Sight::Fresh(_, held) => return Right::Found(held),
+                Sight::Fresh(_, landing) => return Right::Found(landing),
                 Sight::Nothing(Missed::Absent) => {}
                 Sight::Nothing(Missed::Unwanted(token)) => seen = Some(token),
                 Sight::Nothing(Missed::Unreachable) => return Right::Alone,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::entry::{self, Opened};
+use crate::flight::Landing;
 use crate::held::{Held, Life};
 use crate::key::CacheKey;
 use crate::parts::Core;
@@ -18,7 +19,7 @@ use crate::value::{Value, unless_it_panics};
 
 /// What a look into Redis gave.
 pub(crate) enum Sight<V: Value> {
-    Fresh(Arc<V::Stored>, Held),
+    Fresh(Arc<V::Stored>, Landing),
     /// Nothing to serve as fresh. If what is there may be served as stale, it is in memory now.
     Nothing(Missed),
 }
@@ -52,6 +53,7 @@ impl Core {
         // Before the question is sent: what remains of the entry's life is counted from here, so
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
+        let shown = self.currency.stamp().moment;
         let found = fleet.look(key).await;
         answered();
         let (bytes, remaining) = match found {
@@ -96,7 +98,7 @@ impl Core {
         };
         let life = life(&opened, asked, stored_for, remaining, plan);
         let now = self.clock.now();
-        let fresh = current && life.allows(&plan.policy, now);
+        let fresh = current && life.is_fresh(&plan.policy, now);
         let longest = plan.policy.longest_stale();
         if !fresh && !life.allows_stale(&plan.policy, longest, now) {
             count(&self.counters.l2_misses);
@@ -112,7 +114,7 @@ impl Core {
         let held = Held::new(value.clone(), bytes, life, (stamp, header.token), depends);
         if fresh {
             count(&self.counters.l2_hits);
-            return Sight::Fresh(value, held);
+            return Sight::Fresh(value, Landing { held, shown });
         }
         count(&self.counters.l2_misses);
         // For whoever is content with it while a new one is loaded, or if that fails. What memory

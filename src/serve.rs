@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::answer::{Answer, Origin, Staleness};
 use crate::clock::{self, Instant};
 use crate::error::Error;
+use crate::flight::Landing;
 use crate::held::Held;
 use crate::key::CacheKey;
 use crate::parts::Core;
@@ -96,12 +97,19 @@ impl Core {
 
     /// Whether the result of a flight may be given to a reader who waited for it.
     ///
-    /// A load that began after the reader asked has seen all that was committed by then. One from
-    /// before is judged like anything in memory: a read that began after an invalidation never takes
-    /// the result of a load from before it. Whoever brought it may also be content with older
-    /// results than this query is.
-    pub(crate) fn serves(&self, held: &Held, plan: &Plan, asked: Asked, now: Instant) -> bool {
+    /// A load that began after the reader asked has seen all that was committed by then, and one that
+    /// was shown to be current after that as well. One from before is judged like anything in memory:
+    /// a read that began after an invalidation never takes the result of a load from before it.
+    /// Whoever brought it may also be content with older results than this query is.
+    pub(crate) fn serves(
+        &self,
+        Landing { held, shown }: &Landing,
+        plan: &Plan,
+        asked: Asked,
+        now: Instant,
+    ) -> bool {
         held.stamp.moment > asked.moment
+            || *shown > asked.moment && held.life.is_fresh(&plan.policy, now)
             || held.life.allows(&plan.policy, now) && self.is_current(held, asked.at)
     }
 

@@ -153,7 +153,7 @@ impl World {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => {}
             Poll::Ready((_, Arrival::Landed(outcome))) => {
-                let value = outcome.unwrap().value::<i32>().unwrap();
+                let value = outcome.unwrap().held.value::<i32>().unwrap();
                 assert_eq!(*value, *number, "the outcome of another flight");
                 self.callers[who].waiting = None;
             }

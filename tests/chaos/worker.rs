@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,42 @@ struct Process {
     /// One for each writer. Without a permit nobody writes.
     writes: Semaphore,
     log: Mutex<Vec<Record>>,
+    mouth: Mouth,
+}
+
+/// Says lines from a thread of its own: when the parent is slow to hear, the runtime must not stand
+/// still with it.
+struct Mouth(Sender<Word>);
+
+enum Word {
+    Line(String),
+    /// All before it has been said.
+    Said(Sender<()>),
+}
+
+impl Mouth {
+    fn new() -> Self {
+        let (words, spoken) = channel();
+        std::thread::spawn(move || {
+            for word in spoken {
+                match word {
+                    Word::Line(line) => worker::say(&line),
+                    Word::Said(tell) => drop(tell.send(())),
+                }
+            }
+        });
+        Self(words)
+    }
+
+    fn say(&self, line: impl Into<String>) {
+        let _ = self.0.send(Word::Line(line.into()));
+    }
+
+    fn finish(&self) {
+        let (tell, said) = channel();
+        let _ = self.0.send(Word::Said(tell));
+        let _ = said.recv();
+    }
 }
 
 /// Not a test: what the processes run that the test starts.
@@ -72,13 +109,13 @@ fn entry() -> Result<(), AnyError> {
                 let permits = WRITERS as u32;
                 runtime.block_on(process.writes.acquire_many(permits))?.forget();
                 process.tell();
-                worker::say("resting");
+                process.mouth.say("resting");
             }
             "settle" => {
                 let least: Result<Vec<u64>, _> = rest.split_whitespace().map(str::parse).collect();
                 runtime.block_on(process.settle(&least?));
                 process.tell();
-                worker::say("settled");
+                process.mouth.say("settled");
             }
             other => panic!("told to {other:?}"),
         }
@@ -86,6 +123,7 @@ fn entry() -> Result<(), AnyError> {
     // The end of the runtime would be a failure for reads that are under way.
     runtime.block_on(work.shutdown());
     process.tell();
+    process.mouth.finish();
     runtime.block_on(process.cache.shutdown());
     Ok(())
 }
@@ -155,6 +193,7 @@ impl Process {
             open: std::iter::repeat_with(AtomicU64::default).take(READERS).collect(),
             writes: Semaphore::new(WRITERS),
             log: Mutex::default(),
+            mouth: Mouth::new(),
         })
     }
 
@@ -253,7 +292,7 @@ impl Process {
             for style in Style::ALL {
                 let answer = self.read(key, style).await;
                 if answer.is_none_or(|(version, _)| version < least) {
-                    worker::say(&format!("behind {key} {style:?} {answer:?}"));
+                    self.mouth.say(format!("behind {key} {style:?} {answer:?}"));
                 }
             }
         }
@@ -279,11 +318,11 @@ impl Process {
     /// Tells what has been logged, and until when that is all of it.
     fn tell(&self) {
         let loads = Record::Loads(self.cache.stats().loads);
-        // The line itself under the lock as well: lines are in the order of their times.
+        // The line goes off under the lock as well: lines are in the order of their times.
         let mut log = self.log();
         let upto = now();
         let words: Vec<_> = log.drain(..).chain([loads]).map(|each| each.to_string()).collect();
-        worker::say(&format!("log {upto} {}", words.join(" ")));
+        self.mouth.say(format!("log {upto} {}", words.join(" ")));
     }
 
     fn log(&self) -> MutexGuard<'_, Vec<Record>> {
