@@ -184,11 +184,7 @@ impl Core {
         let Some(fleet) = self.fleet.as_ref().filter(usable) else {
             return Right::Alone;
         };
-        let mut seen = match missed {
-            Missed::Absent => None,
-            Missed::Unwanted(token) => Some(token),
-            Missed::Unreachable => return Right::Alone,
-        };
+        let mut missed = missed;
         let mut looks = 0;
         // Somebody waits for this who holds a turn of this process, which the other process's load
         // may be waiting for in the end. Longer than a lease that is not worth it.
@@ -200,10 +196,16 @@ impl Core {
             sleep_until(asked + LEASE).await;
         });
         loop {
+            let (seen, refused) = match missed {
+                Missed::Absent => (None, false),
+                Missed::Unwanted(token) => (Some(token), false),
+                Missed::Refused(token) => (Some(token), true),
+                Missed::Unreachable => return Right::Alone,
+            };
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(plan.depends.cells());
-            match fleet.store.lease(key, Ask { token, at, need, seen }).await {
+            match fleet.store.lease(key, Ask { token, at, need, seen, refused }).await {
                 Err(_) => {
                     count(&self.counters.l2_errors);
                     return Right::Leased(fleet.doubt(*key, token));
@@ -222,9 +224,7 @@ impl Core {
             }
             match self.find::<V>(key, plan, || {}).await {
                 Sight::Fresh(_, landing) => return Right::Found(landing),
-                Sight::Nothing(Missed::Absent) => {}
-                Sight::Nothing(Missed::Unwanted(token)) => seen = Some(token),
-                Sight::Nothing(Missed::Unreachable) => return Right::Alone,
+                Sight::Nothing(again) => missed = again,
             }
             looks += 1;
             if looks == LOOKS {

@@ -30,14 +30,10 @@ pub(crate) enum Missed {
     Absent,
     /// There is an entry that is not wanted, of this load.
     Unwanted(Token),
+    /// There is an entry that does not hold together, of that load by its own account.
+    Refused(Token),
     /// Redis has not answered. It is not asked again for this read.
     Unreachable,
-}
-
-impl From<Option<Token>> for Missed {
-    fn from(token: Option<Token>) -> Missed {
-        token.map_or(Missed::Absent, Missed::Unwanted)
-    }
 }
 
 impl Core {
@@ -71,11 +67,11 @@ impl Core {
                 return Sight::Nothing(Missed::Unreachable);
             }
         };
-        let seen = Missed::from(entry::token(&bytes));
         let Ok(opened) = entry::open(key, &bytes, self.secret.as_ref()) else {
             count(&self.counters.l2_refused);
-            return Sight::Nothing(seen);
+            return Sight::Nothing(entry::token(&bytes).map_or(Missed::Absent, Missed::Refused));
         };
+        let seen = Missed::Unwanted(opened.header.token);
         let at = opened.header.at;
         let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
         let depends = depends(&opened, plan);
@@ -94,7 +90,7 @@ impl Core {
             .and_then(|remaining| Some((opened.header.life.checked_sub(remaining)?, remaining)));
         let Some((stored_for, remaining)) = lived else {
             count(&self.counters.l2_refused);
-            return Sight::Nothing(seen);
+            return Sight::Nothing(Missed::Refused(opened.header.token));
         };
         let life = life(&opened, asked, stored_for, remaining, plan);
         let now = self.clock.now();

@@ -125,6 +125,8 @@ pub(crate) struct Ask {
     pub(crate) need: u64,
     /// The entry that the asker has seen and wants replaced.
     pub(crate) seen: Option<Token>,
+    /// Whether that is none that holds together, so that its stamp says nothing: it is removed.
+    pub(crate) refused: bool,
 }
 
 /// The answer to a request for a lease.

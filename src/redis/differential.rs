@@ -199,7 +199,7 @@ async fn memory_and_redis_answer_alike() {
     let mut chance = Chance::new(seed, keys);
     // Every script becomes known to Redis: one that is not is sent twice, and overtaken meanwhile.
     let (key, token, zero) = (chance.key(), chance.any_token(), chance.at);
-    let ask = Ask { token, at: zero, need: 0, seen: None };
+    let ask = Ask { token, at: zero, need: 0, seen: None, refused: false };
     let cells = vec![Cell::of(1)];
     let mut batch = vec![
         Operation::Beat(zero),

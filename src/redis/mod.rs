@@ -114,7 +114,7 @@ impl RedisStore {
         let start = Position { epoch: 0, seq: 0 };
         self.link.check(&self.beat_command(start)).await?;
         let (key, token) = (CacheKey::random(), Token::random());
-        let ask = Ask { token, at: start, need: 0, seen: None };
+        let ask = Ask { token, at: start, need: 0, seen: None, refused: false };
         self.link.check(&self.lease_command(&key, &ask)).await?;
         self.link.check(&self.renew_command(&key, token)).await?;
         self.link.check(&self.release_command(&key, token, Done::Without)).await
@@ -134,6 +134,7 @@ impl RedisStore {
         let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
         call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
         call.arg(LEASE.as_millis() as u64).arg(lease);
+        call.arg(u8::from(ask.refused));
         call
     }
 

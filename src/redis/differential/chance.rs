@@ -101,7 +101,7 @@ impl Chance {
             4 => Some(self.any_token()),
             _ => None,
         };
-        Ask { token: self.token(pair, key), at, need, seen }
+        Ask { token: self.token(pair, key), at, need, seen, refused: self.chance.u32(..10) < 2 }
     }
 
     pub(super) fn fill(&mut self, pair: &Pair, key: CacheKey) -> Operation {

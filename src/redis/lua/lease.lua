@@ -1,9 +1,16 @@
 -- ARGV[2] epoch   ARGV[3] asof   ARGV[4] need   ARGV[5] token of the entry that
 -- is not wanted, or ''   ARGV[6] the lease's time in ms   ARGV[7] the lease
+-- ARGV[8] '1' if that entry is no entry to the asker, whatever its stamp says
 --
 -- Replies 'granted', 'entry', or how long the other's lease lasts.
 local epoch, need = tonumber(ARGV[2]), tonumber(ARGV[4])
 local entry_epoch, entry_asof, entry_token = stored()
+-- Damaged or forged. Left there, a stamp of the far future would keep all others
+-- out for as long as it lives.
+if entry_epoch and ARGV[8] == '1' and entry_token == ARGV[5] then
+    redis.call('DEL', KEYS[1])
+    entry_epoch = nil
+end
 if entry_epoch == epoch and entry_asof >= need and entry_token ~= ARGV[5] then
     return 'entry'
 end
