@@ -38,14 +38,17 @@ fn watch(url: &str) {
     worker::say("ready");
     for _ in worker::parent_lines().expect("this is a worker") {
         runtime.block_on(query.load(load).into_future()).unwrap();
-        while query.load(load).answer().now_or_never().map(|it| it.unwrap().origin())
-            != Some(Origin::L1)
-        {
+        let in_memory = || {
+            let answer = query.load(load).answer().now_or_never();
+            answer.is_some_and(|answer| answer.unwrap().origin() == Origin::L1)
+        };
+        while !in_memory() {
             runtime.block_on(query.load(load).into_future()).unwrap();
         }
         worker::say("in memory");
-        // What is not in memory any more is not there at the first poll.
-        while query.load(load).answer().now_or_never().is_some() {
+        // What is not in memory any more is rarely there at the first poll, and comes from elsewhere
+        // then: if Redis's answers arrive while this thread is off its core.
+        while in_memory() {
             std::thread::sleep(Duration::from_micros(20));
         }
         worker::say(&now().to_string());
