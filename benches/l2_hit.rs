@@ -1,4 +1,5 @@
-//! A hit in Redis, beside a raw `GET` of the same bytes over one multiplexed connection.
+//! A hit in Redis, beside a raw `GET` of the same bytes over one multiplexed connection, and beside a
+//! raw pipeline of the three commands that a strict read consists of.
 
 #[path = "../tests/servers/mod.rs"]
 mod servers;
@@ -24,6 +25,16 @@ struct Keys {
     per_task: i32,
     tasks: i32,
     names: Vec<String>,
+}
+
+/// Who reads.
+#[derive(Clone, Copy)]
+enum Reader {
+    /// A raw `GET`.
+    Get,
+    /// A raw `PTTL`, `GET` and `ZMSCORE`, as of a look that is strict.
+    Look,
+    Larder,
 }
 
 struct Setup {
@@ -79,9 +90,9 @@ impl Setup {
     }
 
     /// The time of `count` reads by each task: all tasks together, round by round.
-    fn time(&self, keys: &Keys, count: u64, ours: bool) -> Duration {
+    fn time(&self, keys: &Keys, count: u64, reader: Reader) -> Duration {
         if keys.tasks * keys.per_task == 1 {
-            return self.time_of_one_key(keys, count, ours);
+            return self.time_of_one_key(keys, count, reader);
         }
         let mut time = Duration::ZERO;
         let mut left = count;
@@ -93,9 +104,11 @@ impl Setup {
                 let begin = Instant::now();
                 let tasks = (0..keys.tasks).map(|task| {
                     let first = task * keys.per_task;
-                    match ours {
-                        true => self.ours(keys.rows, first..first + round),
-                        false => self.raw(&keys.names[first as usize..(first + round) as usize]),
+                    let names = || &keys.names[first as usize..(first + round) as usize];
+                    match reader {
+                        Reader::Larder => self.ours(keys.rows, first..first + round),
+                        Reader::Get => self.get(names()),
+                        Reader::Look => self.look(names()),
                     }
                 });
                 for task in tasks.collect::<Vec<_>>() {
@@ -109,10 +122,10 @@ impl Setup {
 
     /// The time of `count` reads of the one key. Each reply takes the place of the one before, in
     /// memory that is still warm.
-    fn time_of_one_key(&self, keys: &Keys, count: u64, ours: bool) -> Duration {
+    fn time_of_one_key(&self, keys: &Keys, count: u64, reader: Reader) -> Duration {
         self.runtime.block_on(async {
             let begin = Instant::now();
-            if ours {
+            if let Reader::Larder = reader {
                 let (clock, query, pool) =
                     (self.clock.clone(), self.query.clone(), self.pool.clone());
                 let rows = keys.rows;
@@ -125,7 +138,13 @@ impl Setup {
                 });
                 task.await.unwrap();
             } else {
-                self.raw(&vec![keys.names[0].clone(); count as usize]).await.unwrap();
+                let names = vec![keys.names[0].clone(); count as usize];
+                match reader {
+                    Reader::Look => self.look(&names),
+                    _ => self.get(&names),
+                }
+                .await
+                .unwrap();
             }
             begin.elapsed()
         })
@@ -141,13 +160,27 @@ impl Setup {
         })
     }
 
-    fn raw(&self, names: &[String]) -> JoinHandle<()> {
+    fn get(&self, names: &[String]) -> JoinHandle<()> {
         let (names, mut raw) = (names.to_vec(), self.raw.clone());
         tokio::spawn(async move {
             for name in names {
                 let bytes: Vec<u8> =
                     redis::cmd("GET").arg(name).query_async(&mut raw).await.unwrap();
                 assert!(!bytes.is_empty());
+            }
+        })
+    }
+
+    fn look(&self, names: &[String]) -> JoinHandle<()> {
+        let (names, mut raw) = (names.to_vec(), self.raw.clone());
+        tokio::spawn(async move {
+            for name in names {
+                let mut look = redis::pipe();
+                look.cmd("PTTL").arg(&name).cmd("GET").arg(&name);
+                look.cmd("ZMSCORE").arg("larder:bench:directory").arg("epoch").arg("seq");
+                let (_, bytes, marks): (i64, Vec<u8>, Vec<f64>) =
+                    look.query_async(&mut raw).await.unwrap();
+                assert!(!bytes.is_empty() && marks.len() == 2);
             }
         })
     }
@@ -166,22 +199,30 @@ fn hits(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("l2_hit, {name}"));
         group.throughput(Throughput::Elements(keys.tasks as u64));
         group.bench_function("floor: raw GET", |b| {
-            b.iter_custom(|count| setup.time(keys, count, false));
+            b.iter_custom(|count| setup.time(keys, count, Reader::Get));
+        });
+        group.bench_function("floor: raw PTTL, GET, ZMSCORE", |b| {
+            b.iter_custom(|count| setup.time(keys, count, Reader::Look));
         });
         group.bench_function("larder: rows", |b| {
-            b.iter_custom(|count| setup.time(keys, count, true));
+            b.iter_custom(|count| setup.time(keys, count, Reader::Larder));
         });
         group.finish();
     }
     // Turn by turn, since the machine's speed drifts.
     for (name, keys, count, turns) in &cases {
         let reads = (*count * keys.tasks as u64) as f64;
-        let each = |ours| setup.time(keys, *count, ours).as_secs_f64() * 1e6 / reads;
-        let turns: Vec<_> = (0..*turns).map(|_| (each(false), each(true))).collect();
+        let each = |reader| setup.time(keys, *count, reader).as_secs_f64() * 1e6 / reads;
+        let turns: Vec<_> = (0..*turns)
+            .map(|_| (each(Reader::Get), each(Reader::Look), each(Reader::Larder)))
+            .collect();
         println!(
-            "l2_hit/{name}: raw {:.1} µs, larder {:.1} µs, over raw {:.2} (medians of {} turns)",
+            "l2_hit/{name}: raw GET {:.1} µs, larder {:.1} µs; over GET {:.2}, over the three \
+             commands {:.2}, which are {:.2} over GET (medians of {} turns)",
             median(turns.iter().map(|turn| turn.0)),
-            median(turns.iter().map(|turn| turn.1)),
+            median(turns.iter().map(|turn| turn.2)),
+            median(turns.iter().map(|turn| turn.2 / turn.0)),
+            median(turns.iter().map(|turn| turn.2 / turn.1)),
             median(turns.iter().map(|turn| turn.1 / turn.0)),
             turns.len()
         );
