@@ -23,7 +23,7 @@ pub(crate) struct Fleet {
     heartbeat: Heartbeat,
     clock: Clock,
     runtime: Handle,
-    /// How many leases are ours, or being given back.
+    /// How many leases are ours, or being asked for or given back.
     leases: watch::Sender<usize>,
 }
 
@@ -95,38 +95,12 @@ impl Fleet {
         outcome
     }
 
-    /// Renews a granted lease until it is given back.
-    pub(crate) fn hold(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
-        let store = self.store.clone();
-        // On the cache's own runtime: the load may block the one that it runs on.
-        let renewal = self.runtime.spawn(async move {
-            let period = LEASE / 3;
-            let mut ticks = interval_at(Instant::now() + period, period);
-            loop {
-                ticks.tick().await;
-                // Lost to another process. The load goes on: whoever waits here needs its result.
-                if store.renew(&key, token).await == Ok(false) {
-                    return;
-                }
-            }
-        });
-        self.lease(key, token, Some(renewal))
-    }
-
-    /// Takes care of a lease that was asked for in vain: Redis may have granted it, and lost its
-    /// answer with the connection. Nobody would renew it, and everybody would wait until it ends.
-    pub(crate) fn doubt(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
-        self.lease(key, token, None)
-    }
-
-    fn lease(
-        self: &Arc<Self>,
-        key: CacheKey,
-        token: Token,
-        renewal: Option<JoinHandle<()>>,
-    ) -> Lease {
+    /// Takes care of a lease that is about to be asked for. Redis may grant it, and its answer be
+    /// lost with the connection, or with whoever asked: nobody would renew it, and everybody would
+    /// wait until it ends.
+    pub(crate) fn ask(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
         self.leases.send_modify(|leases| *leases += 1);
-        Lease { fleet: self.clone(), key, token, renewal, done: Some(Done::Without) }
+        Lease { fleet: self.clone(), key, token, renewal: None, done: Some(Done::Without) }
     }
 
     /// Announces what is pending, gives back all leases, and stops: for a second at most.
@@ -154,6 +128,29 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Redis granted it: renewed from now on, until it is given back.
+    pub(crate) fn granted(mut self) -> Lease {
+        let (store, key, token) = (self.fleet.store.clone(), self.key, self.token);
+        // On the cache's own runtime: the load may block the one that it runs on.
+        self.renewal = Some(self.fleet.runtime.spawn(async move {
+            let period = LEASE / 3;
+            let mut ticks = interval_at(Instant::now() + period, period);
+            loop {
+                ticks.tick().await;
+                // Lost to another process. The load goes on: whoever waits here needs its result.
+                if store.renew(&key, token).await == Ok(false) {
+                    return;
+                }
+            }
+        }));
+        self
+    }
+
+    /// Redis did not grant it: there is nothing to give back.
+    pub(crate) fn refused(mut self) {
+        self.done = None;
+    }
+
     /// Stores the result and gives the lease back. Whether it was stored: a lease that ran out may
     /// be another's by now.
     pub(crate) async fn fill(mut self, fill: Fill) -> Result<bool, StoreError> {

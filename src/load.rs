@@ -205,16 +205,18 @@ impl Core {
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(plan.depends.cells());
+            let lease = fleet.ask(*key, token);
             match fleet.store.lease(key, Ask { token, at, need, seen, refused }).await {
                 Err(_) => {
                     count(&self.counters.l2_errors);
-                    return Right::Leased(fleet.doubt(*key, token));
+                    return Right::Leased(lease);
                 }
-                Ok(Leased::Granted) => return Right::Leased(fleet.hold(*key, token)),
-                Ok(Leased::Entry) => {}
-                Ok(Leased::Wait(lease)) => {
+                Ok(Leased::Granted) => return Right::Leased(lease.granted()),
+                Ok(Leased::Entry) => lease.refused(),
+                Ok(Leased::Wait(remaining)) => {
+                    lease.refused();
                     count(&self.counters.lease_waits);
-                    match select(pin!(waiter.word(lease)), patience.as_mut()).await {
+                    match select(pin!(waiter.word(remaining)), patience.as_mut()).await {
                         Either::Left((Word::Done(Done::Filled), _)) => {}
                         Either::Left((Word::Done(Done::Without), _)) => return Right::Alone,
                         Either::Left((Word::Done(Done::Again) | Word::Ask, _)) => continue,
