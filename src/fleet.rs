@@ -100,7 +100,7 @@ impl Fleet {
     /// wait until it ends.
     pub(crate) fn ask(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
         self.leases.send_modify(|leases| *leases += 1);
-        Lease { fleet: self.clone(), key, token, renewal: None, done: Some(Done::Without) }
+        Lease { fleet: self.clone(), key, token, renewal: None, done: Some(Done::Again) }
     }
 
     /// Announces what is pending, gives back all leases, and stops: for a second at most.
@@ -117,7 +117,8 @@ impl Fleet {
 
 /// The right to load a key for all processes, until it is dropped.
 ///
-/// It is about efficiency only: correctness rests on stamps.
+/// It is about efficiency only: correctness rests on stamps. If it is dropped, whoever waits asks
+/// again, and one of them loads.
 pub(crate) struct Lease {
     fleet: Arc<Fleet>,
     key: CacheKey,
@@ -155,7 +156,6 @@ impl Lease {
     /// be another's by now.
     pub(crate) async fn fill(mut self, fill: Fill) -> Result<bool, StoreError> {
         // Without an answer nobody knows whether it was carried out: those who wait have to ask.
-        self.done = Some(Done::Again);
         let outcome = self.fleet.store.fill(&self.key, fill).await;
         if outcome.is_ok() {
             self.done = None;
@@ -163,7 +163,7 @@ impl Lease {
         outcome
     }
 
-    /// Gives the lease back without a result.
+    /// Gives the lease back without an entry.
     pub(crate) fn release(mut self, done: Done) {
         self.done = Some(done);
     }

@@ -115,7 +115,7 @@ impl Core {
                 }
                 // Given back with the word that there is no result, before those who wait here
                 // have the error and ask again.
-                drop(lease);
+                release(lease, Done::Without);
                 return flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
             }
         };
@@ -144,20 +144,17 @@ impl Core {
         }
         flight.land(Ok(Landing { held, shown: stamp.moment }));
         let Some(fleet) = &self.fleet else { return };
-        let Some((codec, payload)) = encoded else { return };
+        let Some((codec, payload)) = encoded else { return release(lease, Done::Without) };
         if !self.currency.is_current(&stamp, depends.cells()) {
             // Dead before it arrived.
             count(&self.counters.l2_overtaken);
-            if let Some(lease) = lease {
-                lease.release(Done::Again);
-            }
-            return;
+            return release(lease, Done::Again);
         }
         let at = Position { epoch: stamp.epoch, seq: stamp.asof };
         let load = clock::since(ended, began);
         let header = Header { codec, at, token, life: stored_life, ttl, load };
         let sealed = entry::seal(&key, &header, &depends, &payload, self.secret.as_ref());
-        let Some(header) = sealed else { return };
+        let Some(header) = sealed else { return release(lease, Done::Without) };
         let ends = clock::after(by_store, stored_life);
         let fill = Fill { token, at, ends, header, payload };
         let filled = match lease {
@@ -177,14 +174,13 @@ impl Core {
         key: &CacheKey,
         plan: &Plan,
         token: Token,
-        missed: Missed,
+        mut missed: Missed,
         urgent: &Notify,
     ) -> Right {
         let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
         let Some(fleet) = self.fleet.as_ref().filter(usable) else {
             return Right::Alone;
         };
-        let mut missed = missed;
         let mut looks = 0;
         // Somebody waits for this who holds a turn of this process, which the other process's load
         // may be waiting for in the end. Longer than a lease that is not worth it.
@@ -311,6 +307,12 @@ impl Core {
             return None;
         }
         Some((codec, payload))
+    }
+}
+
+fn release(lease: Option<Lease>, done: Done) {
+    if let Some(lease) = lease {
+        lease.release(done);
     }
 }
 

@@ -125,7 +125,7 @@ pub(crate) struct Ask {
     pub(crate) need: u64,
     /// The entry that the asker has seen and wants replaced.
     pub(crate) seen: Option<Token>,
-    /// Whether that is none that holds together, so that its stamp says nothing: it is removed.
+    /// Whether what was seen does not hold together: it is removed then, whatever its stamp says.
     pub(crate) refused: bool,
 }
 

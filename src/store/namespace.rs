@@ -79,8 +79,7 @@ impl Namespace {
 
     pub(super) fn lease(&mut self, key: &CacheKey, ask: Ask, now: Instant) -> Leased {
         self.expire(key, now);
-        let stored = self.stored(key);
-        if ask.refused && stored.is_some_and(|(_, token)| Some(token) == ask.seen) {
+        if ask.refused && self.stored(key).is_some_and(|(_, token)| Some(token) == ask.seen) {
             self.entries.remove(key);
         }
         if self.stored(key).is_some_and(|(at, token)| {

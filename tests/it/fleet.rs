@@ -1,10 +1,12 @@
 //! How often does a fleet of processes load one result?
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use larder::{ManualClock, Origin, QueryCache};
+use tokio::task::JoinHandle;
 
-use crate::servers::{Redis, Worker, worker};
+use crate::servers::{Proxy, Redis, Worker, worker};
 use crate::support::{database, namespace, over_redis, until_async, written};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,6 +190,90 @@ async fn shutdown_closes_connections_and_gives_leases_back_and_reads_go_on() {
     let load = || async { Ok::<_, std::io::Error>(8_i64) };
     assert_eq!(*cache.query("later").load(load).await.unwrap(), 8);
     cache.shutdown().await;
+}
+
+/// A cache over a proxy that holds the answer to a request for a lease, which Redis has granted. The
+/// answer arrives when what is returned is dropped.
+async fn asking(proxy: &Proxy) -> (QueryCache, JoinHandle<()>, mpsc::Sender<()>) {
+    let builder = QueryCache::builder().namespace("end").redis(proxy.url());
+    let cache = builder.redis_timeout(Duration::from_secs(10)).build().await.unwrap();
+    let (hold, held) = mpsc::channel();
+    let (grant, mut granted) = tokio::sync::mpsc::channel(1);
+    proxy.rewrite(move |chunk| {
+        if chunk.windows(7).any(|word| word == b"granted") && grant.try_send(()).is_ok() {
+            let _ = held.recv();
+        }
+        chunk.to_vec()
+    });
+    let query = cache.query("slow");
+    let load = std::future::pending::<Result<i64, std::io::Error>>;
+    let waiting = tokio::spawn(async move { drop(query.load(load).await) });
+    tokio::time::timeout(PATIENCE, granted.recv()).await.expect("it is granted");
+    (cache, waiting, hold)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_gives_back_a_lease_whose_grant_is_still_under_way() {
+    let redis = Redis::start_tcp().unwrap();
+    let proxy = Proxy::to_redis(&redis).unwrap();
+    let (cache, waiting, hold) = asking(&proxy).await;
+    let mut shutdown = std::pin::pin!(cache.shutdown());
+    assert!(futures_util::poll!(&mut shutdown).is_pending());
+    drop(hold);
+    shutdown.await;
+    assert_eq!(redis.command(&["KEYS", "*:lease"]).unwrap(), "");
+    waiting.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_abandoned_before_its_lease_was_granted_gives_it_back() {
+    let redis = Redis::start_tcp().unwrap();
+    let proxy = Proxy::to_redis(&redis).unwrap();
+    let (cache, waiting, hold) = asking(&proxy).await;
+    assert_ne!(redis.command(&["KEYS", "*:lease"]).unwrap(), "");
+    // A lease ends by itself. This one must not have to.
+    for lease in redis.command(&["KEYS", "*:lease"]).unwrap().lines() {
+        redis.command(&["PERSIST", lease]).unwrap();
+    }
+    drop(cache);
+    waiting.abort();
+    until_async("the lease is given back", async || {
+        redis.command(&["KEYS", "*:lease"]).unwrap().is_empty()
+    })
+    .await;
+    drop(hold);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_wait_for_a_process_that_shuts_down_one_loads() {
+    const WAITING: usize = 5;
+    let namespace = namespace();
+    let build = async || over_redis(&namespace).build().await.unwrap();
+    let ending = build().await;
+    let query = ending.query("q");
+    let first = tokio::spawn(async move {
+        query.load(std::future::pending::<Result<i64, std::io::Error>>).await
+    });
+    until_async("it loads", async || ending.stats().loads == 1).await;
+    let mut others = vec![];
+    for number in 0..WAITING as i64 {
+        let cache = build().await;
+        let query = cache.query("q");
+        let load = move || async move { Ok::<_, std::io::Error>(number) };
+        let answer = tokio::spawn(async move { *query.load(load).await.unwrap() });
+        until_async("it waits", async || cache.stats().lease_waits > 0).await;
+        others.push((cache, answer));
+    }
+    ending.shutdown().await;
+    let (mut answers, mut loads) = (vec![], 0);
+    for (cache, answer) in others {
+        answers.push(answer.await.unwrap());
+        loads += cache.stats().loads;
+    }
+    assert_eq!(loads, 1);
+    answers.dedup();
+    assert_eq!(answers.len(), 1);
+    first.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
