@@ -89,6 +89,10 @@ impl Link {
         let info = url.into_connection_info()?;
         // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        // The name of the client library, for lists of clients: one right more to ask for, which
+        // servers before 7.2 do not know, and a line in the server's log of refusals without it.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings);
         let client = Client::open(info)?;
         let shared = Arc::new(Shared {
             address: client.get_connection_info().addr().to_string(),

@@ -119,9 +119,9 @@ async fn neither_debug_output_nor_errors_show_a_secret_a_password_or_a_parameter
 
 /// A user of Redis with the rights that the documentation lists, and how it is reached.
 fn restricted(redis: &Redis, without: &str) -> QueryCacheBuilder {
-    let rights = "~larder:shop:* &larder:shop:* +ping +time +get +pttl +zmscore +subscribe +eval \
-                  +evalsha +info +zadd +zrangebyscore +persist +del +publish +getrange +setrange \
-                  +set +pexpire";
+    let rights = "~larder:shop:* resetchannels &larder:shop:* +ping +time +get +pttl +zmscore \
+                  +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish \
+                  +getrange +setrange +set +pexpire";
     let rights = rights.split_whitespace().filter(|right| *right != without);
     let words: Vec<&str> =
         ["ACL", "SETUSER", "cache", "reset", "on", ">hunter2"].into_iter().chain(rights).collect();
