@@ -9,6 +9,7 @@ mod events;
 mod expiry;
 mod harness;
 mod harness_faults;
+mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
 mod params;

@@ -29,6 +29,16 @@ const REDIS_PLACES: [&str; 5] = [
     "/usr/sbin",
 ];
 
+/// Debian keeps it among what only root runs, which others have off PATH.
+const PGBOUNCER_PLACES: [&str; 6] = [
+    "/usr/sbin",
+    "/usr/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/opt/homebrew/bin",
+    "/home/linuxbrew/.linuxbrew/bin",
+];
+
 /// The program of a Redis server, or of a Valkey one.
 ///
 /// The path is left as it was found: on Debian `redis-server` is a link to
@@ -63,6 +73,17 @@ pub(super) fn postgres() -> Result<PathBuf, ServerError> {
             &POSTGRES_PLACES,
             ["postgresql", "postgresql-server", "postgresql@17"],
         )
+    })
+}
+
+/// The program of a PgBouncer.
+pub(super) fn pgbouncer() -> Result<PathBuf, ServerError> {
+    let program = |directory: &Path| {
+        let program = directory.join("pgbouncer");
+        is_executable(&program).then_some(program)
+    };
+    search("LARDER_PGBOUNCER_BIN", &PGBOUNCER_PLACES, program).ok_or_else(|| {
+        not_found("pgbouncer", "LARDER_PGBOUNCER_BIN", &PGBOUNCER_PLACES, ["pgbouncer"; 3])
     })
 }
 

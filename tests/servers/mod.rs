@@ -1,4 +1,5 @@
-//! Real Redis and PostgreSQL servers, private to the process that starts them.
+//! Real Redis, PostgreSQL and PgBouncer servers, private to the process that
+//! starts them.
 //!
 //! Tests, examples and benches include this module by `#[path]`. Every server
 //! lives in a directory of its own, listens on a unix socket there, and is
@@ -17,6 +18,7 @@
 //! | --- | --- |
 //! | `LARDER_REDIS_BIN` | the directory of the `redis-server` or `valkey-server` to use |
 //! | `LARDER_POSTGRES_BIN` | the directory of the `initdb` and `postgres` to use |
+//! | `LARDER_PGBOUNCER_BIN` | the directory of the `pgbouncer` to use |
 
 // Each binary that includes this module uses another part of it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
@@ -26,6 +28,7 @@ mod database;
 mod find;
 mod guard;
 mod link;
+mod pgbouncer;
 mod postgres;
 mod proxy;
 mod redis;
@@ -40,6 +43,7 @@ use std::time::{Duration, Instant};
 pub use self::database::Database;
 pub use self::guard::is_running;
 pub use self::link::{Counts, Link, Way};
+pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;
 pub use self::proxy::Proxy;
 pub use self::redis::Redis;

@@ -154,7 +154,7 @@ impl Postgres {
             if let Some(status) = self.process.exited() {
                 return Some(Err(status));
             }
-            answers(&socket).then_some(Ok(()))
+            answers(&socket, "postgres").then_some(Ok(()))
         });
         match outcome {
             Some(Ok(())) => Ok(()),
@@ -185,16 +185,16 @@ fn run(
 
 /// Whether a session can be opened. A server that still starts, or recovers,
 /// accepts the connection and then refuses the session.
-fn answers(socket: &Path) -> bool {
+pub(super) fn answers(socket: &Path, database: &str) -> bool {
     let ask = || -> io::Result<u8> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         // Length, protocol 3.0, parameters: what every client says first.
-        let parameters = b"user\0postgres\0database\0postgres\0\0";
+        let parameters = format!("user\0postgres\0database\0{database}\0\0");
         let length = 8 + u32::try_from(parameters.len()).unwrap_or_default();
         stream.write_all(&length.to_be_bytes())?;
         stream.write_all(&(3_u32 << 16).to_be_bytes())?;
-        stream.write_all(parameters)?;
+        stream.write_all(parameters.as_bytes())?;
         let mut kind = [0];
         stream.read_exact(&mut kind)?;
         stream.write_all(b"X\0\0\0\x04")?;

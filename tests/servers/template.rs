@@ -65,9 +65,10 @@ fn free_bytes(directory: &Path) -> Option<u64> {
     Some(kibibytes.parse::<u64>().ok()? * 1024)
 }
 
-/// The user to run PostgreSQL as, when we are root: it refuses root.
+/// The user to run PostgreSQL and PgBouncer as, when we are root: they refuse
+/// root.
 pub(super) fn account(directory: &Directory) -> Result<Option<Account>, ServerError> {
-    let attempt = "find a user to run postgres as, which refuses to run as root";
+    let attempt = "find a user to run a server as that refuses to run as root";
     let failed = |error: io::Error| ServerError::caused(attempt, &error);
     // The directory is ours, so its owner is who we are.
     if fs::metadata(directory.path()).map_err(failed)?.uid() != 0 {
@@ -90,6 +91,15 @@ pub(super) fn account(directory: &Directory) -> Result<Option<Account>, ServerEr
     }
 }
 
+/// Lets a server that runs as `account` write there.
+pub(super) fn give(directory: &Directory, account: Option<Account>) -> Result<(), ServerError> {
+    let Some(account) = account else { return Ok(()) };
+    let path = directory.path();
+    chown(path, Some(account.uid), Some(account.gid)).map_err(|error| {
+        ServerError::caused(format!("give {} to the user {}", path.display(), account.uid), &error)
+    })
+}
+
 /// Makes `data` in `directory`, a cluster that has never run.
 pub(super) fn data_directory(
     bin: &Path,
@@ -99,9 +109,7 @@ pub(super) fn data_directory(
     let data = directory.path().join("data");
     let attempt = format!("make the data directory {}", data.display());
     let failed = |error: io::Error| ServerError::caused(&attempt, &error);
-    if let Some(account) = account {
-        chown(directory.path(), Some(account.uid), Some(account.gid)).map_err(failed)?;
-    }
+    give(directory, account)?;
     match cached(bin, directory, account)? {
         Some(template) => copy(&template, &data, account).map_err(failed)?,
         None => initdb(bin, &data, directory, account)?,
