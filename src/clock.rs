@@ -1,14 +1,17 @@
 //! [`Clock`]: the time the cache lives by, real or advanced by hand.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
 
 /// Where the cache reads how much time has passed.
 ///
-/// The default is the system's monotonic clock. Tests hand a [`ManualClock`] to
+/// The default is the system's: the monotonic clock, and the wall clock for what is due at times of
+/// the calendar. Tests hand a [`ManualClock`] to
 /// [`QueryCacheBuilder::clock`](crate::QueryCacheBuilder::clock) and advance it.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Kind);
@@ -27,6 +30,10 @@ pub(crate) type Instant = u64;
 /// up, and the time of its load must not be cut off at zero: it would seem younger.
 const ORIGIN: Instant = 20 * 366 * 24 * 60 * 60 * 1_000_000_000;
 
+/// How late a wait for a wall time may notice that the system's clock was set, or that the machine
+/// was suspended.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 impl Clock {
     /// The system's monotonic clock, which goes on while the machine is suspended.
     pub fn system() -> Clock {
@@ -37,7 +44,43 @@ impl Clock {
     pub(crate) fn now(&self) -> Instant {
         match &self.0 {
             Kind::System => system_now().saturating_add(ORIGIN),
-            Kind::Manual(clock) => clock.0.load(Ordering::Acquire).saturating_add(ORIGIN),
+            Kind::Manual(clock) => clock.passed().saturating_add(ORIGIN),
+        }
+    }
+
+    /// The wall time, for what is due by the calendar. The system's can be set, back as well as
+    /// forward: how long something took or lives is read from [`now`](Clock::now).
+    #[allow(dead_code)] // Asked for by schedules only.
+    pub(crate) fn wall(&self) -> SystemTime {
+        match &self.0 {
+            Kind::System => SystemTime::now(),
+            Kind::Manual(clock) => clock.wall(),
+        }
+    }
+
+    /// Waits until [`wall`](Clock::wall) shows `at` or more.
+    ///
+    /// The system's clock is waited for on time; that it was set, or that the machine was
+    /// suspended, is noticed within 30 seconds. Under Tokio's paused time that wait never rests:
+    /// such a test needs a [`ManualClock`].
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost if the wait is dropped.
+    #[allow(dead_code)] // Asked for by schedules only.
+    pub(crate) async fn until(&self, at: SystemTime) {
+        match &self.0 {
+            // One sleep for all that remains would be counted in time that passes: it would come
+            // late by as much as the clock was put forward or the machine was asleep.
+            Kind::System => loop {
+                match at.duration_since(SystemTime::now()) {
+                    Ok(remaining) if !remaining.is_zero() => {
+                        tokio::time::sleep(remaining.min(LOOK_AGAIN)).await;
+                    }
+                    _ => return,
+                }
+            },
+            Kind::Manual(clock) => clock.until(at).await,
         }
     }
 }
@@ -96,24 +139,94 @@ pub(crate) fn since(now: Instant, then: Instant) -> Duration {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Default)]
-pub struct ManualClock(Arc<AtomicU64>);
+#[derive(Debug, Clone)]
+pub struct ManualClock(Arc<Hands>);
+
+#[derive(Debug)]
+struct Hands {
+    /// The wall time at the beginning.
+    began: SystemTime,
+    /// The nanoseconds since then: one number for both kinds of time, so that they cannot drift.
+    passed: AtomicU64,
+    /// Wakes those who wait for a wall time, at every advance.
+    advanced: Notify,
+}
 
 impl ManualClock {
-    /// A clock at its origin.
+    /// A clock at its origin, whose wall time is the Unix epoch, 1970-01-01 00:00 UTC.
     pub fn new() -> ManualClock {
-        ManualClock::default()
+        ManualClock::starting_at(SystemTime::UNIX_EPOCH)
     }
 
-    /// Lets `by` pass.
+    /// A clock at its origin, whose wall time is `began`: for tests of what is due at certain times
+    /// of the calendar.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use larder::ManualClock;
+    ///
+    /// let midnight = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 24 * 60 * 60);
+    /// let clock = ManualClock::starting_at(midnight);
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!(clock.wall(), midnight + Duration::from_secs(60));
+    /// ```
+    pub fn starting_at(began: SystemTime) -> ManualClock {
+        ManualClock(Arc::new(Hands { began, passed: AtomicU64::new(0), advanced: Notify::new() }))
+    }
+
+    /// Lets `by` pass, and wakes what waits for a time that is reached by it.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         // Saturating, so that a test that advances by `Duration::MAX` ends up at the end of time
         // and not before its beginning.
         let _ = self
             .0
+            .passed
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| Some(now.saturating_add(by)));
+        self.0.advanced.notify_waiters();
     }
+
+    /// The wall time: that of the beginning and what was advanced since, at most the last that a
+    /// [`SystemTime`] can hold.
+    pub fn wall(&self) -> SystemTime {
+        wall_after(self.0.began, self.passed())
+    }
+
+    #[inline]
+    fn passed(&self) -> u64 {
+        self.0.passed.load(Ordering::Acquire)
+    }
+
+    async fn until(&self, at: SystemTime) {
+        loop {
+            // In line before the time is read: an advance between the look and the wait would
+            // otherwise wake nobody, and there may be no other.
+            let mut advanced = pin!(self.0.advanced.notified());
+            advanced.as_mut().enable();
+            if self.wall() >= at {
+                return;
+            }
+            advanced.await;
+        }
+    }
+}
+
+impl Default for ManualClock {
+    /// The same as [`ManualClock::new`].
+    fn default() -> ManualClock {
+        ManualClock::new()
+    }
+}
+
+/// `nanos` after `began`, staying at the last time the system can represent. Which that is differs
+/// from system to system, and the standard library does not say.
+fn wall_after(began: SystemTime, nanos: u64) -> SystemTime {
+    began.checked_add(Duration::from_nanos(nanos)).unwrap_or_else(|| {
+        // Every power of two that still fits, from the largest down, leads to the very end.
+        (0..u64::BITS)
+            .rev()
+            .fold(began, |at, bit| at.checked_add(Duration::from_nanos(1 << bit)).unwrap_or(at))
+    })
 }
 
 impl From<ManualClock> for Clock {
@@ -154,5 +267,85 @@ mod tests {
         assert_eq!(since(clock.now(), start), Duration::from_secs(3));
         manual.advance(Duration::MAX);
         assert_eq!(clock.now(), u64::MAX);
+    }
+
+    const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_manual_clock_begins_at_the_epoch_or_where_it_is_told() {
+        assert_eq!(ManualClock::new().wall(), EPOCH);
+        assert_eq!(ManualClock::default().wall(), EPOCH);
+        let manual = ManualClock::starting_at(EPOCH + 100 * SECOND);
+        manual.advance(SECOND);
+        assert_eq!(manual.wall(), EPOCH + 101 * SECOND);
+        assert_eq!(Clock::from(manual.clone()).wall(), manual.wall());
+    }
+
+    #[test]
+    fn wall_time_ends_at_the_last_that_can_be() {
+        let manual = ManualClock::new();
+        manual.advance(Duration::MAX);
+        assert_eq!(manual.wall(), EPOCH + Duration::from_nanos(u64::MAX));
+
+        let fits = |seconds| EPOCH.checked_add(Duration::from_secs(seconds)).is_some();
+        let (mut last, mut too_far) = (0, u64::MAX);
+        while too_far - last > 1 {
+            let middle = last + (too_far - last) / 2;
+            match fits(middle) {
+                true => last = middle,
+                false => too_far = middle,
+            }
+        }
+        let manual = ManualClock::starting_at(EPOCH + Duration::from_secs(last - 10));
+        manual.advance(5 * SECOND);
+        assert_eq!(manual.wall(), EPOCH + Duration::from_secs(last - 5));
+        manual.advance(Duration::MAX);
+        let end = manual.wall();
+        assert!(end >= EPOCH + Duration::from_secs(last));
+        manual.advance(SECOND);
+        assert_eq!(manual.wall(), end);
+    }
+
+    #[tokio::test]
+    async fn a_time_that_has_come_is_not_waited_for() {
+        Clock::system().until(EPOCH).await;
+        Clock::system().until(SystemTime::now()).await;
+        Clock::from(ManualClock::new()).until(EPOCH).await;
+    }
+
+    #[tokio::test]
+    async fn the_system_clock_is_waited_for() {
+        let clock = Clock::system();
+        let at = clock.wall() + Duration::from_millis(5);
+        clock.until(at).await;
+        assert!(clock.wall() >= at);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_is_woken_by_exactly_the_advance_that_reaches_its_time() {
+        let manual = ManualClock::new();
+        let clock = Clock::from(manual.clone());
+        let waiter = tokio::spawn(async move { clock.until(EPOCH + 10 * SECOND).await });
+        // On a runtime of one thread, to yield is to let the waiter take its turn.
+        tokio::task::yield_now().await;
+        for short in [5 * SECOND, 5 * SECOND - Duration::from_nanos(1), Duration::ZERO] {
+            manual.advance(short);
+            tokio::task::yield_now().await;
+            assert!(!waiter.is_finished());
+        }
+        manual.advance(Duration::from_nanos(1));
+        tokio::time::timeout(10 * SECOND, waiter).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_advance_is_lost_between_a_look_and_a_wait() {
+        for _ in 0..1000 {
+            let manual = ManualClock::new();
+            let clock = Clock::from(manual.clone());
+            let waiter = tokio::spawn(async move { clock.until(EPOCH + SECOND).await });
+            manual.advance(SECOND);
+            tokio::time::timeout(10 * SECOND, waiter).await.unwrap().unwrap();
+        }
     }
 }
