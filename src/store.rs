@@ -66,6 +66,13 @@ pub(crate) trait Store: Send + Sync {
     /// Asks what was invalidated since `known`, with a write that only a master carries out.
     fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>>;
 
+    /// What was noted under a name. Notes are about efficiency only: one that is lost costs work that
+    /// was done before.
+    fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+
+    /// Notes something for all processes, in the place of what was noted before.
+    fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Counts an invalidation, and tells all who listen. Returns its position.
     fn invalidate<'a>(
         &'a self,
@@ -144,6 +151,10 @@ pub(crate) enum Leased {
 /// How long a lease lasts without being renewed: so much later than usual a result comes whose
 /// loader was killed.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// How long a note is kept. Schedules have their ticks within a month.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+pub(crate) const NOTED: Duration = Duration::from_secs(40 * 24 * 60 * 60);
 
 /// An entry to be written.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use crate::currency::Position;
 use crate::entry::FORMAT;
 use crate::key::CacheKey;
 use crate::store::{
-    Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Listener, Store, StoreError, Token,
+    Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
 };
 use crate::tag::Cell;
 
@@ -46,6 +46,8 @@ struct Names {
     entries: String,
     directory: String,
     channel: String,
+    /// `larder:<namespace>:note:`
+    notes: String,
 }
 
 struct Scripts {
@@ -63,11 +65,16 @@ impl Names {
             entries: format!("larder:{namespace}:{FORMAT}:{{"),
             directory: format!("larder:{namespace}:directory"),
             channel: format!("larder:{namespace}:notices"),
+            notes: format!("larder:{namespace}:note:"),
         }
     }
 
     fn entry(&self, key: &CacheKey) -> String {
         self.of(key, "}")
+    }
+
+    fn note(&self, name: &str) -> String {
+        format!("{}{name}", self.notes)
     }
 
     fn lease(&self, key: &CacheKey) -> String {
@@ -291,6 +298,30 @@ impl Store for RedisStore {
             let call = self.beat_command(known);
             let (reply, connection) = self.link.timed_call(&call).await?;
             beat(&reply, connection).ok_or(StoreError::Unavailable)
+        })
+    }
+
+    fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(1);
+            all.cmd("GET").arg(self.names.note(name));
+            match self.link.pipeline(&all).await?.0.pop() {
+                Some(Value::BulkString(note)) => Ok(Some(note.into())),
+                Some(Value::Nil) => Ok(None),
+                _ => Err(StoreError::Unavailable),
+            }
+        })
+    }
+
+    fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(1);
+            all.cmd("SET").arg(self.names.note(name)).arg(&note[..]);
+            all.arg("PX").arg(NOTED.as_millis() as u64);
+            match self.link.pipeline(&all).await?.0.pop() {
+                Some(Value::Okay) => Ok(()),
+                _ => Err(StoreError::Unavailable),
+            }
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::namespace::Namespace;
@@ -334,6 +335,19 @@ impl Store for Member {
                 let cells = directory.cells.iter().map(|(&cell, &seq)| (cell, seq));
                 let cells = cells.filter(|&(_, seq)| seq > above).collect();
                 (Beat { at: directory.at, cells, connection: now.connection }, None)
+            })
+        })
+    }
+
+    fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move { self.act(|space, _| (space.notes.get(name).cloned(), None)) })
+    }
+
+    fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, _| {
+                space.notes.insert(name.to_owned(), note);
+                ((), None)
             })
         })
     }

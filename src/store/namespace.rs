@@ -20,6 +20,7 @@ pub(crate) struct Namespace {
     pub(crate) directory: Option<Directory>,
     pub(crate) entries: HashMap<CacheKey, Kept, KeyHasher>,
     pub(crate) leases: HashMap<CacheKey, Lease, KeyHasher>,
+    pub(crate) notes: HashMap<String, Bytes>,
 }
 
 pub(crate) struct Directory {
