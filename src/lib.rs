@@ -146,6 +146,7 @@ mod query;
 mod read;
 #[cfg(feature = "redis")]
 mod redis;
+mod refresh;
 mod rows;
 mod serve;
 #[cfg(all(test, feature = "redis"))]
@@ -173,9 +174,18 @@ pub use self::codec::Codec;
 pub use self::error::{Error, ErrorKind};
 pub use self::key::KeyEncoder;
 pub use self::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
+pub use self::postgres::matview::{Finding, FindingKind, RefreshError, RefreshErrorKind};
 pub use self::postgres::{CancelTls, Source};
 pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
+#[cfg(feature = "webhook")]
+#[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
+pub use self::refresh::Webhook;
+pub use self::refresh::{
+    Activity, CheckReport, HookError, MaterializedView, PlannedView, RefreshEvent, RefreshHook,
+    RefreshOutcome, RefreshPlan, RefreshReport, Refresher, RefresherBuilder, RowChanges,
+    SkipReason, StartError, Veto, ViewCheck, ViewStatus,
+};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
 pub use self::stats::CacheStats;
 #[cfg(any(test, feature = "test-util"))]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::currency::{Currency, Stamp};
 use crate::key::CacheKey;
+use crate::postgres::matview::RefreshError;
+use crate::refresh::{CheckReport, HookFailure, RefreshOutcome, RefreshReport};
 use crate::tag::Depends;
 
 /// A result was found and not served, because something that it depends on was invalidated.
@@ -99,5 +101,84 @@ pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {
         let key = &key.to_hex()[..16];
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         tracing::trace!(target: "larder", key, took_us, bytes, "a query was run");
+    }
+}
+
+/// An attempt to refresh a view came to an end without a failure.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refreshed(report: &RefreshReport) {
+    #[cfg(feature = "tracing")]
+    {
+        let (view, outcome) = (report.view(), report.outcome());
+        let took_ms = u64::try_from(report.duration().as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            RefreshOutcome::Refreshed(_) => {
+                tracing::info!(target: "larder", view, took_ms, %outcome, "a view was refreshed");
+            }
+            RefreshOutcome::Skipped(_) => {
+                tracing::debug!(target: "larder", view, %outcome, "a view was not refreshed");
+            }
+        }
+        for warning in report.warnings() {
+            tracing::warn!(target: "larder", view, warning, "a view was refreshed, with a warning");
+        }
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _: &RefreshOutcome = report.outcome();
+}
+
+/// An attempt to refresh a view failed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refresh_failed(error: &RefreshError, failures_in_a_row: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        view = error.view(),
+        failures_in_a_row,
+        %error,
+        "a view could not be refreshed"
+    );
+}
+
+/// A hook failed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn hook_failed(view: &str, failure: &HookFailure) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "larder", view, %failure, "a hook of a refresh failed");
+}
+
+/// A refresh was noticed that nobody had announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn noticed(view: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        view,
+        "somebody else has refreshed a view; results that read it are stale from now on"
+    );
+}
+
+/// Whether anybody would hear a warning.
+pub(crate) fn warns() -> bool {
+    #[cfg(feature = "tracing")]
+    return tracing::enabled!(target: "larder", tracing::Level::WARN);
+    #[cfg(not(feature = "tracing"))]
+    return false;
+}
+
+/// What was found out about a refresher's views at its start.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn found(report: &CheckReport) {
+    #[cfg(feature = "tracing")]
+    for check in report.views() {
+        for finding in check.findings() {
+            let view = check.view();
+            match finding.kind().is_fatal() {
+                true => {
+                    tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed");
+                }
+                false => tracing::warn!(target: "larder", view, %finding, "about a view"),
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) type Canceller =
     Arc<dyn Fn(CancelToken) -> BoxFuture<'static, Result<(), tokio_postgres::Error>> + Send + Sync>;
 
 /// How long a cancel request may take, and how long the query may take to heed it.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn plain() -> Canceller {
     over(NoTls)
@@ -72,6 +72,13 @@ impl CancelTls {
         <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         CancelTls { pool, canceller: over(tls) }
+    }
+}
+
+/// Cancel requests travel without TLS.
+impl From<Pool> for CancelTls {
+    fn from(pool: Pool) -> CancelTls {
+        CancelTls { pool, canceller: plain() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where [`Rows`](crate::Rows) come from: PostgreSQL, through `tokio_postgres`.
 
-mod cancel;
+pub(crate) mod cancel;
+pub(crate) mod matview;
 mod run;
 
 use std::sync::Arc;

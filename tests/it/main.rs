@@ -15,6 +15,7 @@ mod invalidation;
 mod params;
 mod postgres_types;
 mod reading;
+mod refresh;
 mod settings;
 mod stale;
 mod stampede;

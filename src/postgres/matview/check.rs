@@ -1,0 +1,322 @@
+//! Finding out what keeps a view from being refreshed, before it does.
+
+use tokio_postgres::types::Type;
+
+use super::error::RefreshErrorKind;
+use super::finding::{Finding, FindingKind};
+use super::lineage::Lineage;
+use super::session::Session;
+use super::sight::{self, Named, USABLE_INDEX};
+use super::transaction;
+
+/// What is to be known about a view beyond its catalog row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Whether it is refreshed `CONCURRENTLY`, and nothing else will do.
+    pub(crate) concurrently: bool,
+    /// Whether refreshes are to be skipped when nothing was written.
+    pub(crate) skip_unchanged: bool,
+}
+
+/// All findings about the view of this name.
+pub(crate) async fn check(
+    session: &mut Session,
+    name: &str,
+    wanted: Wanted,
+    managed: &[u32],
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    let view = match sight::find(session, name).await.and_then(|found| found.materialized(name)) {
+        Ok(view) => view,
+        Err(error) => {
+            let kind = match error.kind() {
+                RefreshErrorKind::NotMaterialized => FindingKind::NotMaterialized,
+                _ => FindingKind::Missing,
+            };
+            return Ok(vec![Finding::new(kind, error.to_string())]);
+        }
+    };
+    let mut findings = vec![];
+    let Some(now) = sight::look(session, view.oid).await? else {
+        return Ok(vec![Finding::new(FindingKind::Missing, "it was dropped a moment ago")]);
+    };
+    if !now.populated {
+        let message = "it holds nothing yet (WITH NO DATA): reading it fails, and its first refresh \
+                       is made without CONCURRENTLY";
+        let mend = format!("REFRESH MATERIALIZED VIEW {};", view.quoted);
+        findings.push(Finding::new(FindingKind::NotPopulated, message).mend(mend));
+    }
+    if wanted.concurrently && !now.has_usable_index {
+        findings.push(no_unique_index(session, &view).await?);
+    }
+    findings.extend(rights(session, &view, wanted.concurrently).await?);
+    findings.extend(held(session, &view).await?);
+    let lineage = Lineage::of(session, &[view.oid]).await?;
+    findings.extend(unreadable(session, &view, &lineage).await?);
+    findings.extend(unmanaged(&lineage, &view, managed));
+    if wanted.skip_unchanged {
+        findings.extend(untraceable(session, &view, &lineage, now.version).await?);
+    }
+    Ok(findings)
+}
+
+/// The indexes that there are, each with why it does not count, and the one to create.
+pub(crate) async fn no_unique_index(
+    session: &mut Session,
+    view: &Named,
+) -> Result<Finding, tokio_postgres::Error> {
+    let sql = format!(
+        "SELECT format('%I.%I', n.nspname, x.relname), \
+           array_remove(ARRAY[ \
+             CASE WHEN NOT i.indisunique THEN 'is not unique' END, \
+             CASE WHEN NOT i.indisvalid THEN 'is invalid, as its creation did not finish' END, \
+             CASE WHEN i.indpred IS NOT NULL THEN 'is partial (it has a WHERE)' END, \
+             CASE WHEN i.indexprs IS NOT NULL THEN 'is on an expression' END, \
+             CASE WHEN NOT i.indimmediate THEN 'is deferrable' END], NULL), \
+           i.indisunique AND NOT i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL, \
+           CASE WHEN am.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL \
+               AND i.indexprs IS NULL THEN (SELECT string_agg(quote_ident(attname), ', ' ORDER BY k.at) \
+             FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(number, at) \
+             JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = k.number \
+             WHERE k.at <= i.indnkeyatts) END \
+         FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid \
+         JOIN pg_namespace n ON n.oid = x.relnamespace JOIN pg_am am ON am.oid = x.relam \
+         WHERE i.indrelid = $1 AND NOT ({USABLE_INDEX}) ORDER BY x.relname"
+    );
+    let rows = session.query(&sql, &[(&view.oid, Type::OID)]).await?;
+    let (mut reasons, mut columns, mut invalid) = (vec![], None, None);
+    for row in &rows {
+        let (index, why): (String, Vec<String>) = (row.get(0), row.get(1));
+        if row.get(2) {
+            invalid.get_or_insert_with(|| index.clone());
+        }
+        columns = columns.or(row.get::<_, Option<String>>(3));
+        let why = if why.is_empty() { "is no btree".to_owned() } else { why.join(" and ") };
+        reasons.push(format!("{index} {why}"));
+    }
+    let message = match reasons.as_slice() {
+        [] => "it has no index, and CONCURRENTLY needs a unique one on plain columns".to_owned(),
+        reasons => format!(
+            "none of its indexes is one that CONCURRENTLY can use, unique and on plain columns: {}",
+            reasons.join("; ")
+        ),
+    };
+    let finding = Finding::new(FindingKind::NoUniqueIndex, message);
+    if let Some(index) = invalid {
+        return Ok(finding.mend(format!("REINDEX INDEX CONCURRENTLY {index};")));
+    }
+    let columns = match columns {
+        Some(columns) => columns,
+        None => guessed_columns(session, view).await?,
+    };
+    let quoted = &view.quoted;
+    Ok(finding.mend(format!("CREATE UNIQUE INDEX CONCURRENTLY ON {quoted} ({columns});")))
+}
+
+/// The first column of which ANALYZE found all values different, or else all that have an order.
+async fn guessed_columns(
+    session: &mut Session,
+    view: &Named,
+) -> Result<String, tokio_postgres::Error> {
+    let sql = "SELECT coalesce( \
+        (SELECT quote_ident(t.attname) FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid \
+           JOIN pg_namespace n ON n.oid = c.relnamespace \
+           JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname \
+             AND s.attname = t.attname \
+         WHERE t.attrelid = $1 AND s.n_distinct = -1 ORDER BY t.attnum LIMIT 1), \
+        (SELECT string_agg(quote_ident(t.attname), ', ' ORDER BY t.attnum) FROM pg_attribute t \
+         JOIN pg_type y ON y.oid = t.atttypid \
+         WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped \
+           AND (y.typtype IN ('e', 'r', 'm') OR EXISTS (SELECT FROM pg_opclass o \
+             JOIN pg_am am ON am.oid = o.opcmethod AND am.amname = 'btree' \
+             WHERE o.opcdefault AND o.opcintype IN (y.oid, nullif(y.typbasetype, 0))) \
+             OR y.typname = 'varchar')), \
+        'the columns that tell its rows apart')";
+    let rows = session.query(sql, &[(&view.oid, Type::OID)]).await?;
+    Ok(rows[0].get(0))
+}
+
+/// What the role of this connection, and the view's owner, may not do.
+async fn rights(
+    session: &mut Session,
+    view: &Named,
+    concurrently: bool,
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    // MAINTAIN is a privilege from PostgreSQL 17 on; asking for it before is an error, so the
+    // question is put together only then.
+    let version = session.query("SELECT current_setting('server_version_num')::int4", &[]).await?;
+    let maintain = match version[0].get::<_, i32>(0) >= 170_000 {
+        true => "has_table_privilege(c.oid, 'MAINTAIN')",
+        false => "false",
+    };
+    let sql = format!(
+        "SELECT pg_has_role(c.relowner, 'USAGE') OR {maintain}, quote_ident(current_user), \
+           quote_ident(pg_get_userbyid(c.relowner)), \
+           has_database_privilege(c.relowner, current_database(), 'TEMPORARY'), \
+           quote_ident(current_database()), pg_is_in_recovery(), \
+           current_setting('default_transaction_read_only')::bool \
+         FROM pg_class c WHERE c.oid = $1"
+    );
+    let rows = session.query(&sql, &[(&view.oid, Type::OID)]).await?;
+    let Some(row) = rows.first() else { return Ok(vec![]) };
+    let (role, owner, database): (String, String, String) = (row.get(1), row.get(2), row.get(4));
+    let mut findings = vec![];
+    if !row.get::<_, bool>(0) {
+        let message = format!("the role {role} may not refresh it: it belongs to {owner}");
+        let mend = match maintain {
+            "false" => format!("GRANT {owner} TO {role};"),
+            _ => format!("GRANT MAINTAIN ON {} TO {role};", view.quoted),
+        };
+        findings.push(Finding::new(FindingKind::NotOwner, message).mend(mend));
+    }
+    if concurrently && !row.get::<_, bool>(3) {
+        let message = format!(
+            "its owner {owner} may not make temporary tables in {database}, and CONCURRENTLY needs \
+             one"
+        );
+        let mend = format!("GRANT TEMPORARY ON DATABASE {database} TO {owner};");
+        findings.push(Finding::new(FindingKind::OwnerLacksTemporary, message).mend(mend));
+    }
+    if row.get(5) {
+        let message = "this server is a standby and takes no writes: connect to the primary";
+        findings.push(Finding::new(FindingKind::ReadOnly, message));
+    } else if row.get(6) {
+        let message = format!(
+            "transactions of {role} in {database} are read-only by default \
+             (default_transaction_read_only)"
+        );
+        let mend = format!(
+            "ALTER ROLE {role} IN DATABASE {database} SET default_transaction_read_only = off;"
+        );
+        findings.push(Finding::new(FindingKind::ReadOnly, message).mend(mend));
+    }
+    Ok(findings)
+}
+
+/// Who holds what a refresh has to wait for.
+pub(crate) async fn held(
+    session: &mut Session,
+    view: &Named,
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    if let Some(holder) = transaction::holder(session, view.oid).await? {
+        let message = format!("{holder} is refreshing it at this moment");
+        return Ok(vec![Finding::new(FindingKind::Held, message)]);
+    }
+    // EXCLUSIVE, which CONCURRENTLY takes, goes with ACCESS SHARE alone.
+    let sql = "SELECT format('postgresql''s process %s%s holds %s on it%s', l.pid, \
+                 ' (' || nullif(a.application_name, '') || ')', l.mode, \
+                 ', in a transaction since ' || date_trunc('second', a.xact_start)::text), l.pid \
+               FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
+               WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND l.mode <> 'AccessShareLock' AND l.pid <> pg_backend_pid() ORDER BY l.pid";
+    let rows = session.query(sql, &[(&view.oid, Type::OID)]).await?;
+    let found = rows.iter().map(|row| {
+        let (message, pid): (String, i32) = (row.get(0), row.get(1));
+        let message = format!("{message}, which a refresh has to wait for");
+        Finding::new(FindingKind::Held, message).mend(format!("SELECT pg_cancel_backend({pid});"))
+    });
+    Ok(found.collect())
+}
+
+/// What the owners of the views on the way down may not read. A plain view's tables are read with
+/// its owner's rights, not with those of whoever reads the view.
+async fn unreadable(
+    session: &mut Session,
+    view: &Named,
+    lineage: &Lineage,
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    let (by, read): (Vec<u32>, Vec<u32>) = lineage.edges(view.oid).into_iter().unzip();
+    let sql = "SELECT DISTINCT quote_ident(pg_get_userbyid(v.relowner)), \
+                 format('%I.%I', n.nspname, c.relname) \
+               FROM unnest($1::oid[], $2::oid[]) e(by, read) \
+               JOIN pg_class v ON v.oid = e.by JOIN pg_class c ON c.oid = e.read \
+               JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+                 AND NOT has_any_column_privilege(v.relowner, c.oid, 'SELECT') \
+                 AND NOT has_table_privilege(v.relowner, c.oid, 'SELECT') ORDER BY 1, 2";
+    let params = [
+        (&by as &(dyn tokio_postgres::types::ToSql + Sync), Type::OID_ARRAY),
+        (&read, Type::OID_ARRAY),
+    ];
+    let rows = session.query(sql, &params).await?;
+    let found = rows.iter().map(|row| {
+        let (owner, relation): (String, String) = (row.get(0), row.get(1));
+        let message = format!(
+            "{owner}, with whose rights it is read, may not read {relation}, even if a superuser \
+             refreshes the view"
+        );
+        let mend = format!("GRANT SELECT ON {relation} TO {owner};");
+        Finding::new(FindingKind::OwnerCannotRead, message).mend(mend)
+    });
+    Ok(found.collect())
+}
+
+fn unmanaged(lineage: &Lineage, view: &Named, managed: &[u32]) -> Vec<Finding> {
+    let below = lineage.sources(view.oid).views;
+    let found = below.into_iter().filter(|oid| !managed.contains(oid)).filter_map(|oid| {
+        let quoted = &lineage.relation(oid)?.quoted;
+        let message = format!(
+            "it reads the materialized view {quoted}, which this refresher does not refresh: its \
+             rows stay as they are until somebody does"
+        );
+        Some(Finding::new(FindingKind::Unmanaged, message))
+    });
+    found.collect()
+}
+
+/// Why it is refreshed even when nothing seems to have been written.
+async fn untraceable(
+    session: &mut Session,
+    view: &Named,
+    lineage: &Lineage,
+    version: i32,
+) -> Result<Vec<Finding>, tokio_postgres::Error> {
+    let always = "so it is always refreshed";
+    let found = |why: String| Finding::new(FindingKind::Untraceable, format!("{why}, {always}"));
+    if version < super::writes::COUNTED_SINCE {
+        let why = "before PostgreSQL 15 nobody can tell whether all writes have been counted";
+        return Ok(vec![found(why.to_owned())]);
+    }
+    let mut findings: Vec<_> = lineage.untraceable(view.oid).into_iter().map(found).collect();
+    let sql = "SELECT current_setting('track_counts')::bool, \
+                 pg_has_role('pg_read_all_stats', 'USAGE'), quote_ident(current_user)";
+    let rows = session.query(sql, &[]).await?;
+    if !rows[0].get::<_, bool>(0) {
+        let mend = "ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf();";
+        findings.push(found("track_counts is off".to_owned()).mend(mend));
+    }
+    if !rows[0].get::<_, bool>(1) {
+        let role: String = rows[0].get(2);
+        let why =
+            format!("the role {role} cannot see what sessions of other roles have yet to report");
+        findings.push(found(why).mend(format!("GRANT pg_read_all_stats TO {role};")));
+    }
+    Ok(findings)
+}
+
+/// Whether a view of this kind of relation explains an error.
+pub(crate) async fn explain(
+    session: &mut Session,
+    name: &str,
+    kind: RefreshErrorKind,
+) -> Vec<Finding> {
+    let explains = |finding: &Finding| {
+        matches!(
+            (kind, finding.kind),
+            (RefreshErrorKind::NoUniqueIndex, FindingKind::NoUniqueIndex)
+                | (RefreshErrorKind::NotPopulated, FindingKind::NotPopulated)
+                | (
+                    RefreshErrorKind::Forbidden,
+                    FindingKind::NotOwner
+                        | FindingKind::OwnerCannotRead
+                        | FindingKind::OwnerLacksTemporary
+                )
+                | (RefreshErrorKind::LockTimeout, FindingKind::Held)
+                | (RefreshErrorKind::ReadOnly, FindingKind::ReadOnly)
+        )
+    };
+    let wanted = Wanted { concurrently: true, skip_unchanged: false };
+    let mut findings = check(session, name, wanted, &[]).await.unwrap_or_default();
+    findings.retain(explains);
+    findings
+}

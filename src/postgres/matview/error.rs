@@ -1,0 +1,241 @@
+//! [`RefreshError`]: why a materialized view could not be refreshed, and what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::finding::Finding;
+use crate::error::BoxError;
+
+/// Why a materialized view was not refreshed. Its rows are as they were before.
+///
+/// The message says what was attempted, on which view, and what to do next, with the SQL to run
+/// where there is one. PostgreSQL's own report is the [`source`](StdError::source). It is cheap to
+/// clone.
+#[derive(Clone)]
+pub struct RefreshError(Arc<Inner>);
+
+struct Inner {
+    kind: RefreshErrorKind,
+    view: String,
+    why: String,
+    findings: Vec<Finding>,
+    source: Option<BoxError>,
+}
+
+/// What sort of thing kept a view from being refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefreshErrorKind {
+    /// There is no relation of this name, or it cannot be read as one (42P01, 42602).
+    Missing,
+    /// There is one, and it is no materialized view (42809).
+    NotMaterialized,
+    /// `CONCURRENTLY` needs a unique index that counts (55000).
+    NoUniqueIndex,
+    /// `CONCURRENTLY` needs a view that was populated once (0A000).
+    NotPopulated,
+    /// The new rows have duplicates that `CONCURRENTLY` cannot tell apart, or that a unique index
+    /// forbids (21000, 23505).
+    Duplicates,
+    /// The role may not refresh it, or its owner may not read what it reads (42501).
+    Forbidden,
+    /// This very session uses it (55006).
+    InUse,
+    /// The server, or the transaction, takes no writes (25006).
+    ReadOnly,
+    /// Another session held a lock on it for too long (55P03).
+    LockTimeout,
+    /// It ran into its statement timeout, or somebody cancelled it (57014).
+    Cancelled,
+    /// No connection could be had, or it was lost. Whether the refresh took place is not known then;
+    /// if it did, the cache learns of it like of one made by somebody else.
+    Connection,
+    /// The refresher has shut down.
+    Closed,
+    /// Anything else that PostgreSQL said, such as an error of the view's own query.
+    Postgres,
+}
+
+impl RefreshErrorKind {
+    /// Whether the same may well work in a moment.
+    pub(crate) fn is_passing(self) -> bool {
+        matches!(self, RefreshErrorKind::Connection | RefreshErrorKind::LockTimeout)
+    }
+}
+
+impl RefreshError {
+    pub(crate) fn new(kind: RefreshErrorKind, view: &str, why: impl Into<String>) -> RefreshError {
+        let (view, why) = (view.to_owned(), why.into());
+        RefreshError(Arc::new(Inner { kind, view, why, findings: vec![], source: None }))
+    }
+
+    pub(crate) fn connect(view: &str, source: BoxError) -> RefreshError {
+        let why = "no connection to postgresql could be had; check that the server answers and \
+                   that the pool is large enough";
+        RefreshError(Arc::new(Inner {
+            kind: RefreshErrorKind::Connection,
+            view: view.to_owned(),
+            why: why.to_owned(),
+            findings: vec![],
+            source: Some(source),
+        }))
+    }
+
+    /// Whether there is nothing of this name, in contrast to a name that cannot be read.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.0.kind == RefreshErrorKind::Missing && self.0.source.is_none()
+    }
+
+    pub(crate) fn closed(view: &str) -> RefreshError {
+        let why = "the refresher has shut down, and what ran was cancelled in postgresql";
+        RefreshError::new(RefreshErrorKind::Closed, view, why)
+    }
+
+    pub(crate) fn of_postgres(view: &str, source: tokio_postgres::Error) -> RefreshError {
+        let (kind, why) = match source.as_db_error() {
+            Some(db) => (kind_of(db), why(kind_of(db), db)),
+            None => (
+                RefreshErrorKind::Connection,
+                "the connection was lost; whether the refresh took place is not known, and it is \
+                 tried again"
+                    .to_owned(),
+            ),
+        };
+        let (view, source) = (view.to_owned(), Some(source.into()));
+        RefreshError(Arc::new(Inner { kind, view, why, findings: vec![], source }))
+    }
+
+    /// The same with what was found out about the view afterwards.
+    pub(crate) fn with(self, findings: Vec<Finding>) -> RefreshError {
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) => RefreshError(Arc::new(Inner { findings, ..inner })),
+            Err(shared) => RefreshError(shared),
+        }
+    }
+
+    /// What sort of error this is.
+    pub fn kind(&self) -> RefreshErrorKind {
+        self.0.kind
+    }
+
+    /// The view, as it was named to the refresher.
+    pub fn view(&self) -> &str {
+        &self.0.view
+    }
+
+    /// What is wrong with the view, each with the SQL that mends it, as far as it explains the error.
+    pub fn findings(&self) -> &[Finding] {
+        &self.0.findings
+    }
+
+    /// PostgreSQL's five-letter code, if PostgreSQL said what went wrong.
+    pub fn sqlstate(&self) -> Option<&SqlState> {
+        self.0.source.as_deref()?.downcast_ref::<tokio_postgres::Error>()?.code()
+    }
+}
+
+fn kind_of(db: &DbError) -> RefreshErrorKind {
+    match db.code().code() {
+        "42P01" | "42602" | "3F000" => RefreshErrorKind::Missing,
+        "42809" => RefreshErrorKind::NotMaterialized,
+        "55000" => RefreshErrorKind::NoUniqueIndex,
+        "0A000" => RefreshErrorKind::NotPopulated,
+        "21000" | "23505" => RefreshErrorKind::Duplicates,
+        "42501" => RefreshErrorKind::Forbidden,
+        "55006" => RefreshErrorKind::InUse,
+        "25006" => RefreshErrorKind::ReadOnly,
+        "55P03" => RefreshErrorKind::LockTimeout,
+        "57014" => RefreshErrorKind::Cancelled,
+        // Shutting down, starting, out of connections; deadlocks and conflicts pass as well.
+        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "40001" | "40P01" => {
+            RefreshErrorKind::Connection
+        }
+        code if code.starts_with("08") => RefreshErrorKind::Connection,
+        _ => RefreshErrorKind::Postgres,
+    }
+}
+
+/// What it means and what to do. PostgreSQL's message is quoted where it names something; its detail
+/// is not: it holds values.
+fn why(kind: RefreshErrorKind, db: &DbError) -> String {
+    let (said, code) = (db.message(), db.code().code());
+    let advice = match kind {
+        RefreshErrorKind::Missing => {
+            "there is no such relation on this connection's search_path: check the name, and write \
+             it with its schema, in double quotes where it has upper case or other odd characters"
+        }
+        RefreshErrorKind::NotMaterialized => "only a materialized view can be refreshed",
+        RefreshErrorKind::NoUniqueIndex => {
+            "concurrent refreshes need a unique index on plain columns, without WHERE; create one, \
+             or allow `or_plain`"
+        }
+        RefreshErrorKind::NotPopulated => {
+            "it holds nothing yet, and CONCURRENTLY compares with what is there: refresh it once \
+             without, or allow `or_plain`"
+        }
+        RefreshErrorKind::Duplicates => {
+            "its query yields rows that are equal in the columns of a unique index, or altogether: \
+             make the query return each row once (DISTINCT, GROUP BY), or the index cover the \
+             columns that tell rows apart"
+        }
+        RefreshErrorKind::Forbidden => {
+            "the role of this connection must own the view (or have MAINTAIN on it, from PostgreSQL \
+             17), and the view's owner must be allowed to read all that it reads, even if a \
+             superuser refreshes"
+        }
+        RefreshErrorKind::InUse => {
+            "this same session uses the view, by an open cursor, say: close it first"
+        }
+        RefreshErrorKind::ReadOnly => {
+            "this server or this role takes no writes: connect to the primary, and look for \
+             default_transaction_read_only"
+        }
+        RefreshErrorKind::LockTimeout => {
+            "another session held a lock on it for longer than `lock_timeout`: a VACUUM, ANALYZE, \
+             CREATE INDEX, another refresh or, for a refresh without CONCURRENTLY, a reader; it is \
+             tried again"
+        }
+        RefreshErrorKind::Cancelled => {
+            "it took longer than `statement_timeout`, or was cancelled by somebody: raise it, or \
+             make the view's query faster"
+        }
+        RefreshErrorKind::Connection => "it is tried again",
+        RefreshErrorKind::Closed | RefreshErrorKind::Postgres => {
+            "it is the view's own query, or the server, that failed: run REFRESH MATERIALIZED VIEW \
+             by hand to see all of it"
+        }
+    };
+    // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) quote values.
+    if code.starts_with("22") || code.starts_with("P0") {
+        return format!("{advice} (SQLSTATE {code})");
+    }
+    format!("{said} (SQLSTATE {code}); {advice}")
+}
+
+impl fmt::Display for RefreshError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refresh the materialized view {:?}: {}", self.0.view, self.0.why)?;
+        for finding in &self.0.findings {
+            write!(f, "\n  {finding}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RefreshError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshError")
+            .field("kind", &self.0.kind)
+            .field("message", &self.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for RefreshError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,15 @@
+//! What PostgreSQL is asked and told about materialized views.
+
+pub(crate) mod check;
+mod error;
+mod finding;
+pub(crate) mod lineage;
+pub(crate) mod listen;
+pub(crate) mod session;
+pub(crate) mod sight;
+pub(crate) mod transaction;
+pub(crate) mod trigger;
+pub(crate) mod writes;
+
+pub use self::error::{RefreshError, RefreshErrorKind};
+pub use self::finding::{Finding, FindingKind};

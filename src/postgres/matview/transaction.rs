@@ -1,0 +1,171 @@
+//! [`Turn`]: the transaction that a view is refreshed in.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::error::{RefreshError, RefreshErrorKind};
+use super::session::{Session, Source, millis};
+use super::sight::{self, Named, Seen, Sight, Written};
+
+/// The first half of the name of a view's advisory lock; the other is its OID.
+pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
+
+/// What holds in the transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) lock: Duration,
+    pub(crate) statement: Option<Duration>,
+}
+
+/// The right to refresh one view, for as long as one transaction lasts.
+///
+/// The right is an advisory lock of the transaction's: no two processes have it at a time, and
+/// however it ends (commit, error, a killed process, a dead network), PostgreSQL takes it back.
+pub(crate) struct Turn {
+    pub(crate) session: Session,
+    pub(crate) view: Named,
+    pub(crate) sight: Sight,
+    name: String,
+}
+
+/// Who has a turn.
+pub(crate) enum Taken {
+    Ours(Box<Turn>),
+    /// Somebody else, who is at it.
+    Busy {
+        holder: Option<String>,
+        seen: Seen,
+    },
+}
+
+/// How a view is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    Concurrently,
+    Plainly,
+}
+
+/// What a refresh has done, before it is committed.
+pub(crate) struct Refreshed {
+    pub(crate) seen: Seen,
+    pub(crate) rows: [u64; 3],
+}
+
+impl Turn {
+    /// Begins the transaction and tries to take the lock.
+    pub(crate) async fn take(
+        source: &Source,
+        name: &str,
+        limits: Limits,
+    ) -> Result<Taken, RefreshError> {
+        let failed = |error| RefreshError::of_postgres(name, error);
+        let session = Session::open(source).await;
+        let mut session = session.map_err(|error| RefreshError::connect(name, error))?;
+        session.begin(&settings(limits)).await.map_err(failed)?;
+        match Turn::within(&mut session, name).await {
+            Ok((view, sight, true)) => {
+                let name = name.to_owned();
+                Ok(Taken::Ours(Box::new(Turn { session, view, sight, name })))
+            }
+            Ok((view, sight, false)) => {
+                let holder = holder(&mut session, view.oid).await.map_err(failed)?;
+                session.roll_back().await.map_err(failed)?;
+                Ok(Taken::Busy { holder, seen: sight.seen })
+            }
+            Err(error) => {
+                let _ = session.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn within(
+        session: &mut Session,
+        name: &str,
+    ) -> Result<(Named, Sight, bool), RefreshError> {
+        let failed = |error| RefreshError::of_postgres(name, error);
+        let view = sight::find(session, name).await?.materialized(name)?;
+        let lock = session
+            .query(
+                "SELECT pg_try_advisory_xact_lock($1, $2)",
+                &[(&LOCK_CLASS, Type::INT4), (&(view.oid as i32), Type::INT4)],
+            )
+            .await
+            .map_err(failed)?;
+        // A statement of its own, after the lock: the one that took it could still see the view as
+        // it was before the last holder committed.
+        let sight = sight::look(session, view.oid).await.map_err(failed)?;
+        let Some(sight) = sight else {
+            let why = "it was dropped a moment ago";
+            return Err(RefreshError::new(RefreshErrorKind::Missing, name, why));
+        };
+        Ok((view, sight, lock[0].get(0)))
+    }
+
+    /// Refreshes the view, within the transaction.
+    pub(crate) async fn refresh(&mut self, how: How) -> Result<Refreshed, RefreshError> {
+        let concurrently = if how == How::Concurrently { "CONCURRENTLY " } else { "" };
+        // Its name in full, as PostgreSQL quoted it.
+        let sql = format!("REFRESH MATERIALIZED VIEW {concurrently}{}", self.view.quoted);
+        self.session.run(&sql).await.map_err(|error| self.failed(error))?;
+        let again = sight::look_again(&mut self.session, self.view.oid).await;
+        let (seen, written) = again.map_err(|error| self.failed(error))?;
+        // Rows of earlier transactions of this session may not have been reported yet.
+        let Written(before) = self.sight.written;
+        let Written(after) = written;
+        let rows = std::array::from_fn(|at| after[at].saturating_sub(before[at]).max(0) as u64);
+        Ok(Refreshed { seen, rows })
+    }
+
+    /// Makes it so. The lock is free from then on, and not before others can see what was done.
+    pub(crate) async fn commit(mut self: Box<Self>) -> Result<Session, RefreshError> {
+        let done = self.session.commit().await;
+        done.map_err(|error| self.failed(error))?;
+        Ok(self.session)
+    }
+
+    /// Gives up the turn with nothing done.
+    pub(crate) async fn give_up(mut self: Box<Self>) -> Result<Session, RefreshError> {
+        let done = self.session.roll_back().await;
+        done.map_err(|error| self.failed(error))?;
+        Ok(self.session)
+    }
+
+    pub(crate) fn failed(&self, error: tokio_postgres::Error) -> RefreshError {
+        RefreshError::of_postgres(&self.name, error)
+    }
+}
+
+fn settings(limits: Limits) -> String {
+    let mut sql = format!("SET LOCAL lock_timeout = {};", millis(limits.lock));
+    if let Some(statement) = limits.statement {
+        sql.push_str(&format!("SET LOCAL statement_timeout = {};", millis(statement)));
+    }
+    // While a hook is asked. It has a limit of its own.
+    sql.push_str("SET LOCAL idle_in_transaction_session_timeout = 0;");
+    // A refresh whose process was killed would run to its end and keep all others waiting. Where
+    // PostgreSQL can notice that the client has gone, let it.
+    sql.push_str(
+        "SELECT set_config('client_connection_check_interval', '1000', true) \
+         WHERE version() LIKE '%linux%'",
+    );
+    sql
+}
+
+/// Who holds the lock of a view.
+pub(super) async fn holder(
+    session: &mut Session,
+    oid: u32,
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let sql = "SELECT format('process %s%s%s', l.pid, \
+                 ' (' || nullif(a.application_name, '') || ')', \
+                 ', since ' || date_trunc('second', a.xact_start)::text) \
+               FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND l.classid = $1 AND l.objid = $2 AND l.pid <> pg_backend_pid()";
+    let class = LOCK_CLASS as u32;
+    let rows = session.query(sql, &[(&class, Type::OID), (&oid, Type::OID)]).await?;
+    Ok(rows.first().map(|row| format!("postgresql's {}", row.get::<_, String>(0))))
+}

@@ -1,0 +1,556 @@
+//! [`RefreshHook`]: what else is to happen when a view is refreshed.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::event::RefreshEvent;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How many events of one view may wait for its hooks.
+const QUEUE: usize = 16;
+
+/// What a hook returns when it could not do its work: any error.
+pub type HookError = Box<dyn StdError + Send + Sync>;
+
+/// The error by which a [`before_refresh`](crate::RefresherBuilder::before_refresh) hook keeps a
+/// refresh from happening.
+///
+/// It is the only one: if such a hook fails in any other way, panics or takes too long, that is
+/// reported, and the refresh goes on. From other hooks it is an error like any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veto(String);
+
+impl Veto {
+    /// A veto, with the reason that [`SkipReason::Vetoed`](crate::SkipReason::Vetoed) will tell.
+    pub fn because(reason: impl Into<String>) -> Veto {
+        Veto(reason.into())
+    }
+}
+
+impl fmt::Display for Veto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vetoed: {}", self.0)
+    }
+}
+
+impl StdError for Veto {}
+
+type Closure = dyn Fn(RefreshEvent) -> BoxFuture<'static, Result<(), HookError>> + Send + Sync;
+
+/// Something that is done before or after a refresh, or when one has failed. Cheap to clone.
+///
+/// A hook cannot harm the refresh, nor other hooks: each call is a task of its own, and if it fails,
+/// panics or exceeds its [`timeout`](RefreshHook::timeout), that is reported and nothing is undone.
+///
+/// ```
+/// use larder::{RefreshHook, Veto};
+///
+/// let announce = RefreshHook::new("announce", async |event| {
+///     println!("{}: {:?} changed", event.view(), event.rows());
+///     Ok(())
+/// });
+///
+/// let not_on_battery = RefreshHook::blocking("battery", |_event| {
+///     match std::fs::read_to_string("/sys/class/power_supply/AC/online") {
+///         Ok(online) if online.trim() == "0" => Err(Veto::because("on battery").into()),
+///         _ => Ok(()),
+///     }
+/// });
+/// ```
+///
+/// # Cancellation
+///
+/// When its time is up, or the refresher ends, the task is aborted: the future is dropped at its
+/// next `.await`. A [`blocking`](RefreshHook::blocking) closure that has begun cannot be aborted.
+#[derive(Clone)]
+pub struct RefreshHook {
+    name: Arc<str>,
+    closure: Arc<Closure>,
+    timeout: Duration,
+}
+
+impl RefreshHook {
+    /// A hook that is asynchronous. Its name is how reports call it.
+    ///
+    /// It shares the runtime's threads with everything else; if it blocks, use
+    /// [`blocking`](RefreshHook::blocking).
+    pub fn new<F, Fut>(name: impl Into<String>, closure: F) -> RefreshHook
+    where
+        F: Fn(RefreshEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HookError>> + Send + 'static,
+    {
+        RefreshHook {
+            name: Arc::from(name.into()),
+            closure: Arc::new(move |event| Box::pin(closure(event))),
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// A hook that may block: it runs on a thread that tokio keeps for that.
+    ///
+    /// Nothing can stop it once it has begun. After its [`timeout`](RefreshHook::timeout) it is
+    /// reported and no longer waited for, and goes on beside whatever comes next; so does it when
+    /// the refresher ends, and a runtime that shuts down waits for it.
+    pub fn blocking<F>(name: impl Into<String>, closure: F) -> RefreshHook
+    where
+        F: Fn(RefreshEvent) -> Result<(), HookError> + Send + Sync + 'static,
+    {
+        let closure = Arc::new(closure);
+        RefreshHook::new(name, move |event| {
+            let closure = closure.clone();
+            async move {
+                // Aborted as well, which takes it out of the queue if no thread has been free yet.
+                let mut thread = AbortOnDrop(spawn_blocking(move || closure(event)));
+                match (&mut thread.0).await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(payload) => resume_unwind(payload),
+                        Err(error) => Err(error.into()),
+                    },
+                }
+            }
+        })
+    }
+
+    /// How long one call may take.
+    ///
+    /// A refresh waits for its `before_refresh` hooks, and later events of a view for the hooks of
+    /// earlier ones.
+    ///
+    /// # Default
+    ///
+    /// 10 seconds; for a hook made of a `Webhook`, what the webhook allows itself.
+    #[must_use = "a hook with this timeout is returned, the one it was called on is used up"]
+    pub fn timeout(mut self, timeout: Duration) -> RefreshHook {
+        self.timeout = timeout;
+        self
+    }
+
+    /// # Cancellation
+    ///
+    /// Dropped, it aborts the call.
+    pub(crate) async fn run(&self, event: RefreshEvent) -> Result<(), HookFailure> {
+        let may_veto = is_before(&event);
+        let closure = self.closure.clone();
+        // It is called in the task, not here: what it does before it returns a future may panic, too.
+        let mut task = AbortOnDrop(tokio::spawn(async move { closure(event).await }));
+        let kind = match timeout(self.timeout, &mut task.0).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => match error.downcast::<Veto>() {
+                Ok(veto) if may_veto => FailureKind::Vetoed(veto.0),
+                Ok(veto) => FailureKind::Failed(veto.to_string()),
+                Err(error) => FailureKind::Failed(with_sources(&*error)),
+            },
+            Ok(Err(ended)) => ended_early(ended),
+            Err(_) => FailureKind::TimedOut(self.timeout),
+        };
+        Err(HookFailure { hook: self.name.clone(), kind })
+    }
+}
+
+impl fmt::Debug for RefreshHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshHook")
+            .field("name", &self.name)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_before(event: &RefreshEvent) -> bool {
+    event.report().is_none() && event.error().is_none()
+}
+
+fn with_sources(error: &(dyn StdError + 'static)) -> String {
+    let (mut said, mut next) = (error.to_string(), error.source());
+    while let Some(source) = next {
+        let source_said = source.to_string();
+        // Many errors quote their source in their own message.
+        if !said.contains(&source_said) {
+            said = format!("{said}: {source_said}");
+        }
+        next = source.source();
+    }
+    said
+}
+
+fn ended_early(ended: JoinError) -> FailureKind {
+    let Ok(payload) = ended.try_into_panic() else {
+        return FailureKind::Failed("the runtime has shut down".to_owned());
+    };
+    let said = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    FailureKind::Panicked(said.unwrap_or("with something that is no text").to_owned())
+}
+
+/// Why a call of a hook was none that went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HookFailure {
+    pub(crate) hook: Arc<str>,
+    pub(crate) kind: FailureKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    Vetoed(String),
+    Failed(String),
+    Panicked(String),
+    TimedOut(Duration),
+    /// It was not told of an event, because too many others wait.
+    LeftOut,
+}
+
+impl HookFailure {
+    pub(crate) fn left_out() -> HookFailure {
+        HookFailure { hook: "".into(), kind: FailureKind::LeftOut }
+    }
+}
+
+impl fmt::Display for HookFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == FailureKind::LeftOut {
+            return write!(f, "{QUEUE} events wait for slow hooks, and one more was left out");
+        }
+        write!(f, "the hook {:?} ", self.hook)?;
+        match &self.kind {
+            FailureKind::Vetoed(reason) => write!(f, "vetoed the refresh: {reason}"),
+            FailureKind::Failed(why) => write!(f, "failed: {why}"),
+            FailureKind::Panicked(said) => write!(f, "panicked: {said}"),
+            FailureKind::LeftOut => Ok(()),
+            FailureKind::TimedOut(after) => {
+                write!(f, "had not ended after its `timeout` of {after:?} and was given up")
+            }
+        }
+    }
+}
+
+/// Whom failures are told.
+pub(crate) type OnFailure = Arc<dyn Fn(HookFailure) + Send + Sync>;
+
+/// The hooks of a view, in the order attached.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hooks {
+    pub(crate) before: Vec<RefreshHook>,
+    pub(crate) after: Vec<RefreshHook>,
+    pub(crate) error: Vec<RefreshHook>,
+}
+
+impl Hooks {
+    /// Runs those that come before a refresh.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the first veto; the hooks behind it are not asked.
+    pub(crate) async fn ask(&self, event: &RefreshEvent, failed: &OnFailure) -> Result<(), String> {
+        for hook in &self.before {
+            match hook.run(event.clone()).await {
+                Ok(()) => {}
+                Err(HookFailure { kind: FailureKind::Vetoed(reason), .. }) => return Err(reason),
+                Err(failure) => failed(failure),
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, event: &RefreshEvent) -> &[RefreshHook] {
+        match event.error() {
+            Some(_) => &self.error,
+            None if is_before(event) => &self.before,
+            None => &self.after,
+        }
+    }
+}
+
+/// Runs the hooks that come after the refreshes of one view, so that no refresh waits for them.
+///
+/// One event after the other, and of each its hooks in order: whoever hears of a failure and of the
+/// success after it hears of them in this order. It is a task of its own and ends with its owner.
+pub(crate) struct HookLine {
+    queue: mpsc::Sender<RefreshEvent>,
+    sent: AtomicU64,
+    dropped: AtomicU64,
+    /// How many of those sent are done.
+    done: watch::Receiver<u64>,
+    _task: AbortOnDrop<()>,
+}
+
+impl HookLine {
+    pub(crate) fn start(runtime: &Handle, hooks: Arc<Hooks>, failed: OnFailure) -> HookLine {
+        let (queue, mut events) = mpsc::channel::<RefreshEvent>(QUEUE);
+        let (count, done) = watch::channel(0);
+        let task = runtime.spawn(async move {
+            while let Some(event) = events.recv().await {
+                for hook in hooks.of(&event) {
+                    if let Err(failure) = hook.run(event.clone()).await {
+                        failed(failure);
+                    }
+                }
+                count.send_modify(|done| *done += 1);
+            }
+        });
+        let (sent, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
+        HookLine { queue, sent, dropped, done, _task: AbortOnDrop(task) }
+    }
+
+    /// Queues an event without waiting. Returns whether there was room; if not, it is dropped.
+    pub(crate) fn send(&self, event: RefreshEvent) -> bool {
+        let room = self.queue.try_send(event).is_ok();
+        let counter = if room { &self.sent } else { &self.dropped };
+        counter.fetch_add(1, Ordering::SeqCst);
+        room
+    }
+
+    /// How many events were dropped because the hooks did not keep up.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
+    /// Waits until all that was sent before is done. Returns whether it was by the deadline.
+    pub(crate) async fn drain(&self, deadline: Instant) -> bool {
+        // An event that is done before `send` has counted it makes `done` the greater of the two for
+        // a moment, which does no harm: whoever calls `send` meanwhile has not sent it before.
+        let sent = self.sent.load(Ordering::SeqCst);
+        let mut done = self.done.clone();
+        let all = done.wait_for(|&done| done >= sent);
+        // The inner error: the task ended before, with its runtime.
+        matches!(timeout_at(deadline, all).await, Ok(Ok(_)))
+    }
+}
+
+/// A task that ends when nobody waits for it any more.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::{Mutex, mpsc as threads};
+    use std::time::SystemTime;
+
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::postgres::matview::{RefreshError, RefreshErrorKind};
+    use crate::refresh::report::{RefreshOutcome, RefreshReport, RowChanges};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn before() -> RefreshEvent {
+        RefreshEvent::before("sales".into(), SystemTime::UNIX_EPOCH)
+    }
+
+    fn after(view: &str) -> RefreshEvent {
+        RefreshEvent::after(Arc::new(RefreshReport {
+            view: view.into(),
+            started: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(5),
+            outcome: RefreshOutcome::Refreshed(RowChanges::default()),
+            warnings: vec![],
+        }))
+    }
+
+    fn failed(view: &str) -> RefreshEvent {
+        let error = RefreshError::new(RefreshErrorKind::Missing, view, "there is none");
+        RefreshEvent::failed(view.into(), SystemTime::UNIX_EPOCH, Duration::ZERO, error, 1)
+    }
+
+    type Log = UnboundedSender<String>;
+
+    fn log() -> (Log, UnboundedReceiver<String>) {
+        unbounded_channel()
+    }
+
+    fn to_log(log: &Log) -> OnFailure {
+        let log = log.clone();
+        Arc::new(move |failure| log.send(failure.to_string()).unwrap())
+    }
+
+    fn says(name: &str, log: &Log) -> RefreshHook {
+        let (said, log) = (name.to_owned(), log.clone());
+        RefreshHook::new(name, move |event| {
+            let line = format!("{said} {}", event.view());
+            let log = log.clone();
+            async move { Ok(log.send(line)?) }
+        })
+    }
+
+    /// Says that it was called and then never ends; says when it is dropped.
+    fn hangs(name: &str, log: &Log) -> RefreshHook {
+        struct Dropped(Log);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                let _ = self.0.send("dropped".to_owned());
+            }
+        }
+        let log = log.clone();
+        RefreshHook::new(name, move |_event| {
+            let log = log.clone();
+            async move {
+                log.send("hangs".to_owned())?;
+                let _dropped = Dropped(log);
+                pending().await
+            }
+        })
+    }
+
+    fn fails(name: &str) -> RefreshHook {
+        RefreshHook::new(name, async |_event| Err("no such channel".into()))
+    }
+
+    fn panics(name: &str) -> RefreshHook {
+        RefreshHook::new(name, async |event| panic!("what is {}?", event.view()))
+    }
+
+    fn all(read: &mut UnboundedReceiver<String>) -> Vec<String> {
+        std::iter::from_fn(|| read.try_recv().ok()).collect()
+    }
+
+    async fn drained(line: &HookLine) -> bool {
+        line.drain(Instant::now() + PATIENCE).await
+    }
+
+    fn start(hooks: Hooks, log: &Log) -> HookLine {
+        HookLine::start(&Handle::current(), Arc::new(hooks), to_log(log))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_run_in_order_and_none_harms_the_next() {
+        let (log, mut read) = log();
+        let hooks = Hooks {
+            before: vec![says("before", &log)],
+            after: vec![says("1", &log), fails("slack"), panics("mail"), says("2", &log)],
+            error: vec![says("error", &log)],
+        };
+        let line = start(hooks, &log);
+        assert!(line.send(failed("a")) && line.send(after("b")) && line.send(after("c")));
+        assert!(drained(&line).await);
+        let of_success = |view| {
+            [
+                format!("1 {view}"),
+                "the hook \"slack\" failed: no such channel".to_owned(),
+                format!("the hook \"mail\" panicked: what is {view}?"),
+                format!("2 {view}"),
+            ]
+        };
+        let expected: Vec<_> = ["error a".to_owned()]
+            .into_iter()
+            .chain(of_success("b"))
+            .chain(of_success("c"))
+            .collect();
+        assert_eq!(all(&mut read), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hung_hook_is_aborted_and_reported_and_the_next_one_runs() {
+        let (log, mut read) = log();
+        let hung = hangs("slack", &log).timeout(Duration::from_secs(3));
+        let line = start(Hooks { after: vec![hung, says("2", &log)], ..Hooks::default() }, &log);
+        line.send(after("a"));
+        assert!(drained(&line).await);
+        let said = all(&mut read);
+        assert!(
+            said.contains(&"dropped".to_owned()) && said.contains(&"2 a".to_owned()),
+            "{said:?}"
+        );
+        let report = "the hook \"slack\" had not ended after its `timeout` of 3s and was given up";
+        assert!(said.contains(&report.to_owned()), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_veto_before_a_refresh_keeps_it_from_happening() {
+        let (log, mut read) = log();
+        let veto = RefreshHook::new("window", async |_| Err(Veto::because("not at noon").into()));
+        let mut hooks = Hooks {
+            before: vec![fails("slack"), panics("mail"), hangs("slow", &log), says("last", &log)],
+            ..Hooks::default()
+        };
+        assert_eq!(hooks.ask(&before(), &to_log(&log)).await, Ok(()));
+        assert_eq!(all(&mut read).last().unwrap(), "last sales");
+
+        hooks.before.insert(0, veto.clone());
+        assert_eq!(hooks.ask(&before(), &to_log(&log)).await, Err("not at noon".to_owned()));
+        assert_eq!(all(&mut read), Vec::<String>::new());
+
+        let late = veto.run(after("sales")).await.unwrap_err();
+        assert_eq!(late.kind, FailureKind::Failed("vetoed: not at noon".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_drops_what_comes_and_counts_it() {
+        let (log, mut read) = log();
+        let line = start(Hooks { after: vec![hangs("slack", &log)], ..Hooks::default() }, &log);
+        line.send(after("under way"));
+        assert_eq!(read.recv().await.unwrap(), "hangs");
+        assert!((0..QUEUE).all(|_| line.send(after("waits"))));
+        assert!(!line.send(after("too many")));
+        assert_eq!(line.dropped(), 1);
+        assert!(!line.drain(Instant::now() + TIMEOUT / 2).await);
+        assert!(line.drain(Instant::now() + TIMEOUT * (QUEUE as u32 + 1)).await);
+        assert!(line.send(after("room again")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_dropped_aborts_the_hook_that_runs() {
+        let (log, mut read) = log();
+        let hook = hangs("slack", &log).timeout(Duration::MAX);
+        let line = start(Hooks { after: vec![hook, says("2", &log)], ..Hooks::default() }, &log);
+        line.send(after("a"));
+        assert_eq!(read.recv().await.unwrap(), "hangs");
+        drop(line);
+        assert_eq!(read.recv().await.unwrap(), "dropped");
+        drop(log);
+        assert_eq!(read.recv().await, None);
+    }
+
+    // Paused time stands still while a blocking closure runs, until it is told to go on.
+    #[tokio::test(start_paused = true)]
+    async fn a_blocking_hook_may_block_and_is_left_alone_after_its_timeout() {
+        let (release, held) = threads::channel::<()>();
+        let (log, mut read) = log();
+        let held = Mutex::new(held);
+        let hook = RefreshHook::blocking("disk", move |event| {
+            log.send("begun".to_owned())?;
+            held.lock().unwrap().recv()?;
+            Ok(log.send(event.view().to_owned())?)
+        });
+        let patient = hook.clone();
+        let call = tokio::spawn(async move { hook.run(after("a")).await });
+        assert_eq!(read.recv().await.unwrap(), "begun");
+        tokio::time::advance(TIMEOUT).await;
+        let failure = call.await.unwrap().unwrap_err();
+        assert_eq!(failure.kind, FailureKind::TimedOut(TIMEOUT));
+        release.send(()).unwrap();
+        assert_eq!(read.recv().await.unwrap(), "a");
+
+        release.send(()).unwrap();
+        patient.run(after("b")).await.unwrap();
+        assert_eq!(all(&mut read), ["begun", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_blocking_hook_reports_its_error_and_its_panic() {
+        let broken = RefreshHook::blocking("disk", |_| Err(std::io::Error::other("full").into()));
+        let failure = broken.run(after("a")).await.unwrap_err();
+        assert_eq!(failure.to_string(), "the hook \"disk\" failed: full");
+        let broken = RefreshHook::blocking("disk", |_| panic!("on fire"));
+        let failure = broken.run(after("a")).await.unwrap_err();
+        assert_eq!(failure.to_string(), "the hook \"disk\" panicked: on fire");
+    }
+}

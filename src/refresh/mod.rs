@@ -1,0 +1,36 @@
+//! Materialized views, refreshed on schedule by one process of the fleet at a time.
+
+mod backoff;
+mod basis;
+mod builder;
+mod check;
+mod event;
+mod follow;
+mod hook;
+mod notes;
+mod plan;
+mod refresher;
+mod report;
+mod schedule;
+mod shared;
+mod start_error;
+mod status;
+mod ticks;
+mod turn;
+mod view;
+#[cfg(feature = "webhook")]
+mod webhook;
+
+pub use self::builder::RefresherBuilder;
+pub use self::check::{CheckReport, ViewCheck};
+pub use self::event::RefreshEvent;
+pub(crate) use self::hook::HookFailure;
+pub use self::hook::{HookError, RefreshHook, Veto};
+pub use self::plan::{PlannedView, RefreshPlan};
+pub use self::refresher::Refresher;
+pub use self::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
+pub use self::start_error::StartError;
+pub use self::status::{Activity, ViewStatus};
+pub use self::view::MaterializedView;
+#[cfg(feature = "webhook")]
+pub use self::webhook::Webhook;

@@ -1,0 +1,314 @@
+//! [`Refresher`]: the handle.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::builder::RefresherBuilder;
+use super::check::{CheckReport, ViewCheck};
+use super::plan::RefreshPlan;
+use super::report::{RefreshOutcome, RefreshReport, SkipReason};
+use super::shared::{Closing, Shared, View};
+use super::status::ViewStatus;
+use super::turn::{Attempt, Occasion};
+use super::view::Mode;
+use crate::postgres::CancelTls;
+use crate::postgres::cancel::LIMIT;
+use crate::postgres::matview::check::{self, Wanted};
+use crate::postgres::matview::lineage::Lineage;
+use crate::postgres::matview::session::Session;
+use crate::postgres::matview::{RefreshError, RefreshErrorKind, sight, trigger};
+
+/// Refreshes materialized views on schedule, each by one process of a service at a time, and makes
+/// cached results that read them stale when they have changed.
+///
+/// It is a handle; clones share one refresher, which ends with the last of them. Start one in each
+/// process, with the same views: at each tick whichever comes first refreshes, and if it dies of it,
+/// another does.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use larder::{MaterializedView, QueryCache, RefreshHook, Refresher};
+///
+/// # async fn run(pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// let cache =
+///     QueryCache::builder().namespace("shop").redis("redis://127.0.0.1:6379").build().await?;
+/// let daily_revenue = MaterializedView::new("daily_revenue").every(Duration::from_secs(300));
+/// let revenue = cache
+///     .query("SELECT day, total FROM daily_revenue WHERE region = $1 ORDER BY day")
+///     .reads(&daily_revenue);
+///
+/// let refresher = Refresher::builder(pool.clone())
+///     .cache(&cache)
+///     .view(daily_revenue.warm(&revenue, ("eu",)))
+///     .on_error(RefreshHook::new("log", async |event| {
+///         eprintln!("{}", event.error().expect("it is told of errors"));
+///         Ok(())
+///     }))
+///     .start()
+///     .await?;
+///
+/// // From here on, at most five minutes old, and always what the view holds:
+/// let rows = revenue.bind("eu").fetch(&pool).await?;
+/// # let _ = rows;
+/// refresher.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What a refresh is
+///
+/// One transaction: it takes an advisory lock that ends with it, sets its timeouts, refreshes, and
+/// reads how many rows changed. After the commit, and only if rows changed, the view's tag is
+/// invalidated in the caches. Nothing of it outlives the transaction, so that it works through
+/// PgBouncer in transaction mode; whatever becomes of the process, the lock is free again.
+///
+/// # Consistency
+///
+/// Results become stale after the refresh was committed, as by
+/// [`invalidate`](crate::QueryCache::invalidate). If the process is killed between the two, another
+/// process's refresher notices at its next [look](RefresherBuilder::poll), as it notices refreshes by
+/// others. A refresh that changes no row makes nothing stale.
+#[derive(Clone)]
+pub struct Refresher {
+    shared: Arc<Shared>,
+    /// Ends with the last handle, and what runs in the background with it.
+    last: Arc<LastHandle>,
+}
+
+impl Refresher {
+    /// Settings for a refresher on this pool; a [`CancelTls`] where connections must be encrypted.
+    ///
+    /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
+    /// on. A refresh takes a connection for as long as it lasts, and looking for refreshes by others
+    /// one for a moment.
+    pub fn builder(pool: impl Into<CancelTls>) -> RefresherBuilder {
+        RefresherBuilder::new(pool.into())
+    }
+
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        tasks: Vec<JoinHandle<()>>,
+        closed: mpsc::Receiver<Infallible>,
+    ) -> Refresher {
+        let last = LastHandle {
+            shared: shared.clone(),
+            tasks: Mutex::new(tasks),
+            closed: tokio::sync::Mutex::new(closed),
+        };
+        Refresher { shared, last: Arc::new(last) }
+    }
+
+    /// Refreshes one of the refresher's views now, whether or not anything was written, and tells
+    /// what came of it. [`Skipped`](RefreshOutcome::Skipped) if somebody else is refreshing it, or a
+    /// hook vetoes it.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from being refreshed, and what to do. A name that is none of the refresher's
+    /// views is [`Missing`](RefreshErrorKind::Missing).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it cancels the refresh in PostgreSQL, unless that is being committed already.
+    pub async fn refresh_now(&self, view: impl AsRef<str>) -> Result<RefreshReport, RefreshError> {
+        let view = self.named(view.as_ref())?;
+        self.refresh(view, Occasion::Asked).await
+    }
+
+    /// Refreshes all of the refresher's views now, in the order of the [plan](Refresher::plan), and
+    /// tells what came of each. Those with
+    /// [`skip_unchanged`](crate::MaterializedView::skip_unchanged) are left out if certainly nothing
+    /// was written.
+    pub async fn refresh_all(&self) -> Vec<Result<RefreshReport, RefreshError>> {
+        let layers = match self.order().await {
+            Ok(order) => order.layers(),
+            // Each of them will say why.
+            Err(_) => vec![(0..self.shared.views.len()).collect()],
+        };
+        let mut all = vec![];
+        for layer in layers {
+            let refreshes = layer.into_iter().map(|at| async move {
+                self.refresh(&self.shared.views[at], Occasion::Round).await
+            });
+            all.extend(join_all(refreshes).await);
+        }
+        all
+    }
+
+    async fn refresh(
+        &self,
+        view: &Arc<View>,
+        occasion: Occasion,
+    ) -> Result<RefreshReport, RefreshError> {
+        if self.shared.closing() >= Closing::Finishing {
+            return Err(RefreshError::closed(view.name()));
+        }
+        let (started, clock) = (self.shared.clock.wall(), Instant::now());
+        match self.shared.attempt(view, occasion, true).await? {
+            Attempt::Done(report) => Ok((*view.succeeded(report)).clone()),
+            Attempt::Busy { holder, .. } => Ok(RefreshReport {
+                view: view.name().clone(),
+                started,
+                duration: clock.elapsed(),
+                outcome: RefreshOutcome::Skipped(SkipReason::Busy { holder }),
+                warnings: vec![],
+            }),
+            // There is no time to make sure.
+            Attempt::Unsettled(_) => Box::pin(self.refresh(view, Occasion::Asked)).await,
+        }
+    }
+
+    /// Looks for what would keep a view from being refreshed, or from being refreshed well: a missing
+    /// view, one that was never populated, no usable unique index and why each existing one does not
+    /// count, missing privileges, who else holds it; each with the SQL that mends it.
+    ///
+    /// # Errors
+    ///
+    /// [`Connection`](RefreshErrorKind::Connection) if PostgreSQL does not answer.
+    pub async fn check(&self) -> Result<CheckReport, RefreshError> {
+        let mut session = self.session().await?;
+        let managed = self.oids(&mut session).await?;
+        let managed: Vec<u32> = managed.into_iter().flatten().collect();
+        let mut views = vec![];
+        for view in &self.shared.views {
+            let wanted = Wanted {
+                concurrently: view.view.mode == Mode::Concurrently,
+                skip_unchanged: view.view.skip_unchanged,
+            };
+            let findings = check::check(&mut session, view.name(), wanted, &managed).await;
+            let findings =
+                findings.map_err(|error| RefreshError::of_postgres(view.name(), error))?;
+            views.push(ViewCheck { view: view.name().clone(), findings });
+        }
+        Ok(CheckReport { views })
+    }
+
+    /// In which order views are refreshed that are due at the same time, as PostgreSQL knows their
+    /// dependencies: through plain views too, but not through functions.
+    ///
+    /// # Errors
+    ///
+    /// [`Connection`](RefreshErrorKind::Connection) if PostgreSQL does not answer.
+    pub async fn plan(&self) -> Result<RefreshPlan, RefreshError> {
+        let names: Vec<_> = self.shared.views.iter().map(|view| view.name().clone()).collect();
+        Ok(RefreshPlan::new(&self.order().await?, &names))
+    }
+
+    /// How it stands with each view, in the order in which they were given.
+    pub fn status(&self) -> Vec<ViewStatus> {
+        self.shared.views.iter().map(|view| view.status().clone()).collect()
+    }
+
+    /// Puts an event trigger into the database that tells of every refresh, whoever makes it, for
+    /// [`RefresherBuilder::listen`]. It needs a superuser, who owns it from then on. A notice that
+    /// cannot be sent fails nobody's refresh. Installing it again does no harm.
+    ///
+    /// It is the event trigger `larder_refresh` and a function in the schema `larder`.
+    ///
+    /// # Errors
+    ///
+    /// [`Forbidden`](RefreshErrorKind::Forbidden) if the role is no superuser. Nothing is installed
+    /// then.
+    pub async fn install_event_trigger(&self) -> Result<(), RefreshError> {
+        trigger::run(&mut self.session().await?, trigger::INSTALL).await
+    }
+
+    /// Removes what [`install_event_trigger`](Refresher::install_event_trigger) has installed.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn remove_event_trigger(&self) -> Result<(), RefreshError> {
+        trigger::run(&mut self.session().await?, trigger::REMOVE).await
+    }
+
+    /// Ends: nothing begins any more, and what runs may finish. What has not finished at the
+    /// [deadline](RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
+    /// all is over. The pool and the caches stay open.
+    ///
+    /// Dropping the last handle cancels at once, and without being waited for.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        let deadline = tokio::time::Instant::now() + shared.shutdown_deadline;
+        shared.closing.send_if_modified(|closing| {
+            let first = *closing == Closing::Open;
+            *closing = (*closing).max(Closing::Finishing);
+            first
+        });
+        let finished = async {
+            // Whoever else has a permit was asked for a refresh by hand.
+            let all = shared.permits_at_all;
+            let _ = shared.permits.acquire_many(all).await;
+            for view in &shared.views {
+                view.line.drain(deadline).await;
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, finished).await;
+        shared.closing.send_replace(Closing::Cancelling);
+        let tasks =
+            std::mem::take(&mut *self.last.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            let _ = task.await;
+        }
+        // Sessions that were dropped while they ran something are telling PostgreSQL.
+        let _ = timeout(LIMIT, self.last.closed.lock().await.recv()).await;
+    }
+
+    fn named(&self, name: &str) -> Result<&Arc<View>, RefreshError> {
+        let found = self.shared.views.iter().find(|view| &**view.name() == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.shared.views.iter().map(|view| &**view.name()).collect();
+            let why = format!("it is none of this refresher's views: {}", known.join(", "));
+            RefreshError::new(RefreshErrorKind::Missing, name, why)
+        })
+    }
+
+    async fn session(&self) -> Result<Session, RefreshError> {
+        let session = Session::open(&self.shared.source).await;
+        session.map_err(|error| RefreshError::connect(self.shared.views[0].name(), error))
+    }
+
+    async fn oids(&self, session: &mut Session) -> Result<Vec<Option<u32>>, RefreshError> {
+        let names: Vec<_> = self.shared.views.iter().map(|view| view.name().to_string()).collect();
+        let seen = sight::glance(session, &names).await;
+        let seen = seen.map_err(|error| RefreshError::of_postgres(&names[0], error))?;
+        Ok(seen.into_iter().map(|seen| Some(seen?.0)).collect())
+    }
+
+    async fn order(&self) -> Result<super::plan::Order, RefreshError> {
+        let mut session = self.session().await?;
+        let oids = self.oids(&mut session).await?;
+        let known: Vec<u32> = oids.iter().copied().flatten().collect();
+        let lineage = Lineage::of(&mut session, &known).await;
+        let name = self.shared.views[0].name();
+        let lineage = lineage.map_err(|error| RefreshError::of_postgres(name, error))?;
+        Ok(super::plan::Order::new(oids, &lineage))
+    }
+}
+
+impl fmt::Debug for Refresher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refresher").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+struct LastHandle {
+    shared: Arc<Shared>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    closed: tokio::sync::Mutex<mpsc::Receiver<Infallible>>,
+}
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        // What runs hears this, lets go of its session, and that cancels.
+        self.shared.closing.send_replace(Closing::Cancelling);
+    }
+}

@@ -1,0 +1,90 @@
+//! [`StartError`]: why a refresher could not be started.
+
+use std::fmt;
+
+use crate::policy::WrongSetting;
+use crate::postgres::matview::{RefreshError, RefreshErrorKind};
+
+/// Why a refresher could not be started: a setting out of range, something that is no materialized
+/// view, or a PostgreSQL that does not answer. Nothing was executed.
+pub struct StartError(Kind);
+
+enum Kind {
+    Setting { view: Option<String>, wrong: WrongSetting },
+    View(RefreshError),
+    NoRuntime,
+}
+
+impl StartError {
+    pub(super) fn of_view(view: &str, wrong: WrongSetting) -> StartError {
+        StartError(Kind::Setting { view: Some(view.to_owned()), wrong })
+    }
+
+    pub(super) fn no_runtime() -> StartError {
+        StartError(Kind::NoRuntime)
+    }
+
+    /// The view at fault, as it was named, if it is one.
+    pub fn view(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Setting { view, .. } => view.as_deref(),
+            Kind::View(error) => Some(error.view()),
+            Kind::NoRuntime => None,
+        }
+    }
+
+    /// The method whose value was refused, if one was.
+    pub fn setting(&self) -> Option<&'static str> {
+        match &self.0 {
+            Kind::Setting { wrong, .. } => Some(wrong.setting),
+            _ => None,
+        }
+    }
+
+    /// Whether it is PostgreSQL that did not answer.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(&self.0, Kind::View(error) if error.kind() == RefreshErrorKind::Connection)
+    }
+}
+
+impl From<WrongSetting> for StartError {
+    fn from(wrong: WrongSetting) -> StartError {
+        StartError(Kind::Setting { view: None, wrong })
+    }
+}
+
+impl From<RefreshError> for StartError {
+    fn from(error: RefreshError) -> StartError {
+        StartError(Kind::View(error))
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the refresher cannot be started: ")?;
+        match &self.0 {
+            Kind::Setting { view: Some(view), wrong } => write!(f, "of the view {view:?}, {wrong}"),
+            Kind::Setting { view: None, wrong } => write!(f, "{wrong}"),
+            Kind::View(error) => write!(f, "{error}"),
+            Kind::NoRuntime => f.write_str(
+                "there is no tokio runtime here; call `start` from within one, such as a function \
+                 under `#[tokio::main]`",
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StartError").field(&self.to_string()).finish()
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Kind::View(error) => error.source(),
+            _ => None,
+        }
+    }
+}

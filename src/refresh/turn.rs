@@ -1,0 +1,246 @@
+//! One refresh: whether it is due, the transaction, and what follows from it.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::basis::{Doubt, Patience, Verdict};
+use super::event::RefreshEvent;
+use super::notes::{Basis, Note};
+use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
+use super::shared::{Closing, Shared, View};
+use super::status::Activity;
+use super::view::Mode;
+use crate::postgres::matview::sight::Seen;
+use crate::postgres::matview::transaction::{How, Refreshed, Taken, Turn};
+use crate::postgres::matview::{RefreshError, check};
+
+/// Why a view is to be refreshed.
+#[derive(Debug, Clone)]
+pub(super) enum Occasion {
+    /// A tick of its schedule.
+    Tick {
+        tick: SystemTime,
+        /// The state that the view was in well before.
+        before: Option<Seen>,
+        patience: Patience,
+    },
+    /// Somebody asked for all views: what is surely unchanged need not be refreshed.
+    Round,
+    /// Somebody asked for this one.
+    Asked,
+}
+
+impl Occasion {
+    /// The doubt so far, if it need not be refreshed when there is none any more.
+    pub(super) fn patience(&self) -> Option<Option<Doubt>> {
+        match self {
+            Occasion::Tick { patience: Patience::Waiting(doubt), .. } => Some(doubt.clone()),
+            Occasion::Round => Some(None),
+            Occasion::Tick { patience: Patience::Over, .. } | Occasion::Asked => None,
+        }
+    }
+}
+
+/// What came of an attempt.
+pub(super) enum Attempt {
+    Done(RefreshReport),
+    /// Another process is at it.
+    Busy {
+        holder: Option<String>,
+        seen: Seen,
+    },
+    /// Nothing seems to have been written; ask again.
+    Unsettled(Doubt),
+}
+
+impl Shared {
+    /// An attempt, which ends when it is done or the refresher is to cancel what runs. `tell`: whether
+    /// hooks are told of a failure.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        occasion: Occasion,
+        tell: bool,
+    ) -> Result<Attempt, RefreshError> {
+        let (started, clock) = (self.clock.wall(), Instant::now());
+        let attempt = tokio::select! {
+            attempt = self.try_once(view, &occasion, started, clock) => attempt,
+            // The attempt is dropped, and with it the session, which cancels what it runs.
+            () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(view.name())),
+        };
+        view.is(Activity::Idle);
+        if let Err(error) = &attempt {
+            view.failed(started, clock.elapsed(), error, tell);
+        }
+        attempt
+    }
+
+    async fn try_once(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        occasion: &Occasion,
+        started: SystemTime,
+        clock: Instant,
+    ) -> Result<Attempt, RefreshError> {
+        let name = view.name();
+        let report = |outcome, warnings| RefreshReport {
+            view: name.clone(),
+            started,
+            duration: clock.elapsed(),
+            outcome,
+            warnings,
+        };
+        let skipped = |reason| Attempt::Done(report(RefreshOutcome::Skipped(reason), vec![]));
+
+        let permit = self.permits.acquire().await;
+        let _permit = permit.map_err(|_| RefreshError::closed(name))?;
+        view.is(Activity::Refreshing);
+        let mut turn = match Turn::take(&self.source, name, view.view.limits()).await? {
+            Taken::Ours(turn) => turn,
+            Taken::Busy { holder, seen } => return Ok(Attempt::Busy { holder, seen }),
+        };
+        view.saw(self.clock.wall(), &turn.sight.seen);
+        let note_name = self.note_name(turn.view.oid);
+        let last = self.notes.of(&note_name, &turn.sight.seen.xmin).await;
+        if is_done(occasion, last.as_ref(), &turn.sight.seen) {
+            turn.give_up().await?;
+            return Ok(skipped(SkipReason::AlreadyDone));
+        }
+
+        let mut basis = None;
+        if view.view.skip_unchanged {
+            let before = last.as_ref().and_then(|last| last.basis.as_ref());
+            let examined = self.examine(&mut turn, before, occasion).await;
+            let (now, verdict) = examined.map_err(|error| turn.failed(error))?;
+            basis = now;
+            match verdict {
+                Verdict::Changed => {}
+                Verdict::Unchanged => {
+                    turn.give_up().await?;
+                    return Ok(skipped(SkipReason::Unchanged));
+                }
+                Verdict::Unsettled(doubt) => {
+                    turn.give_up().await?;
+                    return Ok(Attempt::Unsettled(doubt));
+                }
+            }
+        }
+
+        // With the lock held, so that in the whole fleet only one is asked, who then refreshes.
+        // Between statements the transaction has no snapshot: it keeps nothing from being vacuumed.
+        if let Some(reason) = veto(view, started).await {
+            turn.give_up().await?;
+            return Ok(skipped(SkipReason::Vetoed(reason)));
+        }
+
+        let how = how(view.view.mode, &turn);
+        let refreshed = match turn.refresh(how).await {
+            Ok(refreshed) => refreshed,
+            Err(error) => return Err(explained(turn, error).await),
+        };
+        let rows = rows(how, &turn, &refreshed);
+        let note = note(occasion, &turn, last, basis, rows, &refreshed);
+        // Before the commit: whoever gets the lock after us finds it. If the commit fails, it is
+        // about a state of the view that never comes to be.
+        self.notes.write(&note_name, &note).await;
+
+        let quoted = turn.view.quoted.clone();
+        // A task of its own: dropped between commit and announcement, nobody here would tell the
+        // caches of rows that everybody can read.
+        let (shared, this) = (self.clone(), view.clone());
+        let committed = tokio::spawn(async move {
+            let session = turn.commit().await?;
+            this.saw(shared.clock.wall(), &refreshed.seen);
+            let announced = match rows.any() {
+                true => shared.announce(&this, &note_name, &note.xmin).await,
+                false => vec![],
+            };
+            Ok::<_, RefreshError>((session, announced))
+        });
+        let committed = committed.await.map_err(|_| RefreshError::closed(name))?;
+        let (mut session, mut warnings) = committed?;
+        if view.view.analyze
+            && rows.any()
+            && let Err(error) = session.run(&format!("ANALYZE {quoted}")).await
+        {
+            let why = RefreshError::of_postgres(name, error);
+            warnings.push(format!("it was refreshed, and then ANALYZE failed: {why}"));
+        }
+        Ok(Attempt::Done(report(RefreshOutcome::Refreshed(rows), warnings)))
+    }
+
+    /// Makes results that read the view stale, in all caches; what could not be announced.
+    pub(super) async fn announce(&self, view: &View, note_name: &str, xmin: &str) -> Vec<String> {
+        let mut warnings = vec![];
+        for (at, cache) in self.caches.iter().enumerate() {
+            match cache.invalidate([view.view.tag()]).await {
+                Ok(()) => self.notes.announced(at, note_name, xmin).await,
+                Err(error) => warnings.push(error.to_string()),
+            }
+        }
+        warnings
+    }
+}
+
+/// Why a hook will not have it refreshed now. A hook that fails in another way has no say.
+async fn veto(view: &View, started: SystemTime) -> Option<String> {
+    let event = RefreshEvent::before(view.name().clone(), started);
+    view.hooks.ask(&event, &view.on_failure).await.err()
+}
+
+/// Whether another process has refreshed the view for this tick: its note says so, or, if there is
+/// none about this state of the view, that it is another than well before the tick.
+fn is_done(occasion: &Occasion, last: Option<&Note>, now: &Seen) -> bool {
+    let Occasion::Tick { tick, before, .. } = occasion else { return false };
+    match last {
+        Some(last) => last.tick.is_some_and(|done| done >= *tick),
+        None => before.as_ref().is_some_and(|before| now.shows_refresh_since(before)),
+    }
+}
+
+fn how(mode: Mode, turn: &Turn) -> How {
+    match mode {
+        // Nobody can be reading it: that is an error.
+        _ if !turn.sight.populated => How::Plainly,
+        Mode::Plain => How::Plainly,
+        Mode::ConcurrentlyOrPlain if !turn.sight.has_usable_index => How::Plainly,
+        Mode::Concurrently | Mode::ConcurrentlyOrPlain => How::Concurrently,
+    }
+}
+
+fn rows(how: How, turn: &Turn, refreshed: &Refreshed) -> RowChanges {
+    let [inserted, updated, deleted] = refreshed.rows;
+    let (plain, counted) = (how == How::Plainly, turn.sight.counts);
+    RowChanges { inserted, updated, deleted, plain, counted }
+}
+
+fn note(
+    occasion: &Occasion,
+    turn: &Turn,
+    last: Option<Note>,
+    basis: Option<Basis>,
+    rows: RowChanges,
+    refreshed: &Refreshed,
+) -> Note {
+    let xmin = refreshed.seen.xmin.clone();
+    let content = match rows.any() {
+        true => xmin.clone(),
+        // The rows are those of the state before, which may have been those of an earlier one.
+        false => last.map_or_else(|| turn.sight.seen.xmin.clone(), |last| last.content),
+    };
+    let tick = match occasion {
+        Occasion::Tick { tick, .. } => Some(*tick),
+        Occasion::Round | Occasion::Asked => None,
+    };
+    Note { xmin, tick, changed: rows.any(), content, basis }
+}
+
+/// The error with what can be found out about its cause.
+async fn explained(mut turn: Box<Turn>, error: RefreshError) -> RefreshError {
+    if turn.session.roll_back().await.is_err() {
+        return error;
+    }
+    let name = error.view().to_owned();
+    let findings = check::explain(&mut turn.session, &name, error.kind()).await;
+    error.with(findings)
+}

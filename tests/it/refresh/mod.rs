@@ -1,0 +1,3 @@
+//! Are materialized views refreshed, and does the cache follow?
+
+mod basics;
