@@ -178,14 +178,14 @@ pub use self::postgres::matview::{Finding, FindingKind, RefreshError, RefreshErr
 pub use self::postgres::{CancelTls, Source};
 pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
-#[cfg(feature = "webhook")]
-#[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
-pub use self::refresh::Webhook;
 pub use self::refresh::{
     Activity, CheckReport, HookError, MaterializedView, PlannedView, RefreshEvent, RefreshHook,
     RefreshOutcome, RefreshPlan, RefreshReport, Refresher, RefresherBuilder, RowChanges,
     SkipReason, StartError, Veto, ViewCheck, ViewStatus,
 };
+#[cfg(feature = "webhook")]
+#[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
+pub use self::refresh::{Webhook, WebhookError};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
 pub use self::stats::CacheStats;
 #[cfg(any(test, feature = "test-util"))]

@@ -1,23 +1,21 @@
 //! [`RefreshHook`]: what else is to happen when a view is refreshed.
 
+mod line;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+pub(crate) use self::line::HookLine;
 use super::event::RefreshEvent;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How many events of one view may wait for its hooks.
-const QUEUE: usize = 16;
 
 /// What a hook returns when it could not do its work: any error.
 pub type HookError = Box<dyn StdError + Send + Sync>;
@@ -208,27 +206,20 @@ pub(crate) enum FailureKind {
     Failed(String),
     Panicked(String),
     TimedOut(Duration),
-    /// It was not told of an event, because too many others wait.
+    /// It was not told of an event, because too many others wait for it.
     LeftOut,
-}
-
-impl HookFailure {
-    pub(crate) fn left_out() -> HookFailure {
-        HookFailure { hook: "".into(), kind: FailureKind::LeftOut }
-    }
 }
 
 impl fmt::Display for HookFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.kind == FailureKind::LeftOut {
-            return write!(f, "{QUEUE} events wait for slow hooks, and one more was left out");
-        }
         write!(f, "the hook {:?} ", self.hook)?;
         match &self.kind {
             FailureKind::Vetoed(reason) => write!(f, "vetoed the refresh: {reason}"),
             FailureKind::Failed(why) => write!(f, "failed: {why}"),
             FailureKind::Panicked(said) => write!(f, "panicked: {said}"),
-            FailureKind::LeftOut => Ok(()),
+            FailureKind::LeftOut => {
+                write!(f, "was not told of an event: {} others wait", line::QUEUE)
+            }
             FailureKind::TimedOut(after) => {
                 write!(f, "had not ended after its `timeout` of {after:?} and was given up")
             }
@@ -273,62 +264,6 @@ impl Hooks {
     }
 }
 
-/// Runs the hooks that come after the refreshes of one view, so that no refresh waits for them.
-///
-/// One event after the other, and of each its hooks in order: whoever hears of a failure and of the
-/// success after it hears of them in this order. It is a task of its own and ends with its owner.
-pub(crate) struct HookLine {
-    queue: mpsc::Sender<RefreshEvent>,
-    sent: AtomicU64,
-    dropped: AtomicU64,
-    /// How many of those sent are done.
-    done: watch::Receiver<u64>,
-    _task: AbortOnDrop<()>,
-}
-
-impl HookLine {
-    pub(crate) fn start(runtime: &Handle, hooks: Arc<Hooks>, failed: OnFailure) -> HookLine {
-        let (queue, mut events) = mpsc::channel::<RefreshEvent>(QUEUE);
-        let (count, done) = watch::channel(0);
-        let task = runtime.spawn(async move {
-            while let Some(event) = events.recv().await {
-                for hook in hooks.of(&event) {
-                    if let Err(failure) = hook.run(event.clone()).await {
-                        failed(failure);
-                    }
-                }
-                count.send_modify(|done| *done += 1);
-            }
-        });
-        let (sent, dropped) = (AtomicU64::new(0), AtomicU64::new(0));
-        HookLine { queue, sent, dropped, done, _task: AbortOnDrop(task) }
-    }
-
-    /// Queues an event without waiting. Returns whether there was room; if not, it is dropped.
-    pub(crate) fn send(&self, event: RefreshEvent) -> bool {
-        let room = self.queue.try_send(event).is_ok();
-        let counter = if room { &self.sent } else { &self.dropped };
-        counter.fetch_add(1, Ordering::SeqCst);
-        room
-    }
-
-    /// How many events were dropped because the hooks did not keep up.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::SeqCst)
-    }
-
-    /// Waits until all that was sent before is done. Returns whether it was by the deadline.
-    pub(crate) async fn drain(&self, deadline: Instant) -> bool {
-        // An event that is done before `send` has counted it makes `done` the greater of the two for
-        // a moment, which does no harm: whoever calls `send` meanwhile has not sent it before.
-        let sent = self.sent.load(Ordering::SeqCst);
-        let mut done = self.done.clone();
-        let all = done.wait_for(|&done| done >= sent);
-        // The inner error: the task ended before, with its runtime.
-        matches!(timeout_at(deadline, all).await, Ok(Ok(_)))
-    }
-}
-
 /// A task that ends when nobody waits for it any more.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
@@ -347,16 +282,13 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
-    use crate::postgres::matview::{RefreshError, RefreshErrorKind};
     use crate::refresh::report::{RefreshOutcome, RefreshReport, RowChanges};
-
-    const PATIENCE: Duration = Duration::from_secs(30);
 
     fn before() -> RefreshEvent {
         RefreshEvent::before("sales".into(), SystemTime::UNIX_EPOCH)
     }
 
-    fn after(view: &str) -> RefreshEvent {
+    pub(super) fn after(view: &str) -> RefreshEvent {
         RefreshEvent::after(Arc::new(RefreshReport {
             view: view.into(),
             started: SystemTime::UNIX_EPOCH,
@@ -366,23 +298,18 @@ mod tests {
         }))
     }
 
-    fn failed(view: &str) -> RefreshEvent {
-        let error = RefreshError::new(RefreshErrorKind::Missing, view, "there is none");
-        RefreshEvent::failed(view.into(), SystemTime::UNIX_EPOCH, Duration::ZERO, error, 1)
-    }
+    pub(super) type Log = UnboundedSender<String>;
 
-    type Log = UnboundedSender<String>;
-
-    fn log() -> (Log, UnboundedReceiver<String>) {
+    pub(super) fn log() -> (Log, UnboundedReceiver<String>) {
         unbounded_channel()
     }
 
-    fn to_log(log: &Log) -> OnFailure {
+    pub(super) fn to_log(log: &Log) -> OnFailure {
         let log = log.clone();
         Arc::new(move |failure| log.send(failure.to_string()).unwrap())
     }
 
-    fn says(name: &str, log: &Log) -> RefreshHook {
+    pub(super) fn says(name: &str, log: &Log) -> RefreshHook {
         let (said, log) = (name.to_owned(), log.clone());
         RefreshHook::new(name, move |event| {
             let line = format!("{said} {}", event.view());
@@ -392,7 +319,7 @@ mod tests {
     }
 
     /// Says that it was called and then never ends; says when it is dropped.
-    fn hangs(name: &str, log: &Log) -> RefreshHook {
+    pub(super) fn hangs(name: &str, log: &Log) -> RefreshHook {
         struct Dropped(Log);
         impl Drop for Dropped {
             fn drop(&mut self) {
@@ -410,67 +337,16 @@ mod tests {
         })
     }
 
-    fn fails(name: &str) -> RefreshHook {
+    pub(super) fn fails(name: &str) -> RefreshHook {
         RefreshHook::new(name, async |_event| Err("no such channel".into()))
     }
 
-    fn panics(name: &str) -> RefreshHook {
+    pub(super) fn panics(name: &str) -> RefreshHook {
         RefreshHook::new(name, async |event| panic!("what is {}?", event.view()))
     }
 
-    fn all(read: &mut UnboundedReceiver<String>) -> Vec<String> {
+    pub(super) fn all(read: &mut UnboundedReceiver<String>) -> Vec<String> {
         std::iter::from_fn(|| read.try_recv().ok()).collect()
-    }
-
-    async fn drained(line: &HookLine) -> bool {
-        line.drain(Instant::now() + PATIENCE).await
-    }
-
-    fn start(hooks: Hooks, log: &Log) -> HookLine {
-        HookLine::start(&Handle::current(), Arc::new(hooks), to_log(log))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn hooks_run_in_order_and_none_harms_the_next() {
-        let (log, mut read) = log();
-        let hooks = Hooks {
-            before: vec![says("before", &log)],
-            after: vec![says("1", &log), fails("slack"), panics("mail"), says("2", &log)],
-            error: vec![says("error", &log)],
-        };
-        let line = start(hooks, &log);
-        assert!(line.send(failed("a")) && line.send(after("b")) && line.send(after("c")));
-        assert!(drained(&line).await);
-        let of_success = |view| {
-            [
-                format!("1 {view}"),
-                "the hook \"slack\" failed: no such channel".to_owned(),
-                format!("the hook \"mail\" panicked: what is {view}?"),
-                format!("2 {view}"),
-            ]
-        };
-        let expected: Vec<_> = ["error a".to_owned()]
-            .into_iter()
-            .chain(of_success("b"))
-            .chain(of_success("c"))
-            .collect();
-        assert_eq!(all(&mut read), expected);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hung_hook_is_aborted_and_reported_and_the_next_one_runs() {
-        let (log, mut read) = log();
-        let hung = hangs("slack", &log).timeout(Duration::from_secs(3));
-        let line = start(Hooks { after: vec![hung, says("2", &log)], ..Hooks::default() }, &log);
-        line.send(after("a"));
-        assert!(drained(&line).await);
-        let said = all(&mut read);
-        assert!(
-            said.contains(&"dropped".to_owned()) && said.contains(&"2 a".to_owned()),
-            "{said:?}"
-        );
-        let report = "the hook \"slack\" had not ended after its `timeout` of 3s and was given up";
-        assert!(said.contains(&report.to_owned()), "{said:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -490,33 +366,6 @@ mod tests {
 
         let late = veto.run(after("sales")).await.unwrap_err();
         assert_eq!(late.kind, FailureKind::Failed("vetoed: not at noon".to_owned()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_drops_what_comes_and_counts_it() {
-        let (log, mut read) = log();
-        let line = start(Hooks { after: vec![hangs("slack", &log)], ..Hooks::default() }, &log);
-        line.send(after("under way"));
-        assert_eq!(read.recv().await.unwrap(), "hangs");
-        assert!((0..QUEUE).all(|_| line.send(after("waits"))));
-        assert!(!line.send(after("too many")));
-        assert_eq!(line.dropped(), 1);
-        assert!(!line.drain(Instant::now() + TIMEOUT / 2).await);
-        assert!(line.drain(Instant::now() + TIMEOUT * (QUEUE as u32 + 1)).await);
-        assert!(line.send(after("room again")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_that_is_dropped_aborts_the_hook_that_runs() {
-        let (log, mut read) = log();
-        let hook = hangs("slack", &log).timeout(Duration::MAX);
-        let line = start(Hooks { after: vec![hook, says("2", &log)], ..Hooks::default() }, &log);
-        line.send(after("a"));
-        assert_eq!(read.recv().await.unwrap(), "hangs");
-        drop(line);
-        assert_eq!(read.recv().await.unwrap(), "dropped");
-        drop(log);
-        assert_eq!(read.recv().await, None);
     }
 
     // Paused time stands still while a blocking closure runs, until it is told to go on.

@@ -33,4 +33,4 @@ pub use self::start_error::StartError;
 pub use self::status::{Activity, ViewStatus};
 pub use self::view::MaterializedView;
 #[cfg(feature = "webhook")]
-pub use self::webhook::Webhook;
+pub use self::webhook::{Webhook, WebhookError};

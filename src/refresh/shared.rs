@@ -169,7 +169,7 @@ impl View {
             }
         }
         if refreshed {
-            self.tell(RefreshEvent::after(report.clone()));
+            self.line.send(RefreshEvent::after(report.clone()));
         }
         report
     }
@@ -205,13 +205,7 @@ impl View {
             return;
         }
         let name = self.name().clone();
-        self.tell(RefreshEvent::failed(name, started, took, error.clone(), failures));
-    }
-
-    fn tell(&self, event: RefreshEvent) {
-        if !self.line.send(event) {
-            self.hook_failed(&HookFailure::left_out());
-        }
+        self.line.send(RefreshEvent::failed(name, started, took, error.clone(), failures));
     }
 }
 

@@ -233,8 +233,9 @@ impl MaterializedView {
         self.warm.push(Arc::new(move |source| {
             let (query, params) = (query.clone(), params.clone());
             Box::pin(async move {
-                query.params(params).fetch(&source).await?;
-                Ok(())
+                // Its message alone: PostgreSQL's own, behind it, may quote values.
+                let warmed = query.params(params).fetch(&source).await;
+                warmed.map(drop).map_err(|error| error.to_string().into())
             })
         }));
         self

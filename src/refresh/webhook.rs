@@ -13,13 +13,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, StatusCode, Url};
-use retry_policies::policies::ExponentialBackoff;
-use retry_policies::{Jitter, RetryDecision, RetryPolicy};
 use tokio::time::{Instant, sleep};
 
 pub use self::failure::WebhookError;
 use self::failure::{End, Miss, Undelivered, root};
 use self::message::Message;
+use super::backoff;
 use super::event::RefreshEvent;
 use super::hook::{HookError, RefreshHook};
 
@@ -71,7 +70,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `duration_ms` | how long it took; 0 before it |
 /// | `rows` | `{"inserted": 2, "updated": 0, "deleted": 1}`, or `null` where there was no refresh or the server does not count rows |
 /// | `changed` | whether results that read the view may be different now |
-/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`] in snake case), its `sqlstate` or `null`, and its `message`, which holds no values of rows |
+/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`](crate::RefreshErrorKind) in snake case), its `sqlstate` or `null`, and its `message`, which holds no values of rows |
 /// | `failures_in_a_row` | how many times it has failed since it last succeeded, this time included |
 /// | `process` | only if [set](Webhook::process) |
 ///
@@ -332,26 +331,10 @@ impl Webhook {
                 status: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE,
                 retry_after: Some(asked),
             } => *asked,
-            _ => self.draw(attempt),
+            _ => backoff::delay(attempt - 1, self.backoff.0, self.backoff.1),
         };
         // Who asks to be left alone for longer than that is left alone.
         if delay < left { Ok(delay) } else { Err(End::Limit(self.limit)) }
-    }
-
-    fn draw(&self, attempt: u32) -> Duration {
-        let (base, cap) = self.backoff;
-        let policy = ExponentialBackoff::builder()
-            .retry_bounds(base, cap)
-            .jitter(Jitter::Full)
-            .build_with_max_retries(self.attempts);
-        let now = SystemTime::now();
-        match policy.should_retry(now, attempt - 1) {
-            // It reads the clock once more, after us; a clock that is set meanwhile must not matter.
-            RetryDecision::Retry { execute_after } => {
-                execute_after.duration_since(now).unwrap_or_default().min(cap)
-            }
-            RetryDecision::DoNotRetry => cap,
-        }
     }
 
     /// The address without anything that may be a secret.

@@ -200,7 +200,6 @@ async fn a_repetition_is_the_same_message() {
         assert_eq!(said(request, "webhook-id"), said(&requests[0], "webhook-id"));
         assert_eq!(request.body, requests[0].body);
     }
-    run(to(&server), refreshed()).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -208,11 +207,12 @@ async fn a_connection_that_breaks_is_made_again() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let call = tokio::spawn(run(webhook(&format!("http://{address}/hooks")), refreshed()));
-    // The first attempt finds somebody who hangs up; the next finds the receiver, behind the same
-    // socket, so that it cannot come too early.
-    drop(listener.accept().await.unwrap());
+    let (connection, _) = listener.accept().await.unwrap();
     let server = MockServer::builder().listener(listener.into_std().unwrap()).start().await;
     then_ok(&server).await;
+    // Only now that the receiver is behind the same socket and knows what to say is the first attempt
+    // hung up on, so that the next cannot come too early.
+    drop(connection);
     call.await.unwrap().unwrap();
 }
 
@@ -323,8 +323,7 @@ fn the_receiver_rules_the_delay_if_it_fits_and_chance_does_otherwise() {
         let most = second * 8.min(1 << (attempt - 1).min(3));
         let drawn: Vec<_> =
             (0..50).map(|_| webhook.delay(&busy(500, 30), attempt, LONG).unwrap()).collect();
-        // By a millisecond, the time between two looks at the clock counts as well.
-        assert!(drawn.iter().all(|delay| *delay <= second * 8), "{drawn:?}");
+        assert!(drawn.iter().all(|delay| *delay <= most), "{drawn:?}");
         assert!(drawn.iter().any(|delay| *delay < most / 2), "{drawn:?}");
     }
 }
@@ -384,6 +383,6 @@ fn settings_out_of_range_are_brought_into_it() {
         webhook("http://localhost/").attempts(0).timeout(most).limit(most).backoff(most, LONG);
     assert_eq!((webhook.attempts, webhook.backoff), (1, (LONG, LONG)));
     let endless = webhook.clone().backoff(most, most).attempts(u32::MAX);
-    assert!(endless.draw(u32::MAX - 1) <= LONGEST);
+    assert!(backoff::delay(u32::MAX - 2, endless.backoff.0, endless.backoff.1) <= LONGEST);
     let _ = RefreshHook::from(webhook);
 }
