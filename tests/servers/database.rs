@@ -14,6 +14,7 @@ use super::ServerError;
 pub struct Database {
     pub(super) socket_directory: PathBuf,
     pub(super) name: String,
+    pub(super) role: String,
 }
 
 impl Database {
@@ -22,18 +23,24 @@ impl Database {
         &self.name
     }
 
-    /// How to connect, as the superuser.
+    /// The same database, used by another role.
+    pub fn as_role(&self, role: &str) -> Self {
+        Self { role: role.to_owned(), ..self.clone() }
+    }
+
+    /// How to connect: as the superuser, unless it is [another role's](Self::as_role).
     pub fn config(&self) -> Config {
         let mut config = Config::new();
-        config.host_path(&self.socket_directory).user("postgres").dbname(&self.name);
+        config.host_path(&self.socket_directory).user(&self.role).dbname(&self.name);
         config
     }
 
     /// The same as a URL, which `psql` understands as well.
     pub fn url(&self) -> String {
         format!(
-            "postgresql:///{}?user=postgres&host={}",
+            "postgresql:///{}?user={}&host={}",
             self.name,
+            self.role,
             self.socket_directory.display()
         )
     }

@@ -83,7 +83,11 @@ impl PgBouncer {
     /// To end its sessions ask the direct one: from here there is no telling
     /// which session asks, nor who is left without one.
     pub fn database(&self, name: &str) -> Database {
-        Database { socket_directory: self.directory.path().to_owned(), name: name.to_owned() }
+        Database {
+            socket_directory: self.directory.path().to_owned(),
+            name: name.to_owned(),
+            role: "postgres".to_owned(),
+        }
     }
 
     /// What the console shows: `POOLS`, `CLIENTS`, `SERVERS`, `CONFIG`. The

@@ -96,6 +96,7 @@ impl Postgres {
         let database = Database {
             socket_directory: self.directory.path().to_owned(),
             name: format!("larder_{number}"),
+            role: "postgres".to_owned(),
         };
         let maintenance = Database { name: "postgres".to_owned(), ..database.clone() };
         let client = maintenance.connect().await?;

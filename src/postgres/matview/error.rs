@@ -239,3 +239,46 @@ impl StdError for RefreshError {
         self.0.source.as_deref().map(|source| source as _)
     }
 }
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use super::*;
+    use crate::servers::Postgres;
+
+    /// What Larder itself does not run into, for it neither asks for this nor keeps a cursor open.
+    #[tokio::test]
+    async fn errors_of_refreshes_by_hand_are_understood_too() {
+        let database = Postgres::shared().unwrap().database().await.unwrap();
+        let client = database.connect().await.unwrap();
+        client
+            .batch_execute(
+                "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id;
+                 CREATE UNIQUE INDEX ON v (id);
+                 CREATE MATERIALIZED VIEW empty AS SELECT 1 AS id WITH NO DATA;
+                 CREATE UNIQUE INDEX ON empty (id);",
+            )
+            .await
+            .unwrap();
+        let refresh = "REFRESH MATERIALIZED VIEW";
+        let cases = [
+            (format!("{refresh} CONCURRENTLY v WITH NO DATA"), "42601", RefreshErrorKind::Postgres),
+            (format!("{refresh} CONCURRENTLY empty"), "0A000", RefreshErrorKind::NotPopulated),
+            ("SELECT * FROM empty".to_owned(), "55000", RefreshErrorKind::NoUniqueIndex),
+            (format!("{refresh} nowhere"), "42P01", RefreshErrorKind::Missing),
+            ("BEGIN; LOCK TABLE v".to_owned(), "42809", RefreshErrorKind::NotMaterialized),
+            (
+                format!("BEGIN; DECLARE c CURSOR FOR TABLE v; FETCH c; {refresh} v"),
+                "55006",
+                RefreshErrorKind::InUse,
+            ),
+        ];
+        for (sql, sqlstate, kind) in cases {
+            let error = client.batch_execute(&sql).await.unwrap_err();
+            client.batch_execute("ROLLBACK").await.unwrap();
+            let error = RefreshError::of_postgres("v", error);
+            assert_eq!(error.sqlstate().map(SqlState::code), Some(sqlstate), "{sql}");
+            assert_eq!(error.kind(), kind, "{sql}");
+            assert!(error.to_string().contains(sqlstate), "{error}");
+        }
+    }
+}
