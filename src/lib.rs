@@ -175,7 +175,7 @@ pub use self::error::{Error, ErrorKind};
 pub use self::key::KeyEncoder;
 pub use self::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
 pub use self::postgres::matview::{Finding, FindingKind, RefreshError, RefreshErrorKind};
-pub use self::postgres::{CancelTls, Source};
+pub use self::postgres::{CancelTls, Source, TransactionPooling};
 pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
 pub use self::refresh::{

@@ -16,7 +16,8 @@ use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image};
 
 /// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], which is
-/// a [`CancelTls`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`].
+/// a [`CancelTls`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`];
+/// behind PgBouncer, [`TransactionPooling`].
 ///
 /// Prefer the pool. A load past its deadline is cancelled in PostgreSQL if it has its connection for
 /// itself. On a shared client, PostgreSQL could not be told which of the queries on it is meant, so
@@ -34,6 +35,11 @@ use crate::rows::{ColumnSets, Image};
 ///
 /// A client on which somebody issued a `BEGIN` by hand looks like any other. Do not share one with
 /// the cache that does so.
+///
+/// Behind a pooler that gives each transaction another session, such as PgBouncer in transaction
+/// mode, a plain pool is **wrong**: statements are prepared under names, and a session may have
+/// another process's statement under the same name, whose rows come back then. Use
+/// [`TransactionPooling`] there.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
@@ -89,6 +95,43 @@ impl sealed::Source for Arc<Client> {
         sets: Arc<ColumnSets>,
     ) -> BoxFuture<'static, Result<Image, Error>> {
         Box::pin(run::on_client(self, sql, params, sets))
+    }
+}
+
+/// A pool behind PgBouncer in transaction mode, or another pooler that gives each transaction another
+/// session.
+///
+/// A query is prepared and run within one transaction, and forgotten at its end. That takes two more
+/// round trips than on a plain pool, which must not be used there; see [`Source`]. With PgBouncer
+/// 1.21 or later and its `max_prepared_statements` above zero, a plain pool is right as well.
+///
+/// ```no_run
+/// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+/// let source = larder::TransactionPooling::new(pool);
+/// let rows = cache.query("SELECT count(*) FROM orders").fetch(&source).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct TransactionPooling(CancelTls);
+
+impl TransactionPooling {
+    /// `pool`, which is a [`CancelTls`] where connections must be encrypted.
+    pub fn new(pool: impl Into<CancelTls>) -> TransactionPooling {
+        TransactionPooling(pool.into())
+    }
+}
+
+impl Source for TransactionPooling {}
+
+impl sealed::Source for TransactionPooling {
+    fn rows(
+        self,
+        sql: Arc<str>,
+        params: OwnedParams,
+        sets: Arc<ColumnSets>,
+    ) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::in_transaction(self.0.pool, sql, params, sets, self.0.canceller))
     }
 }
 

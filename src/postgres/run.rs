@@ -35,6 +35,48 @@ pub(super) async fn on_pool(
     .await
 }
 
+/// The same in one transaction, with nothing that outlives it.
+pub(super) async fn in_transaction(
+    pool: Pool,
+    sql: Arc<str>,
+    params: OwnedParams,
+    sets: Arc<ColumnSets>,
+    canceller: Canceller,
+) -> Result<Image, Error> {
+    let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
+    let (token, cancelled) = (client.cancel_token(), Cancelled::default());
+    let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
+    cancelled_on_drop(token, canceller, cancelled, async move {
+        let client = lent.client();
+        // Names of statements are the client's own, and others, in other processes, count theirs
+        // from zero as well: what a session has under ours may be anybody's.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL";
+        client.batch_execute(begin).await.map_err(of_postgres)?;
+        let result = unnamed_rows(client, &sql, &params, &sets).await;
+        if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
+            let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            let ended = client.batch_execute(end).await;
+            if result.is_ok() {
+                ended.map_err(of_postgres)?;
+            }
+            lent.give_back();
+        }
+        result
+    })
+    .await
+}
+
+async fn unnamed_rows(
+    client: &Client,
+    sql: &str,
+    params: &OwnedParams,
+    sets: &ColumnSets,
+) -> Result<Image, Error> {
+    let statement = client.prepare(sql).await.map_err(of_postgres)?;
+    // Dropped here, before the transaction ends: the session forgets the statement.
+    rows(client, &statement, params, sets).await
+}
+
 async fn prepared_rows(
     client: &Object,
     sql: &str,

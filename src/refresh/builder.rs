@@ -72,8 +72,9 @@ impl RefresherBuilder {
     ///
     /// Through a cache that is shared over Redis the processes of a service also agree on who has
     /// refreshed what. Without one, a process tells from PostgreSQL's catalog alone that another has
-    /// refreshed a view for the tick that has come, and `skip_unchanged` knows of its own refreshes
-    /// only.
+    /// refreshed a view for the tick that has come: when it was refreshed since 10 seconds before the
+    /// tick, or half the interval if that is less, by whomever. And `skip_unchanged` knows of this
+    /// process's own refreshes only.
     ///
     /// The refresher keeps the cache from ending with its last handle.
     ///

@@ -10,8 +10,8 @@ use super::hook::HookError;
 use super::schedule::Schedule;
 use crate::param::SqlParams;
 use crate::policy::WrongSetting;
-use crate::postgres::CancelTls;
 use crate::postgres::matview::transaction::Limits;
+use crate::postgres::{CancelTls, TransactionPooling};
 use crate::query::Query;
 use crate::tag::Tag;
 
@@ -234,6 +234,7 @@ impl MaterializedView {
             let (query, params) = (query.clone(), params.clone());
             Box::pin(async move {
                 // Its message alone: PostgreSQL's own, behind it, may quote values.
+                let source = TransactionPooling::new(source);
                 let warmed = query.params(params).fetch(&source).await;
                 warmed.map(drop).map_err(|error| error.to_string().into())
             })

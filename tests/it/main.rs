@@ -13,6 +13,7 @@ mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
 mod params;
+mod pooling;
 mod postgres_types;
 mod reading;
 mod refresh;

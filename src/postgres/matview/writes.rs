@@ -25,7 +25,8 @@ pub(crate) const REPORTED_AFTER: Duration = Duration::from_secs(12);
 /// Before PostgreSQL 15 an idle session keeps what it has not reported, without end.
 pub(crate) const COUNTED_SINCE: i32 = 150_000;
 
-/// How the counters of these tables stand now; `None` if one of them has no counters.
+/// How the counters of these tables stand now; `None` if one of them has no counters, or if this role
+/// may not see what other sessions have yet to report.
 pub(crate) async fn read(
     session: &mut Session,
     tables: &[u32],
@@ -35,7 +36,8 @@ pub(crate) async fn read(
           SELECT unnest($1::oid[]) AS oid \
           UNION \
           SELECT i.inhrelid FROM pg_inherits i JOIN family f ON i.inhparent = f.oid) \
-        SELECT coalesce(bool_and(c.relkind IN ('r', 'p')), true), \
+        SELECT coalesce(bool_and(c.relkind IN ('r', 'p')), true) \
+            AND pg_has_role('pg_read_all_stats', 'USAGE'), \
           md5(concat_ws('/', pg_postmaster_start_time(), \
             pg_stat_get_bgwriter_stat_reset_time(), \
             (SELECT pg_stat_get_db_stat_reset_time(oid) FROM pg_database \
@@ -78,14 +80,14 @@ impl Owing {
 /// old, and otherwise when it has been idle for ten. So an idle one may owe, for ten seconds, what
 /// it wrote less than a second before it became idle. One that is at work may owe that as well: work
 /// that came within the ten seconds put the report off until it is done. Other users' sessions show
-/// that only to a role with `pg_read_all_stats`; to another they always seem to owe something.
+/// that only to a role with `pg_read_all_stats`, which whoever asks has to have.
 pub(crate) async fn owing(
     session: &mut Session,
     since: i64,
     ago: Duration,
 ) -> Result<Vec<Owing>, tokio_postgres::Error> {
-    // Of what may not be seen `state` is NULL. It is for a moment, too, before a new session has
-    // begun anything.
+    // `state` is NULL for a moment before a new session has begun anything, and of what may not be
+    // seen.
     let sql = "\
         SELECT a.pid, \
           coalesce((extract(epoch FROM a.xact_start) * 1000000)::int8, 0), \
@@ -96,7 +98,7 @@ pub(crate) async fn owing(
             timestamptz 'epoch' + $1 * interval '1 microsecond' AS since) p \
         WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
           AND a.pid <> pg_backend_pid() \
-          AND a.backend_type NOT IN ('autovacuum worker', 'walsender') \
+          AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'walsender') \
           AND CASE \
             WHEN a.state IS NULL THEN a.backend_type IS NULL OR NOT \
               (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE')) \

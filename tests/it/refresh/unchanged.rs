@@ -148,6 +148,26 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
     }
 }
 
+#[tokio::test]
+async fn a_role_that_cannot_see_who_owes_a_report_always_refreshes() {
+    let (database, client) = shop().await;
+    let role = format!("blind_{}", database.name());
+    client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; ALTER MATERIALIZED VIEW by_region OWNER TO {role};
+             GRANT SELECT ON orders TO {role}; GRANT CREATE ON SCHEMA public TO {role}"
+        ))
+        .await
+        .unwrap();
+    let (refresher, clock) = ticking(&database.as_role(&role), &["by_region"]).await;
+    for _ in 0..2 {
+        let [outcome] = &tick(&refresher, &clock).await[..] else { panic!() };
+        assert!(is_refreshed(outcome, false), "{outcome}");
+    }
+    refresher.shutdown().await;
+    client.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
+}
+
 /// A bystander's session that does something at random, and how it leaves.
 async fn meddle(database: &Database, chance: &mut fastrand::Rng) -> Option<Client> {
     let client = database.connect().await.unwrap();
