@@ -81,6 +81,34 @@ async fn a_write_that_a_busy_session_has_not_reported_is_not_missed() {
 }
 
 #[tokio::test]
+async fn a_truncate_and_what_a_crash_has_hidden_are_not_missed() {
+    let mut postgres = Postgres::start().unwrap();
+    let database = postgres.database().await.unwrap();
+    let run = async |database: &Database, sql: &str| {
+        database.connect().await.unwrap().batch_execute(sql).await.unwrap();
+    };
+    run(&database, super::basics::SCHEMA).await;
+    // Counters begin anew, and say nothing of the rows that are there.
+    postgres.crash().unwrap();
+    postgres.restart().unwrap();
+    let (refresher, clock) = ticking(&database, &["by_region"]).await;
+    let [first] = &tick(&refresher, &clock).await[..] else { panic!() };
+    assert!(is_refreshed(first, false), "{first}");
+    // Counted, and forgotten.
+    run(&database, "INSERT INTO orders VALUES (100, 'asia', 1)").await;
+    postgres.crash().unwrap();
+    postgres.restart().unwrap();
+    let [second] = &tick(&refresher, &clock).await[..] else { panic!() };
+    assert!(is_refreshed(second, true), "{second}");
+    // Not counted at all.
+    run(&database, "TRUNCATE orders").await;
+    let [third] = &tick(&refresher, &clock).await[..] else { panic!() };
+    assert!(is_refreshed(third, true), "{third}");
+    let fourth = tick(&refresher, &clock).await;
+    assert_eq!(fourth, [UNCHANGED]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
     let (database, client) = shop().await;
     client
