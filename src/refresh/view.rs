@@ -38,6 +38,7 @@ use crate::tag::Tag;
 pub struct MaterializedView {
     pub(super) name: Arc<str>,
     when: When,
+    #[cfg(feature = "cron")]
     time_zone: Option<String>,
     pub(super) jitter: Duration,
     pub(super) mode: Mode,
@@ -76,6 +77,7 @@ impl MaterializedView {
         MaterializedView {
             name: name.into(),
             when: When::OnDemand,
+            #[cfg(feature = "cron")]
             time_zone: None,
             jitter: Duration::ZERO,
             mode: Mode::Concurrently,
