@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::backoff;
 use super::plan::Order;
-use super::shared::{Closing, Shared};
+use super::shared::{Closing, Shared, content_of};
 use crate::error::BoxError;
 use crate::postgres::matview::lineage::Lineage;
 use crate::postgres::matview::listen::Listen;
@@ -88,9 +88,10 @@ impl Shared {
         // one may have died before they announced it.
         let note = self.notes.of(&name, &state.xmin).await;
         let content = note.as_ref().map_or(&state.xmin, |note| &note.content);
+        let (tag, content) = (self.tag_name(view), content_of(state.oid, content));
         let mut noticed = false;
         for (at, cache) in self.caches.iter().enumerate() {
-            if self.notes.is_announced(at, &name, content).await {
+            if self.notes.is_announced(at, &tag, &content).await {
                 continue;
             }
             if note.is_some() && state.since.elapsed() < ANNOUNCED_WITHIN {
@@ -99,7 +100,7 @@ impl Shared {
             noticed = true;
             // What could not be announced is kept by the cache, which does so when Redis is back.
             if cache.invalidate([view.view.tag()]).await.is_ok() {
-                self.notes.announced(at, &name, content).await;
+                self.notes.announced(at, &tag, &content).await;
             }
         }
         if noticed {

@@ -79,26 +79,25 @@ impl Notes {
         }
     }
 
-    /// Whether what a cache holds of a view was invalidated since its rows came to be those of this
-    /// state.
-    pub(super) async fn is_announced(&self, cache: usize, view: &str, content: &str) -> bool {
+    /// Whether what a cache holds under a view's tag was invalidated since the view had this content.
+    pub(super) async fn is_announced(&self, cache: usize, tag: &str, content: &str) -> bool {
         match &self.caches[cache] {
             Some(fleet) => {
-                let noted = fleet.store.noted(&format!("announced:{view}")).await;
+                let noted = fleet.store.noted(&format!("announced:{tag}")).await;
                 matches!(noted, Ok(Some(noted)) if noted == content)
             }
-            None => self.own(&format!("announced:{cache}:{view}")).is_some_and(|it| it == content),
+            None => self.own(&format!("announced:{cache}:{tag}")).is_some_and(|it| it == content),
         }
     }
 
     /// Notes that it was. Only ever after the invalidation was acknowledged.
-    pub(super) async fn announced(&self, cache: usize, view: &str, content: &str) {
+    pub(super) async fn announced(&self, cache: usize, tag: &str, content: &str) {
         let bytes = Bytes::copy_from_slice(content.as_bytes());
         match &self.caches[cache] {
             Some(fleet) => {
-                let _ = fleet.store.note(&format!("announced:{view}"), bytes).await;
+                let _ = fleet.store.note(&format!("announced:{tag}"), bytes).await;
             }
-            None => self.keep(&format!("announced:{cache}:{view}"), bytes),
+            None => self.keep(&format!("announced:{cache}:{tag}"), bytes),
         }
     }
 

@@ -225,4 +225,15 @@ impl Shared {
     pub(super) fn note_name(&self, oid: u32) -> String {
         format!("{}:{oid}", self.database)
     }
+
+    /// The name under which it is noted what was announced of a view: of its tag, since others may
+    /// call the same view otherwise, and this name may come to be another view's.
+    pub(super) fn tag_name(&self, view: &View) -> String {
+        format!("{}:{}", self.database, view.name())
+    }
+}
+
+/// What is to be read under a view's name: rows of a relation, by the state in which they came to be.
+pub(super) fn content_of(oid: u32, xmin: &str) -> String {
+    format!("{oid}:{xmin}")
 }

@@ -7,7 +7,7 @@ use super::basis::{Doubt, Patience, Verdict};
 use super::event::RefreshEvent;
 use super::notes::{Basis, Note};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
-use super::shared::{Closing, Shared, View};
+use super::shared::{Closing, Shared, View, content_of};
 use super::status::Activity;
 use super::view::Mode;
 use crate::postgres::matview::sight::Seen;
@@ -144,7 +144,7 @@ impl Shared {
         // about a state of the view that never comes to be.
         self.notes.write(&note_name, &note).await;
 
-        let quoted = turn.view.quoted.clone();
+        let (quoted, oid) = (turn.view.quoted.clone(), turn.view.oid);
         // A task of its own: dropped between commit and announcement, nobody here would tell the
         // caches of rows that everybody can read.
         let (shared, this) = (self.clone(), view.clone());
@@ -152,7 +152,7 @@ impl Shared {
             let session = turn.commit().await?;
             this.saw(shared.clock.wall(), &refreshed.seen);
             let announced = match rows.any() {
-                true => shared.announce(&this, &note_name, &note.xmin).await,
+                true => shared.announce(&this, &content_of(oid, &note.xmin)).await,
                 false => vec![],
             };
             Ok::<_, RefreshError>((session, announced))
@@ -170,11 +170,11 @@ impl Shared {
     }
 
     /// Makes results that read the view stale, in all caches; what could not be announced.
-    pub(super) async fn announce(&self, view: &View, note_name: &str, xmin: &str) -> Vec<String> {
-        let mut warnings = vec![];
+    async fn announce(&self, view: &View, content: &str) -> Vec<String> {
+        let (tag, mut warnings) = (self.tag_name(view), vec![]);
         for (at, cache) in self.caches.iter().enumerate() {
             match cache.invalidate([view.view.tag()]).await {
-                Ok(()) => self.notes.announced(at, note_name, xmin).await,
+                Ok(()) => self.notes.announced(at, &tag, content).await,
                 Err(error) => warnings.push(error.to_string()),
             }
         }
