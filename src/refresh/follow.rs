@@ -116,7 +116,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
     let mut failed = 0;
     loop {
         let pause = match followed.is_waiting() {
-            _ if failed > 0 => shared.poll.max(backoff::delay(failed, RECONNECT.0, RECONNECT.1)),
+            // However long the interval: somebody may have told of what was to be seen.
+            _ if failed > 0 => backoff::delay(failed, RECONNECT.0, RECONNECT.1),
             true => shared.poll.min(ANNOUNCED_WITHIN / 4),
             false => shared.poll,
         };
