@@ -192,12 +192,11 @@ impl RefresherBuilder {
         let (open, closed) = mpsc::channel(1);
         let source = Source { pool: self.pool.clone(), open };
         let database = self.check_names(&source).await?;
-        let from = self.clock.wall();
         let mut views = vec![];
         for view in &self.views {
             let schedule = view.checked();
             let schedule = schedule.map_err(|wrong| StartError::of_view(&view.name, wrong))?;
-            views.push(self.line_up(view, schedule, &runtime, from));
+            views.push(self.line_up(view, schedule, &runtime));
         }
         let shared = Arc::new(Shared {
             notes: Notes::new(&self.caches),
@@ -217,6 +216,12 @@ impl RefresherBuilder {
         let mut followed = Followed::new(&shared);
         let looked = followed.look(&shared).await;
         looked.map_err(|error| RefreshError::connect(&shared.views[0].view.name, error))?;
+        // After the look: a tick that comes between the two would find what another has made of it,
+        // and nothing from before to tell it by.
+        let from = shared.clock.wall();
+        for view in &shared.views {
+            view.done_before(view.schedule.as_ref().and_then(|schedule| schedule.next(from)));
+        }
         let mut tasks = vec![runtime.spawn(follow::run(shared.clone(), followed))];
         if let Some(listen) = self.listen {
             tasks.push(runtime.spawn(follow::listen(shared.clone(), listen)));
@@ -295,7 +300,6 @@ impl RefresherBuilder {
         view: &MaterializedView,
         schedule: Option<super::schedule::Schedule>,
         runtime: &Handle,
-        from: std::time::SystemTime,
     ) -> Arc<View> {
         let warm = view.warm.iter().map(|warm| {
             let (warm, pool) = (warm.clone(), self.pool.clone());
@@ -315,7 +319,7 @@ impl RefresherBuilder {
             after: warm.chain(self.after.iter().cloned()).collect(),
             error: self.on_error.clone(),
         });
-        View::new(view.clone(), schedule, hooks, runtime, from)
+        View::new(view.clone(), schedule, hooks, runtime)
     }
 }
 

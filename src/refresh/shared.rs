@@ -81,11 +81,8 @@ impl View {
         schedule: Option<Schedule>,
         hooks: Arc<Hooks>,
         runtime: &Handle,
-        from: SystemTime,
     ) -> Arc<View> {
-        let next = schedule.as_ref().and_then(|schedule| schedule.next(from));
-        let mut status = ViewStatus::new(view.name.clone());
-        status.next = next;
+        let status = ViewStatus::new(view.name.clone());
         Arc::new_cyclic(|this: &Weak<View>| {
             let this = this.clone();
             let on_failure: OnFailure = Arc::new(move |failure| {
@@ -100,7 +97,7 @@ impl View {
                 hooks,
                 on_failure,
                 status: Mutex::new(status),
-                next: watch::Sender::new(next),
+                next: watch::Sender::new(None),
                 looks: Mutex::default(),
             }
         })
@@ -143,6 +140,15 @@ impl View {
             if looks.0.len() > REMEMBERED {
                 looks.0.pop_front();
             }
+        }
+    }
+
+    /// The state that it was last seen in is that of this tick, or of an earlier one, however long
+    /// after the tick it was seen.
+    pub(super) fn done(&self, tick: SystemTime) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, _)) = looks.0.back_mut() {
+            *since = tick.min(*since);
         }
     }
 

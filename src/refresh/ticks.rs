@@ -89,6 +89,7 @@ impl Due<'_> {
             let goes_on = match self.shared.attempt(self.view, occasion, failed == 0).await {
                 Ok(Attempt::Done(report)) => {
                     *settling = None;
+                    self.view.done(self.tick);
                     self.view.succeeded(report);
                     return;
                 }
