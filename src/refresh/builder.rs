@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, RwLock, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
@@ -189,8 +189,7 @@ impl RefresherBuilder {
     pub async fn start(self) -> Result<Refresher, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::no_runtime())?;
         self.check_settings()?;
-        let (open, closed) = mpsc::channel(1);
-        let source = Source { pool: self.pool.clone(), open };
+        let (source, closed) = Source::new(self.pool.clone());
         let database = self.check_names(&source).await?;
         let mut views = vec![];
         for view in &self.views {

@@ -87,8 +87,8 @@ impl Refresher {
     /// Settings for a refresher on this pool; a [`CancelTls`] where connections must be encrypted.
     ///
     /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
-    /// on. A refresh takes a connection for as long as it lasts, and looking for refreshes by others
-    /// one for a moment.
+    /// on. A refresh takes a connection for as long as it lasts; looking for refreshes by others, and
+    /// cancelling a refresh, takes one for a moment.
     pub fn builder(pool: impl Into<CancelTls>) -> RefresherBuilder {
         RefresherBuilder::new(pool.into())
     }
@@ -153,7 +153,7 @@ impl Refresher {
         }
         let (started, clock) = (self.shared.clock.wall(), Instant::now());
         match self.shared.attempt(view, occasion, true).await? {
-            Attempt::Done(report) => Ok((*view.succeeded(report)).clone()),
+            Attempt::Done(report) => Ok((*report).clone()),
             Attempt::Busy { holder, .. } => Ok(RefreshReport {
                 view: view.name().clone(),
                 started,
@@ -245,8 +245,7 @@ impl Refresher {
         });
         let finished = async {
             // Whoever else has a permit was asked for a refresh by hand.
-            let all = shared.permits_at_all;
-            let _ = shared.permits.acquire_many(all).await;
+            let _all = shared.permits.acquire_many(shared.permits_at_all).await;
             for view in &shared.views {
                 view.line.drain(deadline).await;
             }
@@ -259,6 +258,7 @@ impl Refresher {
             let _ = task.await;
         }
         // Sessions that were dropped while they ran something are telling PostgreSQL.
+        shared.source.close();
         let _ = timeout(LIMIT, self.last.closed.lock().await.recv()).await;
     }
 

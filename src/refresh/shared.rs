@@ -160,9 +160,8 @@ impl View {
     }
 
     /// An attempt came to an end without a failure.
-    pub(super) fn succeeded(&self, report: RefreshReport) -> Arc<RefreshReport> {
-        let report = Arc::new(report);
-        trace::refreshed(&report);
+    pub(super) fn succeeded(&self, report: &Arc<RefreshReport>) {
+        trace::refreshed(report);
         let refreshed = report.rows().is_some();
         {
             let mut status = self.status();
@@ -177,7 +176,6 @@ impl View {
         if refreshed {
             self.line.send(RefreshEvent::after(report.clone()));
         }
-        report
     }
 
     /// Another process is at it.

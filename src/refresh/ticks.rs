@@ -87,10 +87,9 @@ impl Due<'_> {
             };
             let occasion = Occasion::Tick { tick: self.tick, before: before.clone(), patience };
             let goes_on = match self.shared.attempt(self.view, occasion, failed == 0).await {
-                Ok(Attempt::Done(report)) => {
+                Ok(Attempt::Done(_)) => {
                     *settling = None;
                     self.view.done(self.tick);
-                    self.view.succeeded(report);
                     return;
                 }
                 // Whoever it is may die of it. As long as they have the lock they are at it; when

@@ -41,9 +41,18 @@ impl Occasion {
     }
 }
 
+/// An attempt under way. However it ends, dropped by its caller as well, the view is idle then.
+struct Active<'a>(&'a View);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.is(Activity::Idle);
+    }
+}
+
 /// What came of an attempt.
 pub(super) enum Attempt {
-    Done(RefreshReport),
+    Done(Arc<RefreshReport>),
     /// Another process is at it.
     Busy {
         holder: Option<String>,
@@ -63,15 +72,27 @@ impl Shared {
         tell: bool,
     ) -> Result<Attempt, RefreshError> {
         let (started, clock) = (self.clock.wall(), Instant::now());
+        let active = Active(view);
+        // Kept until hooks were told: the end of the refresher waits for all permits and then for
+        // hooks.
+        let mut kept = None;
+        let attempt = async {
+            let permit = self.permits.acquire().await;
+            kept = Some(permit.map_err(|_| RefreshError::closed(view.name()))?);
+            self.try_once(view, &occasion, started, clock).await
+        };
         let attempt = tokio::select! {
-            attempt = self.try_once(view, &occasion, started, clock) => attempt,
+            attempt = attempt => attempt,
             // The attempt is dropped, and with it the session, which cancels what it runs.
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(view.name())),
         };
-        view.is(Activity::Idle);
-        if let Err(error) = &attempt {
-            view.failed(started, clock.elapsed(), error, tell);
+        drop(active);
+        match &attempt {
+            Ok(Attempt::Done(report)) => view.succeeded(report),
+            Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}
+            Err(error) => view.failed(started, clock.elapsed(), error, tell),
         }
+        drop(kept);
         attempt
     }
 
@@ -83,17 +104,12 @@ impl Shared {
         clock: Instant,
     ) -> Result<Attempt, RefreshError> {
         let name = view.name();
-        let report = |outcome, warnings| RefreshReport {
-            view: name.clone(),
-            started,
-            duration: clock.elapsed(),
-            outcome,
-            warnings,
+        let done = |outcome, warnings| {
+            let (view, duration) = (name.clone(), clock.elapsed());
+            Attempt::Done(Arc::new(RefreshReport { view, started, duration, outcome, warnings }))
         };
-        let skipped = |reason| Attempt::Done(report(RefreshOutcome::Skipped(reason), vec![]));
+        let skipped = |reason| done(RefreshOutcome::Skipped(reason), vec![]);
 
-        let permit = self.permits.acquire().await;
-        let _permit = permit.map_err(|_| RefreshError::closed(name))?;
         view.is(Activity::Refreshing);
         let mut turn = match Turn::take(&self.source, name, view.view.limits()).await? {
             Taken::Ours(turn) => turn,
@@ -166,7 +182,7 @@ impl Shared {
             let why = RefreshError::of_postgres(name, error);
             warnings.push(format!("it was refreshed, and then ANALYZE failed: {why}"));
         }
-        Ok(Attempt::Done(report(RefreshOutcome::Refreshed(rows), warnings)))
+        Ok(done(RefreshOutcome::Refreshed(rows), warnings))
     }
 
     /// Makes results that read the view stale, in all caches; what could not be announced.

@@ -1,6 +1,7 @@
 //! [`Session`]: a pool's connection, used in a way that a pooler between can follow.
 
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::Object;
@@ -11,7 +12,7 @@ use tokio_postgres::{Error, Row};
 
 use crate::error::BoxError;
 use crate::postgres::CancelTls;
-use crate::postgres::cancel::{Canceller, LIMIT};
+use crate::postgres::cancel::LIMIT;
 
 /// A connection for statements one after the other.
 ///
@@ -19,24 +20,49 @@ use crate::postgres::cancel::{Canceller, LIMIT};
 /// have left things behind. So nothing here outlives its transaction: no prepared statement has a
 /// name, no setting is `SET` without `LOCAL`, no lock is the session's.
 ///
-/// Dropped while a statement runs, it tells PostgreSQL to cancel it and closes the connection, as it
-/// does where a transaction is open. At rest, it goes back to the pool.
+/// Dropped while a transaction runs a statement, it has PostgreSQL cancel it. It closes a connection
+/// with a statement under way or an open transaction; one at rest goes back to the pool.
 pub(crate) struct Session {
     client: Option<Object>,
-    canceller: Canceller,
+    source: CancelTls,
     state: State,
+    /// Where the open transaction runs, if what runs in it is worth being cancelled.
+    backend: Option<Backend>,
     open: Option<Open>,
 }
 
 /// Where sessions come from.
 pub(crate) struct Source {
-    pub(crate) pool: CancelTls,
+    pool: CancelTls,
     /// Held by every session, and for as long as a cancel request is under way for one: whoever has
-    /// the other end knows when all are gone.
-    pub(crate) open: Open,
+    /// the other end knows when all are gone, once we hold it no more.
+    open: Mutex<Option<Open>>,
 }
 
-pub(crate) type Open = mpsc::Sender<Infallible>;
+type Open = mpsc::Sender<Infallible>;
+
+impl Source {
+    pub(crate) fn new(pool: CancelTls) -> (Source, mpsc::Receiver<Infallible>) {
+        let (open, closed) = mpsc::channel(1);
+        (Source { pool, open: Mutex::new(Some(open)) }, closed)
+    }
+
+    /// From here on nobody waits for sessions that are yet to be opened.
+    pub(crate) fn close(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// The server's process that has a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backend {
+    pub(crate) pid: i32,
+    /// Whether it notices soon that its client has gone, and ends what it runs.
+    pub(crate) notices_end: bool,
+}
+
+/// How long to wait for a connection by which another one's statement is cancelled.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -52,9 +78,9 @@ pub(crate) type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 impl Session {
     pub(crate) async fn open(source: &Source) -> Result<Session, BoxError> {
         let client = source.pool.pool.get().await?;
-        let canceller = source.pool.canceller.clone();
-        let open = Some(source.open.clone());
-        Ok(Session { client: Some(client), canceller, state: State::AtRest, open })
+        let open = source.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let source = source.pool.clone();
+        Ok(Session { client: Some(client), source, state: State::AtRest, backend: None, open })
     }
 
     /// Begins a transaction, and sets what is to hold in it.
@@ -63,6 +89,11 @@ impl Session {
         // before us has done.
         let sql = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {settings}");
         self.batch(&sql, State::InTransaction).await
+    }
+
+    /// The transaction runs there: should this be dropped while it does, it is cancelled.
+    pub(crate) fn runs_in(&mut self, backend: Backend) {
+        self.backend = Some(backend);
     }
 
     pub(crate) async fn commit(&mut self) -> Result<(), Error> {
@@ -92,6 +123,9 @@ impl Session {
 
     async fn batch(&mut self, sql: &str, then: State) -> Result<(), Error> {
         self.state = State::Busy;
+        if then == State::AtRest {
+            self.backend = None;
+        }
         let done = self.client().batch_execute(sql).await;
         self.settle(then, done)
     }
@@ -118,21 +152,52 @@ impl Drop for Session {
             State::AtRest => drop(client),
             State::InTransaction => drop(Object::take(client)),
             State::Busy => {
-                // Closed only after the request was sent: what it names is this connection, so
-                // that nobody else's statement can be meant.
-                let (token, canceller) = (client.cancel_token(), self.canceller.clone());
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                    return drop(Object::take(client));
+                };
+                let (source, backend) = (self.source.clone(), self.backend);
                 let open = self.open.take();
-                let closed = async move {
-                    let _ = timeout(LIMIT, canceller(token)).await;
+                runtime.spawn(async move {
+                    // A short statement ends by itself.
+                    if let Some(backend) = backend {
+                        end_statement(&source, backend, &client).await;
+                    }
                     drop(Object::take(client));
                     drop(open);
-                };
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(closed);
-                }
+                });
             }
         }
     }
+}
+
+/// Ends what a connection runs in its transaction, and waits until it has ended.
+///
+/// By SQL, over another connection: a transaction keeps its backend even behind a pooler, so that
+/// its number means nobody else. A cancel request is the second choice. tokio-postgres closes its
+/// connection at once, and PgBouncer 1.18 and 1.19.0 crash if that is before they have passed it on
+/// (<https://github.com/pgbouncer/pgbouncer/pull/846>).
+async fn end_statement(source: &CancelTls, backend: Backend, client: &Object) {
+    if !cancelled_by_sql(source, backend).await {
+        if backend.notices_end {
+            return;
+        }
+        let _ = timeout(LIMIT, (source.canceller)(client.cancel_token())).await;
+    }
+    // The answer to what comes after the statement says that it has ended. The transaction is
+    // still open: a pooler closes the server's connection with ours, rather than handing it to
+    // another client whom a late request would hit.
+    let _ = timeout(LIMIT, client.batch_execute("BEGIN")).await;
+}
+
+async fn cancelled_by_sql(source: &CancelTls, backend: Backend) -> bool {
+    let Ok(Ok(other)) = timeout(ELSEWHERE, source.pool.get()).await else { return false };
+    let sql = format!("SELECT pg_cancel_backend({})", backend.pid);
+    let done = timeout(ELSEWHERE, other.batch_execute(&sql)).await;
+    if done.is_err() {
+        // Not to be run later, when the number may mean somebody else.
+        drop(Object::take(other));
+    }
+    matches!(done, Ok(Ok(())))
 }
 
 /// A duration as PostgreSQL's settings take it: whole milliseconds, where zero would be none at all.

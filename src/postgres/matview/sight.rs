@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::error::{RefreshError, RefreshErrorKind};
-use super::session::Session;
+use super::session::{Backend, Session};
 
 /// A relation by its name.
 pub(crate) struct Named {
@@ -80,6 +80,7 @@ pub(crate) struct Sight {
     pub(crate) written: Written,
     /// PostgreSQL's clock, in microseconds since 1970.
     pub(crate) now: i64,
+    pub(crate) backend: Backend,
 }
 
 /// Rows inserted, updated and deleted.
@@ -149,7 +150,8 @@ pub(crate) async fn look(
            EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid \
              JOIN pg_am am ON am.oid = x.relam WHERE i.indrelid = c.oid AND {USABLE_INDEX}), \
            current_setting('server_version_num')::int4, current_setting('track_counts')::bool, \
-           {WRITTEN}, (extract(epoch FROM clock_timestamp()) * 1000000)::int8 \
+           {WRITTEN}, (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_backend_pid(), \
+           coalesce(current_setting('client_connection_check_interval', true), '0') <> '0' \
          FROM pg_class c WHERE c.oid = $1 AND c.relkind = 'm'"
     );
     let rows = session.query(&sql, &[(&oid, Type::OID)]).await?;
@@ -161,6 +163,7 @@ pub(crate) async fn look(
         counts: row.get(5),
         written: written(row, 6),
         now: row.get(9),
+        backend: Backend { pid: row.get(10), notices_end: row.get(11) },
     }))
 }
 

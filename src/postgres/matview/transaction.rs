@@ -100,6 +100,7 @@ impl Turn {
             let why = "it was dropped a moment ago";
             return Err(RefreshError::new(RefreshErrorKind::Missing, name, why));
         };
+        session.runs_in(sight.backend);
         Ok((view, sight, lock[0].get(0)))
     }
 
