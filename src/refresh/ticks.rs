@@ -1,6 +1,6 @@
 //! When: one task for each view with a schedule.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -51,13 +51,11 @@ pub(super) async fn run(shared: Arc<Shared>, at: usize, schedule: Schedule, mut 
         // refresh to make up for, not a thousand.
         let tick = schedule.latest(from, shared.clock.wall()).unwrap_or(next).max(next);
         let due = Due { shared: &shared, view: &view, at, schedule: &schedule, tick };
-        due.work(&mut settling).await;
+        from = due.work(&mut settling).await;
         view.is(Activity::Idle);
         if shared.closing() >= Closing::Finishing {
             return;
         }
-        // Ticks that came while it was refreshed are left out: they would only queue up.
-        from = shared.clock.wall().max(tick);
         view.done_before(schedule.next(from));
     }
 }
@@ -72,10 +70,11 @@ struct Due<'a> {
 }
 
 impl Due<'_> {
-    /// Tries until it is refreshed, need not be, cannot be, or the refresher ends.
-    async fn work(&self, settling: &mut Option<Settling>) {
+    /// Tries until it is refreshed, need not be, cannot be, the next tick comes, or the refresher
+    /// ends. The time up to which ticks are dealt with.
+    async fn work(&self, settling: &mut Option<Settling>) -> SystemTime {
         if !self.begins().await {
-            return;
+            return self.tick;
         }
         let mut before = self.before();
         let (mut watched, mut failed) = (0, 0);
@@ -86,11 +85,11 @@ impl Due<'_> {
                 Some(settling) => Patience::Waiting(Some(settling.doubt.clone())),
             };
             let occasion = Occasion::Tick { tick: self.tick, before: before.clone(), patience };
-            let goes_on = match self.shared.attempt(self.view, occasion, failed == 0).await {
+            let overtaken = match self.shared.attempt(self.view, occasion, failed == 0).await {
                 Ok(Attempt::Done(_)) => {
                     *settling = None;
                     self.view.done(self.tick);
-                    return;
+                    return self.now();
                 }
                 // Whoever it is may die of it. As long as they have the lock they are at it; when
                 // it is free, what they have left shows whether they were done.
@@ -109,7 +108,8 @@ impl Due<'_> {
                     self.view.is(Activity::Watching);
                     let pause = backoff::delay(watched, WATCH.0, WATCH.1);
                     watched += 1;
-                    self.shared.goes_on(sleep(pause)).await
+                    let goes_on = self.shared.goes_on(sleep(pause)).await;
+                    (!goes_on).then(|| self.now())
                 }
                 Ok(Attempt::Unsettled(doubt)) => {
                     let settling = Settling::after(settling.take(), doubt).keep(settling);
@@ -122,10 +122,10 @@ impl Due<'_> {
                     failed += 1;
                     self.until_next_tick(sleep(pause)).await
                 }
-                Err(_) => return,
+                Err(_) => return self.now(),
             };
-            if !goes_on {
-                return;
+            if let Some(dealt_with) = overtaken {
+                return dealt_with;
             }
         }
     }
@@ -157,14 +157,24 @@ impl Due<'_> {
         self.view.as_of(self.tick.checked_sub(apart)?)
     }
 
-    /// Waits, unless the next tick comes before: this one is part of it then.
-    async fn until_next_tick(&self, pause: impl Future<Output = ()>) -> bool {
-        let Some(next) = self.schedule.next(self.tick) else {
-            return self.shared.goes_on(pause).await;
+    /// Ticks that came while it was refreshed are left out: they would only queue up.
+    fn now(&self) -> SystemTime {
+        self.shared.clock.wall().max(self.tick)
+    }
+
+    /// Waits, unless a tick comes before, which takes the place of this one, or the refresher ends:
+    /// then, the time up to which ticks are dealt with.
+    async fn until_next_tick(&self, pause: impl Future<Output = ()>) -> Option<SystemTime> {
+        let now = self.now();
+        let next_tick = async {
+            match self.schedule.next(now) {
+                Some(next) => self.shared.clock.until(next).await,
+                None => pending().await,
+            }
         };
         tokio::select! {
-            goes_on = self.shared.goes_on(pause) => goes_on,
-            () = self.shared.clock.until(next) => false,
+            goes_on = self.shared.goes_on(pause) => (!goes_on).then_some(now),
+            () = next_tick => Some(now),
         }
     }
 }
