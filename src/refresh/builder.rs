@@ -189,7 +189,7 @@ impl RefresherBuilder {
     pub async fn start(self) -> Result<Refresher, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::no_runtime())?;
         self.check_settings()?;
-        let (source, closed) = Source::new(self.pool.clone());
+        let source = Source::new(self.pool.clone());
         let database = self.check_names(&source).await?;
         let mut views = vec![];
         for view in &self.views {
@@ -230,7 +230,7 @@ impl RefresherBuilder {
                 tasks.push(runtime.spawn(ticks::run(shared.clone(), at, schedule, from)));
             }
         }
-        let refresher = Refresher::new(shared, tasks, closed);
+        let refresher = Refresher::new(shared, tasks);
         if trace::warns()
             && let Ok(report) = refresher.check().await
         {

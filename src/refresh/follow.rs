@@ -126,7 +126,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
             () = shared.look.notified() => {}
             () = shared.closes(Closing::Finishing) => return,
         }
-        failed = match followed.look(&shared).await {
+        let looked = tokio::select! {
+            looked = followed.look(&shared) => looked,
+            // A server or a pool that does not answer is not waited for.
+            () = shared.closes(Closing::Cancelling) => return,
+        };
+        failed = match looked {
             Ok(()) => 0,
             Err(_) => failed + 1,
         };

@@ -1,12 +1,11 @@
 //! [`Refresher`]: the handle.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -93,16 +92,8 @@ impl Refresher {
         RefresherBuilder::new(pool.into())
     }
 
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        tasks: Vec<JoinHandle<()>>,
-        closed: mpsc::Receiver<Infallible>,
-    ) -> Refresher {
-        let last = LastHandle {
-            shared: shared.clone(),
-            tasks: Mutex::new(tasks),
-            closed: tokio::sync::Mutex::new(closed),
-        };
+    pub(super) fn new(shared: Arc<Shared>, tasks: Vec<JoinHandle<()>>) -> Refresher {
+        let last = LastHandle { shared: shared.clone(), tasks: Mutex::new(tasks) };
         Refresher { shared, last: Arc::new(last) }
     }
 
@@ -243,8 +234,10 @@ impl Refresher {
             *closing = (*closing).max(Closing::Finishing);
             first
         });
+        let mut tasks = self.last.tasks.lock().await;
         let finished = async {
-            // Whoever else has a permit was asked for a refresh by hand.
+            over(&mut tasks).await;
+            // Whoever still has a permit was asked for a refresh by hand.
             let _all = shared.permits.acquire_many(shared.permits_at_all).await;
             for view in &shared.views {
                 view.line.drain(deadline).await;
@@ -252,14 +245,9 @@ impl Refresher {
         };
         let _ = tokio::time::timeout_at(deadline, finished).await;
         shared.closing.send_replace(Closing::Cancelling);
-        let tasks =
-            std::mem::take(&mut *self.last.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for task in tasks {
-            let _ = task.await;
-        }
+        over(&mut tasks).await;
         // Sessions that were dropped while they ran something are telling PostgreSQL.
-        shared.source.close();
-        let _ = timeout(LIMIT, self.last.closed.lock().await.recv()).await;
+        let _ = timeout(LIMIT, shared.source.gone()).await;
     }
 
     fn named(&self, name: &str) -> Result<&Arc<View>, RefreshError> {
@@ -302,8 +290,16 @@ impl fmt::Debug for Refresher {
 
 struct LastHandle {
     shared: Arc<Shared>,
+    /// What runs in the background, as far as nobody has seen it end.
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    closed: tokio::sync::Mutex<mpsc::Receiver<Infallible>>,
+}
+
+/// Waits until they are over. Dropped, it leaves those that are not.
+async fn over(tasks: &mut Vec<JoinHandle<()>>) {
+    while let Some(task) = tasks.last_mut() {
+        let _ = task.await;
+        tasks.pop();
+    }
 }
 
 impl Drop for LastHandle {

@@ -1,11 +1,10 @@
 //! [`Session`]: a pool's connection, used in a way that a pooler between can follow.
 
-use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::Object;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
@@ -20,36 +19,33 @@ use crate::postgres::cancel::LIMIT;
 /// have left things behind. So nothing here outlives its transaction: no prepared statement has a
 /// name, no setting is `SET` without `LOCAL`, no lock is the session's.
 ///
-/// Dropped while a transaction runs a statement, it has PostgreSQL cancel it. It closes a connection
-/// with a statement under way or an open transaction; one at rest goes back to the pool.
+/// Dropped while a transaction runs a statement, it has PostgreSQL cancel it. It rolls back an open
+/// transaction and closes its connection; one at rest goes back to the pool.
 pub(crate) struct Session {
     client: Option<Object>,
     source: CancelTls,
     state: State,
     /// Where the open transaction runs, if what runs in it is worth being cancelled.
     backend: Option<Backend>,
-    open: Option<Open>,
+    /// Dropped last of all; see [`Source::gone`].
+    open: Option<watch::Receiver<()>>,
 }
 
 /// Where sessions come from.
 pub(crate) struct Source {
     pool: CancelTls,
-    /// Held by every session, and for as long as a cancel request is under way for one: whoever has
-    /// the other end knows when all are gone, once we hold it no more.
-    open: Mutex<Option<Open>>,
+    /// Every session has a receiver, and keeps it until what it ran is over in PostgreSQL.
+    open: watch::Sender<()>,
 }
 
-type Open = mpsc::Sender<Infallible>;
-
 impl Source {
-    pub(crate) fn new(pool: CancelTls) -> (Source, mpsc::Receiver<Infallible>) {
-        let (open, closed) = mpsc::channel(1);
-        (Source { pool, open: Mutex::new(Some(open)) }, closed)
+    pub(crate) fn new(pool: CancelTls) -> Source {
+        Source { pool, open: watch::Sender::new(()) }
     }
 
-    /// From here on nobody waits for sessions that are yet to be opened.
-    pub(crate) fn close(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Waits until there is no session any more, and nothing is left in PostgreSQL of any.
+    pub(crate) async fn gone(&self) {
+        self.open.closed().await;
     }
 }
 
@@ -78,7 +74,7 @@ pub(crate) type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 impl Session {
     pub(crate) async fn open(source: &Source) -> Result<Session, BoxError> {
         let client = source.pool.pool.get().await?;
-        let open = source.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let open = Some(source.open.subscribe());
         let source = source.pool.clone();
         Ok(Session { client: Some(client), source, state: State::AtRest, backend: None, open })
     }
@@ -150,17 +146,23 @@ impl Drop for Session {
         let Some(client) = self.client.take() else { return };
         match self.state {
             State::AtRest => drop(client),
-            State::InTransaction => drop(Object::take(client)),
-            State::Busy => {
-                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            state => {
+                let Ok(runtime) = Handle::try_current() else {
                     return drop(Object::take(client));
                 };
                 let (source, backend) = (self.source.clone(), self.backend);
                 let open = self.open.take();
                 runtime.spawn(async move {
-                    // A short statement ends by itself.
-                    if let Some(backend) = backend {
-                        end_statement(&source, backend, &client).await;
+                    let is_at_rest = match (state, backend) {
+                        (State::Busy, Some(backend)) => {
+                            end_statement(&source, backend, &client).await
+                        }
+                        // A short statement ends by itself.
+                        _ => true,
+                    };
+                    if is_at_rest {
+                        // When this is answered nothing runs any more, and no lock is held.
+                        let _ = timeout(LIMIT, client.batch_execute("ROLLBACK")).await;
                     }
                     drop(Object::take(client));
                     drop(open);
@@ -176,17 +178,20 @@ impl Drop for Session {
 /// its number means nobody else. A cancel request is the second choice. tokio-postgres closes its
 /// connection at once, and PgBouncer 1.18 and 1.19.0 crash if that is before they have passed it on
 /// (<https://github.com/pgbouncer/pgbouncer/pull/846>).
-async fn end_statement(source: &CancelTls, backend: Backend, client: &Object) {
-    if !cancelled_by_sql(source, backend).await {
+///
+/// Whether nothing of it is still on its way. Otherwise the transaction is left open: a pooler closes
+/// the server's connection with ours then, rather than handing it to another client whom a late
+/// request would hit.
+async fn end_statement(source: &CancelTls, backend: Backend, client: &Object) -> bool {
+    let by_sql = cancelled_by_sql(source, backend).await;
+    if !by_sql {
         if backend.notices_end {
-            return;
+            return false;
         }
         let _ = timeout(LIMIT, (source.canceller)(client.cancel_token())).await;
     }
-    // The answer to what comes after the statement says that it has ended. The transaction is
-    // still open: a pooler closes the server's connection with ours, rather than handing it to
-    // another client whom a late request would hit.
-    let _ = timeout(LIMIT, client.batch_execute("BEGIN")).await;
+    // The answer to what comes after the statement says that it has ended.
+    timeout(LIMIT, client.batch_execute("BEGIN")).await.is_ok() && by_sql
 }
 
 async fn cancelled_by_sql(source: &CancelTls, backend: Backend) -> bool {
