@@ -144,7 +144,7 @@ impl Refresher {
         }
         let (started, clock) = (self.shared.clock.wall(), Instant::now());
         match self.shared.attempt(view, occasion, true).await? {
-            Attempt::Done(report) => Ok((*report).clone()),
+            Attempt::Done(report) => Ok(Arc::unwrap_or_clone(report)),
             Attempt::Busy { holder, .. } => Ok(RefreshReport {
                 view: view.name().clone(),
                 started,
@@ -240,11 +240,14 @@ impl Refresher {
             // Whoever still has a permit was asked for a refresh by hand.
             let _all = shared.permits.acquire_many(shared.permits_at_all).await;
             for view in &shared.views {
-                view.line.drain(deadline).await;
+                if let Some(line) = view.line() {
+                    line.drain(deadline).await;
+                }
             }
         };
         let _ = tokio::time::timeout_at(deadline, finished).await;
         shared.closing.send_replace(Closing::Cancelling);
+        shared.views.iter().for_each(|view| view.end_hooks());
         over(&mut tasks).await;
         // Sessions that were dropped while they ran something are telling PostgreSQL.
         let _ = timeout(LIMIT, shared.source.gone()).await;

@@ -59,8 +59,8 @@ pub(super) struct View {
     pub(super) schedule: Option<Schedule>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) on_failure: OnFailure,
-    /// Runs its hooks one after the other, so that they delay no refresh.
-    pub(super) line: HookLine,
+    /// Runs its hooks one after the other, so that they delay no refresh. Until the end has come.
+    line: Mutex<Option<Arc<HookLine>>>,
     status: Mutex<ViewStatus>,
     /// The tick that comes next or is being worked on: earlier ones are done. Views above wait for
     /// it to pass theirs.
@@ -90,10 +90,11 @@ impl View {
                     view.hook_failed(&failure);
                 }
             });
+            let line = HookLine::start(runtime, hooks.clone(), on_failure.clone());
             View {
                 view,
                 schedule,
-                line: HookLine::start(runtime, hooks.clone(), on_failure.clone()),
+                line: Mutex::new(Some(Arc::new(line))),
                 hooks,
                 on_failure,
                 status: Mutex::new(status),
@@ -113,6 +114,21 @@ impl View {
 
     pub(super) fn is(&self, activity: Activity) {
         self.status().activity = activity;
+    }
+
+    /// Shows it as being refreshed for as long as the answer is kept, whatever else it is.
+    pub(super) fn shown_as_refreshing(&self) -> Shown<'_> {
+        self.status().attempts += 1;
+        Shown(self)
+    }
+
+    pub(super) fn line(&self) -> Option<Arc<HookLine>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives up the hooks that run or wait.
+    pub(super) fn end_hooks(&self) {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(super) fn next(&self) -> Option<SystemTime> {
@@ -160,8 +176,8 @@ impl View {
     }
 
     /// An attempt came to an end without a failure.
-    pub(super) fn succeeded(&self, report: &Arc<RefreshReport>) {
-        trace::refreshed(report);
+    pub(super) fn succeeded(&self, report: Arc<RefreshReport>) {
+        trace::refreshed(&report);
         let refreshed = report.rows().is_some();
         {
             let mut status = self.status();
@@ -174,7 +190,7 @@ impl View {
             }
         }
         if refreshed {
-            self.line.send(RefreshEvent::after(report.clone()));
+            self.tell(RefreshEvent::after(report));
         }
     }
 
@@ -209,7 +225,22 @@ impl View {
             return;
         }
         let name = self.name().clone();
-        self.line.send(RefreshEvent::failed(name, started, took, error.clone(), failures));
+        self.tell(RefreshEvent::failed(name, started, took, error.clone(), failures));
+    }
+
+    fn tell(&self, event: RefreshEvent) {
+        if let Some(line) = self.line() {
+            line.send(event);
+        }
+    }
+}
+
+/// Held while an attempt is made, by whoever makes it. They may leave at any time.
+pub(super) struct Shown<'a>(&'a View);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.status().attempts -= 1;
     }
 }
 

@@ -12,6 +12,8 @@ use crate::postgres::matview::RefreshError;
 pub struct ViewStatus {
     pub(super) view: Arc<str>,
     pub(super) activity: Activity,
+    /// How many attempts are being made: ticks and people may come at the same time.
+    pub(super) attempts: u32,
     pub(super) next: Option<SystemTime>,
     pub(super) last: Option<Arc<RefreshReport>>,
     pub(super) last_refreshed: Option<Arc<RefreshReport>>,
@@ -47,6 +49,7 @@ impl ViewStatus {
         ViewStatus {
             view,
             activity: Activity::Idle,
+            attempts: 0,
             next: None,
             last: None,
             last_refreshed: None,
@@ -66,7 +69,7 @@ impl ViewStatus {
 
     /// What is being done about it at this moment.
     pub fn activity(&self) -> Activity {
-        self.activity
+        if self.attempts > 0 { Activity::Refreshing } else { self.activity }
     }
 
     /// The tick of its schedule that comes next, or that is being worked on.
@@ -132,7 +135,7 @@ impl fmt::Display for Activity {
 
 impl fmt::Display for ViewStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.view, self.activity)?;
+        write!(f, "{}: {}", self.view, self.activity())?;
         if let Some(last) = &self.last {
             write!(f, "; last {}", last.outcome)?;
         }

@@ -8,11 +8,10 @@ use super::event::RefreshEvent;
 use super::notes::{Basis, Note};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
-use super::status::Activity;
 use super::view::Mode;
 use crate::postgres::matview::sight::Seen;
 use crate::postgres::matview::transaction::{How, Refreshed, Taken, Turn};
-use crate::postgres::matview::{RefreshError, check};
+use crate::postgres::matview::{RefreshError, RefreshErrorKind, check};
 
 /// Why a view is to be refreshed.
 #[derive(Debug, Clone)]
@@ -41,15 +40,6 @@ impl Occasion {
     }
 }
 
-/// An attempt under way. However it ends, dropped by its caller as well, the view is idle then.
-struct Active<'a>(&'a View);
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.is(Activity::Idle);
-    }
-}
-
 /// What came of an attempt.
 pub(super) enum Attempt {
     Done(Arc<RefreshReport>),
@@ -63,36 +53,42 @@ pub(super) enum Attempt {
 }
 
 impl Shared {
-    /// An attempt, which ends when it is done or the refresher is to cancel what runs. `tell`: whether
-    /// hooks are told of a failure.
+    /// An attempt, which ends when it is done or the refresher is to cancel what runs. What came of it
+    /// is in the view's status then, and on its way to the hooks. `tell`: whether they are told of a
+    /// failure.
     pub(super) async fn attempt(
         self: &Arc<Self>,
         view: &Arc<View>,
         occasion: Occasion,
         tell: bool,
     ) -> Result<Attempt, RefreshError> {
+        let name = view.name();
+        let permit = tokio::select! {
+            biased;
+            // Who still waits here has not begun.
+            () = self.closes(Closing::Finishing) => return Err(RefreshError::closed(name)),
+            permit = self.permits.acquire() => permit,
+        };
+        // Given back when the hooks' line has the event: the end waits for all permits, and then for
+        // the lines.
+        let _permit = permit.map_err(|_| RefreshError::closed(name))?;
+        let _shown = view.shown_as_refreshing();
         let (started, clock) = (self.clock.wall(), Instant::now());
-        let active = Active(view);
-        // Kept until hooks were told: the end of the refresher waits for all permits and then for
-        // hooks.
-        let mut kept = None;
-        let attempt = async {
-            let permit = self.permits.acquire().await;
-            kept = Some(permit.map_err(|_| RefreshError::closed(view.name()))?);
-            self.try_once(view, &occasion, started, clock).await
-        };
         let attempt = tokio::select! {
-            attempt = attempt => attempt,
+            biased;
+            attempt = self.try_once(view, &occasion, started, clock) => attempt,
             // The attempt is dropped, and with it the session, which cancels what it runs.
-            () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(view.name())),
+            () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
-        drop(active);
         match &attempt {
-            Ok(Attempt::Done(report)) => view.succeeded(report),
+            Ok(Attempt::Done(report)) => view.succeeded(report.clone()),
             Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}
-            Err(error) => view.failed(started, clock.elapsed(), error, tell),
+            Err(error) => {
+                // Of its end nobody is told: there is no time for it.
+                let tell = tell && error.kind() != RefreshErrorKind::Closed;
+                view.failed(started, clock.elapsed(), error, tell);
+            }
         }
-        drop(kept);
         attempt
     }
 
@@ -105,12 +101,16 @@ impl Shared {
     ) -> Result<Attempt, RefreshError> {
         let name = view.name();
         let done = |outcome, warnings| {
-            let (view, duration) = (name.clone(), clock.elapsed());
-            Attempt::Done(Arc::new(RefreshReport { view, started, duration, outcome, warnings }))
+            Attempt::Done(Arc::new(RefreshReport {
+                view: name.clone(),
+                started,
+                duration: clock.elapsed(),
+                outcome,
+                warnings,
+            }))
         };
         let skipped = |reason| done(RefreshOutcome::Skipped(reason), vec![]);
 
-        view.is(Activity::Refreshing);
         let mut turn = match Turn::take(&self.source, name, view.view.limits()).await? {
             Taken::Ours(turn) => turn,
             Taken::Busy { holder, seen } => return Ok(Attempt::Busy { holder, seen }),
