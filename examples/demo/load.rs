@@ -9,6 +9,7 @@ use deadpool_postgres::Pool;
 use tokio::task::JoinSet;
 
 use crate::format::{count, seconds};
+use crate::matview;
 use crate::progress::Progress;
 use crate::rows::Piece;
 use crate::schema::{Index, Table};
@@ -43,6 +44,8 @@ pub(crate) async fn load(
     let took = match found {
         Some(mark) if mark == complete => {
             eprintln!("using schema {schema}, where an earlier run loaded scale {scale}");
+            // What a run that was cut short has written.
+            matview::clean(pool).await?;
             None
         }
         Some(mark) if !mark.starts_with(MARK) => bail!(

@@ -1,7 +1,9 @@
 //! What Larder does for reports over a real database.
 //!
 //! Loads TPC-H into PostgreSQL, runs nine reports, and shows how long each takes from PostgreSQL
-//! itself, through a cache that misses, from Redis in another process, and from memory:
+//! itself, through a cache that misses, from Redis in another process, and from memory. Then it has a
+//! materialized view refreshed while orders come in, and holds every answer against what the view
+//! held:
 //!
 //! ```text
 //! scripts/demo --scale 0.1
@@ -9,11 +11,15 @@
 //!
 //! Without `DATABASE_URL` and `REDIS_URL` it starts servers of its own and leaves nothing behind.
 //!
-//! Where to look first: `reports.rs` has the queries, `measure.rs` asks them through the cache.
+//! Where to look first: `reports.rs` has the queries, `measure.rs` asks them through the cache;
+//! `diagnosis.rs` and `matview.rs` are about the view.
 
 mod cells;
+mod diagnosis;
 mod format;
+mod history;
 mod load;
+mod matview;
 mod measure;
 mod params;
 mod place;
@@ -34,16 +40,18 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Error, Result, ensure};
 use clap::Parser;
+use larder::QueryCache;
 
 use crate::measure::Paths;
-use crate::place::Servers;
+use crate::place::{Place, Servers};
 use crate::print::{Line, Setting};
 use crate::progress::Progress;
 
 /// How many connections may load at once. More than PostgreSQL has cores to serve gain nothing.
 const MOST_CONNECTIONS: usize = 4;
 
-/// Shows what Larder, a query-result cache for PostgreSQL, does for TPC-H reports.
+/// Shows what Larder, a query-result cache for PostgreSQL, does for TPC-H reports
+/// and for a materialized view over TPC-H's orders.
 ///
 /// DATABASE_URL and REDIS_URL name your own servers; the data then goes into a
 /// schema of its own, and nothing else is touched. Without them, private
@@ -115,13 +123,15 @@ async fn run() -> Result<()> {
     if env::args_os().nth(1).is_some_and(|argument| argument == second::NAME) {
         return second::main().await;
     }
-    let text = tour(&Options::parse()).await?;
-    // `println!` would panic if whoever reads this had seen enough.
-    let _ = stdout().lock().write_all(text.as_bytes());
-    Ok(())
+    tour(&Options::parse()).await
 }
 
-async fn tour(options: &Options) -> Result<String> {
+fn say(text: &str) {
+    // `println!` would panic if whoever reads this had seen enough.
+    let _ = stdout().lock().write_all(text.as_bytes());
+}
+
+async fn tour(options: &Options) -> Result<()> {
     let (servers, place) = Servers::find(&options.schema, options.scale).await?;
     let connections = available_parallelism().map_or(1, usize::from).min(MOST_CONNECTIONS);
     let pool = place.pool(connections)?;
@@ -159,10 +169,21 @@ async fn tour(options: &Options) -> Result<String> {
         scale: options.scale,
         runs,
         servers: &servers,
-        place: &place,
         postgres_version,
         redis_version,
         loaded,
     };
-    Ok(print::text(&setting, &lines))
+    say(&print::text(&setting, &lines));
+    let viewed = view(&place, &cache).await;
+    matview::clean(&pool).await?;
+    viewed?;
+    say(&servers.leftovers(&place));
+    Ok(())
+}
+
+/// The part about a materialized view.
+async fn view(place: &Place, cache: &QueryCache) -> Result<()> {
+    say(&print::diagnosis(&diagnosis::diagnose(place).await?));
+    say(&print::watched(&matview::watch(place, cache).await?));
+    Ok(())
 }

@@ -6,10 +6,12 @@ use std::fs;
 use std::io::{IsTerminal, stdout};
 use std::thread::available_parallelism;
 
+use crate::diagnosis::Diagnosis;
 use crate::format::{bytes, count, seconds, time, times};
 use crate::load::Loaded;
+use crate::matview::Watched;
 use crate::measure::{self, Measured};
-use crate::place::{Place, Servers};
+use crate::place::Servers;
 use crate::reports::Report;
 use crate::second::{Found, ROUNDS};
 
@@ -19,7 +21,6 @@ pub(crate) struct Setting<'a> {
     pub(crate) scale: f64,
     pub(crate) runs: usize,
     pub(crate) servers: &'a Servers,
-    pub(crate) place: &'a Place,
     pub(crate) postgres_version: String,
     pub(crate) redis_version: String,
     pub(crate) loaded: Loaded,
@@ -41,7 +42,6 @@ pub(crate) fn text(setting: &Setting<'_>, lines: &[Line]) -> String {
         answers(lines, paint),
         timings(lines, paint),
         legend(setting),
-        setting.servers.leftovers(setting.place),
     ];
     sections.concat()
 }
@@ -134,6 +134,77 @@ memory      in this process; median of {batches} batches of {batch} reads
 Checked: each read was answered from where its column says, and the rows from
 every tier equal PostgreSQL's own, cell by cell.
 "
+    )
+}
+
+/// What was wrong with the view, and what mended it.
+pub(crate) fn diagnosis(found: &Diagnosis) -> String {
+    let paint = Paint::for_stdout();
+    let title = paint.bold("A materialized view over the orders, with the classic mistake");
+    let indented = |text: &str| -> String {
+        text.lines().map(|line| format!("{}\n", wrapped(line, 2, 80))).collect()
+    };
+    let parts = [
+        ("made", paint.dim(&indented(found.made))),
+        ("check()", indented(&found.report)),
+        ("refresh_now() all the same", indented(&found.error)),
+        ("the SQL of the check, run", paint.green(&indented(&found.mended.join("\n")))),
+        ("check() again", indented(&found.after)),
+    ];
+    let parts = parts.map(|(name, text)| format!("\n{}\n{text}", paint.bold(name)));
+    format!("\n{title}\n{}", parts.concat())
+}
+
+/// Indents a line by so many columns more, and breaks it where it would be longer than `width`.
+fn wrapped(line: &str, by: usize, width: usize) -> String {
+    let words = line.trim_start();
+    let indent = by + line.len() - words.len();
+    let mut text = " ".repeat(indent);
+    let mut column = indent;
+    for (number, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > width {
+            let _ = write!(text, "\n{}", " ".repeat(indent + 2));
+            column = indent + 2;
+        } else if number > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text
+}
+
+/// What readers saw while the view was refreshed.
+pub(crate) fn watched(seen: &Watched) -> String {
+    let paint = Paint::for_stdout();
+    let title = paint.bold("The view, refreshed while orders come in");
+    let verdict = &seen.verdict;
+    let origins: Vec<String> =
+        verdict.origins.iter().map(|(name, reads)| format!("{name} {}", count(*reads))).collect();
+    format!(
+        "
+{title}
+refreshes   {}, every {} s; median {}; {} rows written or removed
+written     {} orders inserted, {} changed
+reads       {}: {}
+stale       {}
+
+Checked: each answer equals, cell by cell, what PostgreSQL said the view held at
+that time: after the last refresh that was done when the read began, or, for the
+{} reads that met a refresh, before it or after it.
+",
+        seen.took.len(),
+        seen.every.as_secs(),
+        measure::median(seen.took.clone()).map_or_else(|_| "none".to_owned(), time),
+        count(seen.rows),
+        count(seen.inserted),
+        count(seen.updated),
+        count(verdict.reads),
+        origins.join(", "),
+        paint.green(&count(verdict.stale)),
+        count(verdict.during),
     )
 }
 

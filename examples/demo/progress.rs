@@ -1,12 +1,14 @@
-//! How far the loading is: a bar on a terminal, plain lines elsewhere.
+//! How far it is: a bar on a terminal, or lines that change; plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows one phase of the loading at a time, on standard error: the report
-/// on standard output stays clean.
+/// A line that is longer would be broken in two, and only one of them drawn over.
+const WIDTH: usize = 79;
+
+/// Shows one phase at a time, on standard error: the report on standard output stays clean.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -22,6 +24,15 @@ impl Progress {
     /// Begins a phase that counts steps.
     pub(crate) fn steps(what: &'static str, expected: u64) -> Self {
         Self::begin(what, expected, "{msg:24} [{bar:24}] {pos} of {len}")
+    }
+
+    /// Begins a phase that shows how things stand, in lines of its own.
+    pub(crate) fn live(what: &'static str) -> Self {
+        let live = Self::begin(what, 0, "{msg}");
+        if !live.plain {
+            live.stays(&format!("\n{what} ..."));
+        }
+        live
     }
 
     fn begin(what: &'static str, expected: u64, template: &str) -> Self {
@@ -44,6 +55,21 @@ impl Progress {
 
     pub(crate) fn advance(&self, by: u64) {
         self.bar.inc(by);
+    }
+
+    /// How things stand now. Where nothing can be drawn over, nothing is shown.
+    pub(crate) fn show(&self, now: &[String]) {
+        let lines: Vec<String> =
+            now.iter().map(|line| line.chars().take(WIDTH).collect()).collect();
+        self.bar.set_message(lines.join("\n"));
+    }
+
+    /// A line that stays, above what changes.
+    pub(crate) fn stays(&self, line: &str) {
+        match self.plain {
+            true => eprintln!("{line}"),
+            false => self.bar.println(line),
+        }
     }
 
     /// Ends the phase with a line that stays.
