@@ -57,7 +57,8 @@ fn view(every: Duration) -> MaterializedView {
 }
 
 /// Refreshes as its parent says: by the system's clock, or by one that the parent advances. It says
-/// of each refresh when it begins, and of each that was committed when it began and how long it took, in microseconds.
+/// of each refresh when it begins, and of each that was committed when it began and how long it took,
+/// in microseconds.
 #[test]
 fn worker_entry() {
     let Some(lines) = worker::parent_lines() else { return };
