@@ -81,6 +81,13 @@
 //! [invalidated](QueryCache::invalidate); see [below](#how-a-result-is-known-to-be-current). A change
 //! that nobody reports is seen when the result has expired: choose the `ttl` for that.
 //!
+//! # Materialized views
+//!
+//! A [`Refresher`] refreshes [`MaterializedView`]s on schedule, each by one process of a service at a
+//! time, and makes the results stale that [read](Query::reads) them. It tells what keeps a view from
+//! being refreshed, with the SQL that mends it: [`check`](Refresher::check). What follows on a refresh
+//! is done by [hooks](RefreshHook), such as a webhook. Refreshes by others are noticed as well.
+//!
 //! # What it never does
 //!
 //! - **Fail or hang a query.** Redis may refuse, freeze, be killed, be full, hold garbage under a
@@ -104,7 +111,9 @@
 //! | --- | --- |
 //! | `redis` (default) | the shared tier |
 //! | `msgpack` | [`Codec::MessagePack`] for typed values |
-//! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads |
+//! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads, refreshes |
+//! | `cron` | [`MaterializedView::cron`]: refreshes by cron expressions, in time zones |
+//! | `webhook` | [`Webhook`]: a hook that posts a signed JSON event over HTTP |
 //! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
 //! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
 //!
