@@ -27,6 +27,13 @@ pub(crate) fn plain() -> Canceller {
     over(NoTls)
 }
 
+/// Sends nothing. PgBouncer 1.18 and 1.19.0 crash, with all their clients' connections, when the
+/// connection of a cancel request is closed before they have passed it on, as tokio-postgres closes it
+/// (<https://github.com/pgbouncer/pgbouncer/pull/846>).
+pub(crate) fn none() -> Canceller {
+    Arc::new(|_| Box::pin(async { Ok(()) }))
+}
+
 fn over<C>(tls: C) -> Canceller
 where
     C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,

@@ -105,6 +105,10 @@ impl sealed::Source for Arc<Client> {
 /// round trips than on a plain pool, which must not be used there; see [`Source`]. With PgBouncer
 /// 1.21 or later and its `max_prepared_statements` above zero, a plain pool is right as well.
 ///
+/// No cancel request is sent for a load past its deadline: older poolers crash of it. Its connection is
+/// closed after 5 seconds, and PostgreSQL on Linux ends the query a second later; elsewhere it runs to
+/// its end.
+///
 /// ```no_run
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
 /// let source = larder::TransactionPooling::new(pool);
@@ -131,7 +135,7 @@ impl sealed::Source for TransactionPooling {
         params: OwnedParams,
         sets: Arc<ColumnSets>,
     ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::in_transaction(self.0.pool, sql, params, sets, self.0.canceller))
+        Box::pin(run::in_transaction(self.0.pool, sql, params, sets, cancel::none()))
     }
 }
 

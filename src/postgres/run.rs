@@ -50,7 +50,9 @@ pub(super) async fn in_transaction(
         let client = lent.client();
         // Names of statements are the client's own, and others, in other processes, count theirs
         // from zero as well: what a session has under ours may be anybody's.
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL";
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL; \
+                     SELECT set_config('client_connection_check_interval', '1000', true) \
+                     WHERE version() LIKE '%linux%'";
         client.batch_execute(begin).await.map_err(of_postgres)?;
         let result = unnamed_rows(client, &sql, &params, &sets).await;
         if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {

@@ -142,7 +142,8 @@ impl Due<'_> {
         }
         let order = self.shared.order.read().await.clone();
         for &below in order.below(self.at) {
-            // Whatever has become of it: one that cannot be refreshed does not keep others from it.
+            // One that cannot be refreshed keeps nobody from it. One that is being tried again is waited
+            // for, until its own next tick: with its old rows, those above would be a tick behind.
             if !self.shared.goes_on(self.shared.views[below].passed(self.tick)).await {
                 return false;
             }

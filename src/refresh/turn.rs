@@ -10,7 +10,7 @@ use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
 use super::view::Mode;
 use crate::postgres::matview::sight::Seen;
-use crate::postgres::matview::transaction::{How, Refreshed, Taken, Turn};
+use crate::postgres::matview::transaction::{self, How, Refreshed, Taken, Turn};
 use crate::postgres::matview::{RefreshError, RefreshErrorKind, check};
 
 /// Why a view is to be refreshed.
@@ -177,7 +177,8 @@ impl Shared {
         let (mut session, mut warnings) = committed?;
         if view.view.analyze
             && rows.any()
-            && let Err(error) = session.run(&format!("ANALYZE {quoted}")).await
+            && let Err(error) =
+                transaction::analyze(&mut session, &quoted, view.view.limits()).await
         {
             let why = RefreshError::of_postgres(name, error);
             warnings.push(format!("it was refreshed, and then ANALYZE failed: {why}"));

@@ -1,11 +1,12 @@
 //! Are results right behind a pooler that gives each transaction another session?
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use larder::{Origin, QueryCache, TransactionPooling};
+use larder::{ErrorKind, Origin, QueryCache, TransactionPooling};
 
-use crate::servers::{Database, PgBouncer, Postgres};
-use crate::support::local;
+use crate::servers::{Database, PgBouncer, Postgres, is_running};
+use crate::support::{local, until_async};
 
 /// A pooler before a database, and both ways to it.
 async fn pooled() -> (PgBouncer, Database, Database) {
@@ -80,4 +81,24 @@ async fn an_error_of_the_query_leaves_a_usable_connection() {
     }
     let one = cache.query("SELECT 1 AS one").fetch(&source).answer().await.unwrap();
     assert_eq!((one.value().row(0).get::<_, i32>("one"), one.origin()), (1, Origin::Loaded));
+}
+
+#[tokio::test]
+async fn a_load_past_its_deadline_ends_in_postgresql_and_harms_no_pooler() {
+    let (bouncer, direct, pooled) = pooled().await;
+    let admin = direct.connect().await.unwrap();
+    let cache = local().await;
+    let source = TransactionPooling::new(pooled.pool(2));
+    let slow = cache.query("SELECT pg_sleep(60)::text").load_deadline(Duration::from_millis(200));
+    let error = slow.fetch(&source).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    until_async("the query has ended", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND pid <> pg_backend_pid() AND query LIKE '%pg_sleep%' AND state = 'active'";
+        admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    assert!(is_running(bouncer.pid()));
+    let one = cache.query("SELECT 1 AS one").fetch(&source).await.unwrap();
+    assert_eq!(one.row(0).get::<_, i32>("one"), 1);
 }

@@ -138,6 +138,22 @@ impl Turn {
     }
 }
 
+/// Brings PostgreSQL's numbers about a view up to date, in a transaction within the same limits.
+pub(crate) async fn analyze(
+    session: &mut Session,
+    quoted: &str,
+    limits: Limits,
+) -> Result<(), tokio_postgres::Error> {
+    session.begin(&settings(limits)).await?;
+    match session.run(&format!("ANALYZE {quoted}")).await {
+        Ok(()) => session.commit().await,
+        Err(error) => {
+            let _ = session.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
 fn settings(limits: Limits) -> String {
     let mut sql = format!("SET LOCAL lock_timeout = {};", millis(limits.lock));
     if let Some(statement) = limits.statement {
