@@ -173,15 +173,14 @@ async fn ten_processes_refresh_once_per_tick(env: &[(&str, &str)]) {
         (ticks[ticks.len() - 1] - ticks[0] + 1) as i64,
         made.iter().map(|refresh| refresh.began % every).max().unwrap(),
     );
-    println!("{counted} refreshes in {passed} ticks, {took:?}, up to {late} µs after the tick");
+    let longest = made.iter().map(|refresh| refresh.took).max().unwrap();
+    println!(
+        "{counted} refreshes in {passed} ticks, {took:?}, up to {late} µs after the tick, the longest \
+         of {longest} µs"
+    );
+    // None twice. That none is missing is shown where the test is master of the clock: a machine that
+    // is late by a tick leaves one out.
     assert!(counted <= passed, "{ticks:?}");
-    for (two, refresh) in ticks.windows(2).zip(&made) {
-        // A tick that comes while the view is refreshed is left out. On a machine that is late by a
-        // whole tick two become one, and the next one begins in what looks like the same.
-        let until_the_next = refresh.began % every + refresh.took > every * 9 / 10;
-        let overloaded = until_the_next || late > every / 2;
-        assert!(two[1] == two[0] + 1 || overloaded, "{refresh:?}, and then {two:?}");
-    }
     assert_eq!(advisory_locks(&client).await, 0);
 }
 
