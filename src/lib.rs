@@ -129,6 +129,11 @@ mod cache;
 mod checksum;
 mod clock;
 mod codec;
+/// The command of the same name. It is no part of the library's interface: it may change in any
+/// release.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod command;
 mod currency;
 // Not in `currency.rs`, which the tests under loom include as it is.
 #[cfg(test)]

@@ -1,0 +1,70 @@
+//! `larder invalidate`.
+
+use std::time::Duration;
+
+use larder::{Origin, QueryCache};
+
+use crate::servers::Redis;
+use crate::support::{larder, namespace, run};
+
+async fn cache(namespace: &str, redis: &str) -> QueryCache {
+    QueryCache::builder()
+        .namespace(namespace)
+        .redis(redis)
+        .redis_timeout(Duration::from_secs(10))
+        .build()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_results_that_have_the_tag_are_stale_and_no_others() {
+    let (redis, namespace) = (Redis::shared().unwrap().url(), namespace());
+    let cache = cache(&namespace, &redis).await;
+    let queries = ["orders", "users", "Größe 1"].map(|tag| cache.query(tag).tag(tag));
+    let origin = async |number: usize| {
+        let one = async || Ok::<_, std::io::Error>(1_i32);
+        queries[number].load(one).answer().await.unwrap().origin()
+    };
+    for number in 0..3 {
+        assert_eq!(origin(number).await, Origin::Loaded);
+    }
+    let ran = run(larder([
+        "invalidate",
+        "orders",
+        "Größe 1",
+        "--redis",
+        &redis,
+        "--namespace",
+        &namespace,
+    ]))
+    .await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("2 tags"), "{}", ran.out);
+    // A push tells this process's memory; a second, its loss.
+    crate::support::until("the push has come", async || origin(0).await != Origin::L1).await;
+    assert_eq!(origin(1).await, Origin::L1);
+    let ran = run(larder(["invalidate", "--all", "--redis", &redis, "--namespace", &namespace]));
+    assert_eq!(ran.await.code, 0);
+    crate::support::until("the push has come", async || origin(1).await != Origin::L1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_not_there_is_named_without_its_password() {
+    let mut command = larder(["invalidate", "orders", "--namespace", "shop"]);
+    command.env("LARDER_REDIS", "redis://:hunter2@127.0.0.1:1");
+    let ran = run(command).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("127.0.0.1:1") && !ran.err.contains("hunter2"), "{}", ran.err);
+    assert!(!ran.err.contains('\x1b'), "colours without a terminal: {:?}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_asked_for() {
+    let ran = run(larder(["invalidate", "orders", "--namespace", "shop"])).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--redis") && ran.err.contains("LARDER_REDIS"), "{}", ran.err);
+    let ran = run(larder(["invalidate"])).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("<TAG>"), "{}", ran.err);
+}

@@ -1,0 +1,8 @@
+//! The command `larder` against real servers, as a person runs it: one module per question.
+
+#[path = "../servers/mod.rs"]
+mod servers;
+
+mod invalidate;
+mod manual;
+mod support;
