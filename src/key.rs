@@ -35,6 +35,12 @@ impl CacheKey {
         CacheKey(bytes)
     }
 
+    /// The key of 64 hexadecimal digits.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of_hex(hex: &str) -> Option<CacheKey> {
+        blake3::Hash::from_hex(hex).ok().map(|hash| CacheKey(*hash.as_bytes()))
+    }
+
     /// A key of no call.
     #[cfg(feature = "redis")]
     pub(crate) fn random() -> CacheKey {

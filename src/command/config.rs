@@ -57,7 +57,6 @@ const DEFAULT: &str = "larder.toml";
 /// What is known of the servers.
 pub(super) struct Config {
     redis: Option<String>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the subcommands that ask PostgreSQL"))]
     postgres: Option<String>,
     namespace: Option<String>,
     pub(super) secret: Option<Vec<u8>>,
@@ -86,7 +85,6 @@ impl Config {
         self.redis.as_deref().ok_or_else(|| missing("Redis", "redis", "LARDER_REDIS"))
     }
 
-    #[cfg(test)]
     pub(super) fn postgres(&self) -> Result<&str, Failure> {
         self.postgres.as_deref().ok_or_else(|| missing("PostgreSQL", "postgres", "LARDER_POSTGRES"))
     }

@@ -1,9 +1,19 @@
 //! Ways to the servers, with errors for whoever sits at a terminal.
 
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::NoTls;
+use tokio_postgres::config::Host;
+
 use super::config::Config;
 use super::failure::{Failure, with_sources};
 use crate::builder::QueryCacheBuilder;
 use crate::cache::QueryCache;
+use crate::postgres::CancelTls;
+
+/// How long connecting to PostgreSQL may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cache of the namespace, over its Redis: a member of the fleet as all others.
 pub(super) fn builder(config: &Config) -> Result<QueryCacheBuilder, Failure> {
@@ -19,4 +29,61 @@ pub(super) async fn cache(config: &Config) -> Result<QueryCache, Failure> {
         Some(_) => Failure::usage(error.to_string()),
         None => Failure::server(with_sources(&error)),
     })
+}
+
+/// Connections to PostgreSQL, and what is said of where they go.
+pub(super) struct Pool {
+    pub(super) source: CancelTls,
+    /// Without credentials.
+    pub(super) address: String,
+    pub(super) port: Option<u16>,
+    /// Whether it goes by a socket of this machine, or its own address.
+    pub(super) is_local: bool,
+}
+
+/// Up to `size` connections, none of them opened yet.
+pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
+    let mut postgres: tokio_postgres::Config = config.postgres()?.parse().map_err(|error| {
+        Failure::usage(format!(
+            "--postgres does not read as a connection string: {}; it is \
+             postgres://user:password@host/database, or words like \"host=/run/postgresql \
+             dbname=shop\"",
+            with_sources(&error)
+        ))
+    })?;
+    if postgres.get_application_name().is_none() {
+        postgres.application_name("larder");
+    }
+    if postgres.get_connect_timeout().is_none() {
+        postgres.connect_timeout(PATIENCE);
+    }
+    let host = match postgres.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => {
+            return Err(Failure::usage(
+                "--postgres names no host: say host=… or postgres://…@host/…, or the directory of \
+                 its socket, host=/run/postgresql",
+            ));
+        }
+    };
+    let port = postgres.get_ports().first().copied().or(Some(5432));
+    let is_socket = host.starts_with('/');
+    let address = match port {
+        Some(port) if !is_socket => format!("{host}:{port}"),
+        _ => host.clone(),
+    };
+    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(postgres, NoTls, manager_config);
+    let timeouts =
+        Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
+    let pool = deadpool_postgres::Pool::builder(manager)
+        .max_size(size)
+        .timeouts(timeouts)
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| Failure::other(format!("cannot make a pool: {error}")))?;
+    let is_local = is_socket || ["localhost", "127.0.0.1", "::1"].contains(&host.as_str());
+    Ok(Pool { source: pool.into(), address, port: port.filter(|_| !is_socket), is_local })
 }

@@ -5,11 +5,13 @@
 //! subcommand; what they share is in `config` (where the servers are), `connect` (the ways there)
 //! and `failure` (exit codes).
 
+mod check;
 mod complete;
 mod config;
 mod connect;
 mod failure;
 mod invalidate;
+mod text;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ enum Color {
 
 #[derive(Subcommand)]
 enum Command {
+    Check(check::Check),
     Invalidate(invalidate::Invalidate),
     Completions(complete::Completions),
     Man(complete::Man),
@@ -84,6 +87,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::other(format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match arguments.command {
+            Command::Check(check) => check.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
         }

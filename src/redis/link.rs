@@ -86,14 +86,7 @@ impl Reference {
 impl Link {
     /// Makes a link. Nothing is sent yet; see [`connect`](Link::connect).
     pub(crate) fn new(url: &str, limit: Duration) -> Result<Link, RedisError> {
-        let info = url.into_connection_info()?;
-        // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        // The name of the client library, for lists of clients: one right more to ask for, which
-        // servers before 7.2 do not know, and a line in the server's log of refusals without it.
-        let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        let info = info.set_redis_settings(settings);
-        let client = Client::open(info)?;
+        let client = client(url)?;
         let shared = Arc::new(Shared {
             address: client.get_connection_info().addr().to_string(),
             client,
@@ -262,6 +255,18 @@ impl Link {
         }
         Some((connection, sent))
     }
+}
+
+/// A client for connections to a server, as all of them are to be.
+pub(super) fn client(url: &str) -> Result<Client, RedisError> {
+    let info = url.into_connection_info()?;
+    // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
+    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    // The name of the client library, for lists of clients: one right more to ask for, which
+    // servers before 7.2 do not know, and a line in the server's log of refusals without it.
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    let info = info.set_redis_settings(settings);
+    Client::open(info)
 }
 
 async fn probe(
@@ -441,7 +446,7 @@ async fn connect(
     bounded(CONNECT, greeting).await
 }
 
-async fn bounded<T>(
+pub(super) async fn bounded<T>(
     limit: Duration,
     attempt: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, RedisError> {

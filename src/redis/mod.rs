@@ -1,5 +1,7 @@
 //! [`RedisStore`]: the shared tier.
 
+#[cfg(feature = "cli")]
+pub(crate) mod console;
 #[cfg(test)]
 mod differential;
 mod link;

@@ -3,6 +3,7 @@
 #[path = "../servers/mod.rs"]
 mod servers;
 
+mod check;
 mod invalidate;
 mod manual;
 mod support;
