@@ -166,16 +166,58 @@ pub(crate) fn open(
         (1, Some(secret)) if secret.verifies([&checked, &payload], seal) => {}
         _ => return Err(Refusal::Unauthentic),
     }
-    let header = Header {
+    let header = header(head);
+    let cells = cells.chunks_exact(2).map(|cell| u16::from_be_bytes([cell[0], cell[1]])).collect();
+    Ok(Opened { header, cells, payload })
+}
+
+fn header(head: &[u8; HEADER]) -> Header {
+    let number = |at: usize| {
+        u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the header"))
+    };
+    Header {
         codec: head[5],
         at: Position { epoch: number(24), seq: number(32) },
         token: Token(head[40..56].try_into().expect("sixteen bytes of the header")),
         life: Duration::from_millis(number(56)),
         ttl: Duration::from_millis(number(64)),
         load: Duration::from_micros(number(72)),
+    }
+}
+
+/// What bytes say that look like an entry, whether or not they hold together.
+#[cfg(feature = "cli")]
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) format: u8,
+    /// `None`: of another format, or too short.
+    pub(crate) header: Option<Header>,
+    pub(crate) signed: bool,
+    pub(crate) cells: Vec<u16>,
+    pub(crate) payload: Bytes,
+}
+
+/// `None` if nobody of ours has written them.
+#[cfg(feature = "cli")]
+pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
+    if bytes.get(..4)? != MAGIC {
+        return None;
+    }
+    let format = *bytes.get(4)?;
+    let mut claim =
+        Claim { format, header: None, signed: false, cells: vec![], payload: Bytes::new() };
+    let Some(head) = bytes.first_chunk::<HEADER>().filter(|_| format == FORMAT) else {
+        return Some(claim);
     };
-    let cells = cells.chunks_exact(2).map(|cell| u16::from_be_bytes([cell[0], cell[1]])).collect();
-    Ok(Opened { header, cells, payload })
+    claim.header = Some(header(head));
+    claim.signed = head[6] == 1;
+    let cells = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
+    if let Some(cells) = bytes.get(HEADER..HEADER + cells) {
+        claim.payload = bytes.slice(HEADER + cells.len()..);
+        claim.cells =
+            cells.chunks_exact(2).map(|cell| u16::from_be_bytes([cell[0], cell[1]])).collect();
+    }
+    Some(claim)
 }
 
 /// The token in bytes that the scripts take for an entry, whatever else is wrong with them: to ask

@@ -118,8 +118,7 @@ fn shape_of<T: 'static>() -> Shape {
     let id = TypeId::of::<T>();
     MINE.with_borrow_mut(|mine| {
         *mine.entry(id).or_insert_with(|| {
-            let sized = format!("{} {}", type_name::<T>(), size_of::<T>());
-            let name = checksum::of_name(&sized) | 1;
+            let Shape(name) = shape_named(type_name::<T>(), size_of::<T>());
             let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
             if *names.entry(name).or_insert(id) == id {
                 return Shape(name);
@@ -129,6 +128,11 @@ fn shape_of<T: 'static>() -> Shape {
             Shape(hasher.finish() | 1)
         })
     })
+}
+
+/// The shape of the first type of a process that has this name and size.
+pub(crate) fn shape_named(name: &str, size: usize) -> Shape {
+    Shape(checksum::of_name(&format!("{name} {size}")) | 1)
 }
 
 #[cfg(test)]
@@ -146,6 +150,7 @@ mod tests {
             (type_name::<Report>(), shape_of::<Report>())
         };
         assert_eq!(one.0, other.0);
+        assert_eq!(one.1, shape_named(one.0, 0));
         assert_ne!(one.1, other.1);
         assert_eq!(shape_of::<i32>(), shape_of::<i32>());
         assert_ne!(shape_of::<i32>(), shape_of::<i64>());

@@ -10,6 +10,7 @@ mod complete;
 mod config;
 mod connect;
 mod failure;
+mod inspect;
 mod invalidate;
 mod text;
 
@@ -46,6 +47,7 @@ enum Color {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Check),
+    Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
     Completions(complete::Completions),
     Man(complete::Man),
@@ -88,6 +90,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         match arguments.command {
             Command::Check(check) => check.run(&config).await,
+            Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
         }

@@ -15,7 +15,6 @@ const WIDEST: usize = 100;
 
 pub(super) const RESET: &str = "\x1b[0m";
 pub(super) const BOLD: &str = "\x1b[1m";
-pub(super) const DIM: &str = "\x1b[2m";
 
 /// Writes to standard output. Whoever reads it may have had enough: `larder stats | head`.
 pub(super) fn print(text: &str) -> Result<(), Failure> {

@@ -1,12 +1,14 @@
 //! [`Console`]: questions to Redis that the cache itself does not ask, for the command `larder`.
 
+pub(crate) mod look;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
 use super::link::{CONNECT, Link, bounded, client};
 use super::{Names, RedisStore, mark, number};

@@ -4,6 +4,7 @@
 mod servers;
 
 mod check;
+mod inspect;
 mod invalidate;
 mod manual;
 mod support;

@@ -1,0 +1,206 @@
+//! `larder inspect`.
+
+mod param;
+mod print;
+mod value;
+mod verdict;
+
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use clap::Args;
+
+use self::param::Parameter;
+use self::verdict::Sight;
+use super::config::Config;
+use super::failure::{Failure, counted};
+use crate::entry;
+use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
+use crate::redis::console::{Console, Trouble};
+use crate::tag::{Cell, Tag};
+use crate::value::shape_named;
+
+/// How many names of keys are looked at to complete a prefix.
+const MOST: usize = 1_000_000;
+/// Fewer digits than these would match by accident.
+const SHORTEST: usize = 8;
+
+/// Show what Redis has of one result, and whether it would be served
+///
+/// The result is named by its key: the 64 hexadecimal digits of its hash, the whole name of it in
+/// Redis, or the first 8 digits or more (events of the feature `tracing` show 16), which are looked
+/// for among the first million names. Or by the query, from which the key is computed as the library
+/// does: its SQL, letter for letter, with --param, --scope, --schema-version and --type as the
+/// program has them.
+///
+/// It looks into Redis only, and changes nothing. Other processes may have the result in memory.
+#[derive(Args)]
+#[command(after_long_help = "\
+Parameters have the Rust type that the program binds, for 1_i32 and 1_i64 are different calls:
+  --param i64:42          --param text:eu         --param bool:true       --param f64:0.5
+  --param some:i64:42     an Option that is Some  --param none:i64        one that is None
+  --param list:i64:1,2,3  a Vec or a slice        --param bytes:0aff      in hexadecimal
+  Types: bool i8 i16 i32 i64 i128 u16 u32 u64 u128 f32 f64 char text bytes json ip; and, in a command
+  built with the feature of that name, uuid, decimal, chrono-date, chrono-time, chrono-timestamp,
+  chrono-instant. A type of your own cannot be given: take the key from an event.
+
+Values of your own (from `wrap` and `load`) have keys that depend on the Rust type:
+  --type 'shop::UserStats' --size 24    std::any::type_name::<T>() and size_of::<T>()
+
+Examples:
+  larder inspect 3f9c01d2
+  larder inspect 'SELECT day, total FROM daily_revenue WHERE region = $1' --param text:eu
+  larder inspect 3f9c01d2 --tag orders --tag users      # name the cells that these tags have
+  larder inspect 3f9c01d2 --value                       # and show the rows")]
+pub(super) struct Inspect {
+    /// The key, the first digits of it, or the SQL
+    #[arg(value_name = "KEY|SQL")]
+    what: String,
+
+    /// A parameter of the query, as TYPE:VALUE, in the order of $1, $2, …
+    #[arg(long, value_name = "TYPE:VALUE", value_parser = param::read)]
+    param: Vec<Parameter>,
+
+    /// The query's scope
+    #[arg(long)]
+    scope: Option<String>,
+
+    /// The query's schema version
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    schema_version: u32,
+
+    /// What the result is: `rows`, or the Rust type of a value
+    #[arg(long = "type", value_name = "TYPE", default_value = "rows")]
+    kind: String,
+
+    /// How many bytes size_of says that type has
+    #[arg(long, value_name = "BYTES")]
+    size: Option<usize>,
+
+    /// A tag that the result may depend on, to show its cell by name
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+
+    /// Show the value too: rows as a table, JSON as it is
+    #[arg(long)]
+    value: bool,
+
+    /// How many rows of it
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, requires = "value")]
+    rows: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let (redis, namespace) = (config.redis()?, config.namespace()?);
+        let console = Console::connect(redis, namespace).await.map_err(|trouble| {
+            Failure::server(format!("there is no connection to redis: {trouble}"))
+        })?;
+        let (key, query) = self.key(&console, namespace).await?;
+        let failed = |trouble: Trouble| {
+            let address = console.address();
+            Failure::server(format!("redis at {address} does not show the entry: {trouble}"))
+        };
+        let looked = console.look(&key).await.map_err(failed)?;
+        let bytes = match &looked.entry {
+            Ok(bytes) => bytes.clone().map(Bytes::from),
+            Err(_) => None,
+        };
+        let claim = bytes.as_ref().and_then(entry::claim);
+        let mut cells: Vec<Cell> = claim
+            .iter()
+            .flat_map(|claim| &claim.cells)
+            .filter_map(|&cell| Cell::numbered(u64::from(cell)))
+            .collect();
+        cells.push(Cell::EVERYTHING);
+        let directory = console.directory(&cells).await.map_err(failed)?;
+        let secret = config.secret.as_deref().map(crate::key::MacKey::of_secret);
+        let named = self.names(query);
+        let sight = Sight::new(key, bytes, claim, looked, directory, secret, named);
+        let value = self.value.then(|| value::of(&sight, self.rows));
+        print::print(&sight, &console.name_of(&key), value, self.json)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The key, and the digest of the query if it was given.
+    async fn key(
+        &self,
+        console: &Console,
+        namespace: &str,
+    ) -> Result<(CacheKey, Option<Digest>), Failure> {
+        let what = self.what.trim();
+        if let Some(key) = CacheKey::of_hex(what).or_else(|| console.key_of(what)) {
+            return Ok((key, None));
+        }
+        if what.starts_with("larder:") && what.contains('{') {
+            return Err(Failure::usage(format!(
+                "{what} is the name of no entry of the namespace {namespace} in the format of this \
+                 build; say --namespace, or take the digits between the braces alone"
+            )));
+        }
+        if what.len() >= SHORTEST && what.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok((self.complete(console, &what.to_ascii_lowercase()).await?, None));
+        }
+        if !what.contains(char::is_whitespace) && what.bytes().all(|byte| byte.is_ascii_hexdigit())
+        {
+            return Err(Failure::usage(format!(
+                "{what:?} is too short for a key: {SHORTEST} digits at least"
+            )));
+        }
+        let shape = match (self.kind.as_str(), self.size) {
+            ("rows", _) => Shape(0),
+            (name, Some(size)) => shape_named(name, size),
+            (name, None) => {
+                return Err(Failure::usage(format!(
+                    "the key of a value depends on its Rust type, by name and size: say --size, which \
+                     is std::mem::size_of::<{name}>() in the program, where --type must be what \
+                     std::any::type_name says; or give the key itself, which events of the feature \
+                     `tracing` show"
+                )));
+            }
+        };
+        // As it was given: a blank more is another query.
+        let digest = Digest::new(namespace, &self.what, self.scope.as_deref(), self.schema_version);
+        let mut encoder = KeyEncoder::new(digest, shape);
+        self.param.iter().for_each(|param| param.encode(&mut encoder));
+        Ok((encoder.finish(), Some(digest)))
+    }
+
+    async fn complete(&self, console: &Console, prefix: &str) -> Result<CacheKey, Failure> {
+        let found = console.find(prefix, MOST).await;
+        let (found, all) = found.map_err(|trouble| {
+            Failure::server(format!(
+                "names that begin with {prefix} cannot be looked for (SCAN): {trouble}; give all 64 \
+                 digits"
+            ))
+        })?;
+        let where_ = match all {
+            true => "in this namespace".to_owned(),
+            false => format!("among the first {MOST} names; give all 64 digits"),
+        };
+        match found.as_slice() {
+            [key] => Ok(*key),
+            [] => Err(Failure::usage(format!("no key begins with {prefix} {where_}"))),
+            several => {
+                let names = several.iter().take(10).map(|key| key.to_hex().to_string());
+                let names: Vec<String> = names.collect();
+                Err(Failure::usage(format!(
+                    "{} begin with {prefix}; give more digits of one:\n  {}",
+                    counted(several.len(), "key"),
+                    names.join("\n  ")
+                )))
+            }
+        }
+    }
+
+    /// The names of cells, as far as they were given.
+    fn names(&self, query: Option<Digest>) -> Vec<(Cell, String)> {
+        let tags = self.tag.iter().map(|tag| (Tag::from(tag.as_str()).cell(), tag.clone()));
+        let query = query.map(|digest| (digest.cell(), "the query itself".to_owned()));
+        query.into_iter().chain(tags).collect()
+    }
+}
