@@ -35,7 +35,7 @@ Findings:
 Examples:
   larder check --redis redis://cache.internal --namespace shop
   larder check --postgres 'host=/run/postgresql dbname=shop'
-  larder check --redis-user shop-cache       # as an administrator, another user's rights
+  larder check --redis-user shop-cache    # ask as an administrator
   larder check --json | jq '.findings[] | select(.severity == \"error\")'")]
 pub(super) struct Check {
     /// Print one JSON object

@@ -10,6 +10,7 @@ use super::failure::Failure;
 
 /// What is asked for on the command line or in the environment.
 #[derive(Args)]
+#[command(next_help_heading = "Servers")]
 pub(super) struct Connection {
     /// Where Redis is: redis://[user:password@]host[:port][/database] or unix:///path/to.sock.
     /// A password is better kept in the environment or in the configuration file

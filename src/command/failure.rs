@@ -13,7 +13,8 @@ Exit codes:
   2    the arguments, the environment or the configuration file ask for what cannot be
   3    a server could not be reached, or refuses
   4    anything else, such as a file that cannot be written
-  130  ended by Ctrl-C; `bench` has reported on what it had done by then";
+  130  ended by Ctrl-C; `bench` has reported on what it had done by then, `refresh` has cancelled
+       what it had not";
 
 /// A message for whoever typed the command, and the exit code that goes with it.
 #[derive(Debug)]

@@ -36,22 +36,27 @@ const SHORTEST: usize = 8;
 /// It looks into Redis only, and changes nothing. Other processes may have the result in memory.
 #[derive(Args)]
 #[command(after_long_help = "\
-Parameters have the Rust type that the program binds, for 1_i32 and 1_i64 are different calls:
-  --param i64:42          --param text:eu         --param bool:true       --param f64:0.5
-  --param some:i64:42     an Option that is Some  --param none:i64        one that is None
-  --param list:i64:1,2,3  a Vec or a slice        --param bytes:0aff      in hexadecimal
-  Types: bool i8 i16 i32 i64 i128 u16 u32 u64 u128 f32 f64 char text bytes json ip; and, in a command
-  built with the feature of that name, uuid, decimal, chrono-date, chrono-time, chrono-timestamp,
-  chrono-instant. A type of your own cannot be given: take the key from an event.
+Parameters have the Rust type that the program binds, for 1_i32 and 1_i64 are
+different calls:
+  --param i64:42         --param text:eu       --param bool:true
+  --param some:i64:42    an Option that is Some
+  --param none:i64       one that is None
+  --param list:i64:1,2   a Vec or a slice
+  --param bytes:0aff     in hexadecimal
+Types: bool i8 i16 i32 i64 i128 u16 u32 u64 u128 f32 f64 char text bytes json
+ip; in a command built with the feature of that name also uuid, decimal,
+chrono-date, chrono-time, chrono-timestamp and chrono-instant. A type of your
+own cannot be given: take the key from an event.
 
-Values of your own (from `wrap` and `load`) have keys that depend on the Rust type:
-  --type 'shop::UserStats' --size 24    std::any::type_name::<T>() and size_of::<T>()
+Values of your own (from `wrap` and `load`) have keys that depend on their
+type, by std::any::type_name::<T>() and std::mem::size_of::<T>():
+  --type 'shop::UserStats' --size 24
 
 Examples:
   larder inspect 3f9c01d2
-  larder inspect 'SELECT day, total FROM daily_revenue WHERE region = $1' --param text:eu
-  larder inspect 3f9c01d2 --tag orders --tag users      # name the cells that these tags have
-  larder inspect 3f9c01d2 --value                       # and show the rows")]
+  larder inspect 3f9c01d2 --value
+  larder inspect 3f9c01d2 --tag orders --tag users
+  larder inspect 'SELECT day FROM sales WHERE region = $1' --param text:eu")]
 pub(super) struct Inspect {
     /// The key, the first digits of it, or the SQL
     #[arg(value_name = "KEY|SQL")]

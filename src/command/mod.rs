@@ -12,6 +12,8 @@ mod connect;
 mod failure;
 mod inspect;
 mod invalidate;
+mod matviews;
+mod refresh;
 mod text;
 
 use std::process::ExitCode;
@@ -30,7 +32,14 @@ struct Arguments {
     connection: Connection,
 
     /// When to use colours: `auto` is on a terminal, unless NO_COLOR is set
-    #[arg(long, value_name = "WHEN", global = true, default_value = "auto", value_enum)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        global = true,
+        default_value = "auto",
+        value_enum,
+        help_heading = "Output"
+    )]
     color: Color,
 
     #[command(subcommand)]
@@ -49,6 +58,7 @@ enum Command {
     Check(check::Check),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
+    Refresh(refresh::Refresh),
     Completions(complete::Completions),
     Man(complete::Man),
 }
@@ -92,6 +102,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Check(check) => check.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
+            Command::Refresh(refresh) => refresh.run(&config).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
         }
     })

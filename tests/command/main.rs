@@ -7,4 +7,5 @@ mod check;
 mod inspect;
 mod invalidate;
 mod manual;
+mod refresh;
 mod support;
