@@ -43,6 +43,7 @@ pub struct QueryCacheBuilder {
     secret: Option<Secret>,
     max_blind: Duration,
     blind_ttl: Option<Duration>,
+    publish_stats: Option<Duration>,
     clock: Clock,
     settings: Settings,
 }
@@ -79,6 +80,7 @@ impl Default for QueryCacheBuilder {
             secret: None,
             max_blind: Duration::from_secs(1),
             blind_ttl: None,
+            publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),
         }
@@ -343,6 +345,27 @@ impl QueryCacheBuilder {
     /// `max_blind`
     pub fn blind_ttl(mut self, blind_ttl: Duration) -> Self {
         self.blind_ttl = Some(blind_ttl);
+        self
+    }
+
+    /// Writes this process's numbers into Redis at this interval, for the command `larder`, which
+    /// shows those of a whole fleet: what [`stats`](QueryCache::stats) and
+    /// [`query_stats`](QueryCache::query_stats) say, how it stands with the views of a
+    /// [`Refresher`](crate::Refresher) that was given this cache, host name and process number. They
+    /// are gone when the cache has ended, or three intervals after its process was last heard of.
+    /// From 100 ms to 1 hour; some seconds are good.
+    ///
+    /// Each time is one round trip in the background, of some hundred bytes for each query. No read
+    /// waits for it, and if it fails that is
+    /// [counted](crate::CacheStats::unpublished) and nothing else. A user of Redis of limited rights
+    /// needs `+hkeys +hset +hdel` for it, and `+hgetall` to read it.
+    ///
+    /// # Default
+    ///
+    /// Nothing is published: a cache that nobody uses sends nothing to Redis, and names of queries
+    /// and hosts are for nobody to read who has no business with them.
+    pub fn publish_stats(mut self, interval: Duration) -> Self {
+        self.publish_stats = Some(interval);
         self
     }
 

@@ -16,7 +16,7 @@ use crate::look::{Missed, Sight};
 use crate::parts::{Core, Load, Phase};
 use crate::policy::Plan;
 use crate::serve::Asked;
-use crate::stats::{CacheStats, count};
+use crate::stats::{CacheStats, QueryStats, count};
 use crate::store::Token;
 use crate::tag::{Cell, Tag};
 use crate::trace;
@@ -63,8 +63,29 @@ impl QueryCache {
     }
 
     /// What the cache did since it was built.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let stats = cache.query("SELECT 1").name("one");
+    /// for _ in 0..4 {
+    ///     stats.load(|| async { Ok::<_, std::io::Error>(1_i32) }).await?;
+    /// }
+    /// assert_eq!((cache.stats().l1_hits, cache.stats().loads), (3, 1));
+    /// let of_one = &cache.query_stats()[0];
+    /// assert_eq!((&*of_one.name, of_one.hit_ratio()), ("one", Some(0.75)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> CacheStats {
-        self.core.counters.snapshot()
+        self.core.numbers.of_cache(&self.query_stats())
+    }
+
+    /// What the cache did for each query since it was built, by [name](crate::Query::name).
+    pub fn query_stats(&self) -> Vec<QueryStats> {
+        self.core.numbers.of_queries()
     }
 
     /// Makes all results stale that depend on one of these tags: in this process at once, in all
@@ -145,6 +166,9 @@ impl QueryCache {
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
+        if let Some(publisher) = &self.core.publisher {
+            publisher.withdraw().await;
+        }
         if let Some(fleet) = &self.core.fleet {
             fleet.shut_down().await;
         }
@@ -183,10 +207,22 @@ impl Core {
         plan: Arc<Plan>,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
+        count(&self.counters.misses);
+        let tally = plan.tally.clone();
+        let outcome = self.seek(key, plan, load).await;
+        tally.answered(&outcome);
+        outcome
+    }
+
+    async fn seek<V: Value>(
+        self: Arc<Self>,
+        key: CacheKey,
+        plan: Arc<Plan>,
+        load: Load<V::Stored>,
+    ) -> Result<Answer<V>, Error> {
         let begin = tokio::time::Instant::now();
         let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
         let deadline = plan.policy.load_deadline;
-        count(&self.counters.misses);
         if let Some(settled) = self.settle::<V>(&key, &plan, asked).await {
             return settled;
         }

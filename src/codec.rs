@@ -88,6 +88,11 @@ impl Codec {
         same.then(|| bytes.into())
     }
 
+    /// JSON of something of our own, which is read by whoever can.
+    pub(crate) fn json(ours: &impl Serialize) -> Option<Bytes> {
+        serde_json::to_vec(ours).ok().map(Bytes::from)
+    }
+
     /// Whether the bytes say nothing: null, or an empty sequence, map or text.
     pub(crate) fn is_empty(self, bytes: &[u8]) -> bool {
         match self {

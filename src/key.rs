@@ -115,6 +115,12 @@ impl Digest {
         Digest(*hasher.finalize().as_bytes())
     }
 
+    /// How the query is called that has no other name.
+    pub(crate) fn name(&self) -> String {
+        let [first, ..] = self.0.as_chunks::<8>().0 else { unreachable!("32 bytes hold 8") };
+        format!("{:016x}", u64::from_be_bytes(*first))
+    }
+
     /// The cell that all calls of the query depend on.
     pub(crate) fn cell(&self) -> Cell {
         Cell::of(u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8")))

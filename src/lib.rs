@@ -201,7 +201,7 @@ pub use self::refresh::{
 #[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
 pub use self::refresh::{Webhook, WebhookError};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
-pub use self::stats::CacheStats;
+pub use self::stats::{CacheStats, Latency, QueryStats};
 #[cfg(any(test, feature = "test-util"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use self::store::memory::MemoryStore;

@@ -22,7 +22,7 @@ use crate::key::CacheKey;
 use crate::look::{Missed, Sight};
 use crate::parts::{Core, Load, Phase};
 use crate::policy::Plan;
-use crate::stats::count;
+use crate::stats::{count, count_bytes};
 use crate::store::{Ask, Done, Fill, LEASE, Leased, Token};
 use crate::tag::Tag;
 use crate::trace;
@@ -94,7 +94,7 @@ impl Core {
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
             }
-            self.run::<V>(&load, &flight.urgent(), &mut attempt).await.map(Ok)
+            self.run::<V>(&load, &plan, &flight.urgent(), &mut attempt).await.map(Ok)
         };
         let outcome = match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
             Err(_) => Err(Error::deadline(deadline)),
@@ -109,8 +109,9 @@ impl Core {
                 return flight.land(Ok(landing));
             }
             Err(error) => {
-                count(&self.counters.load_errors);
+                count(&plan.tally.load_errors);
                 if let Some(began) = began {
+                    plan.tally.load_times.record(clock::since(self.clock.now(), began.0));
                     self.keep_failure(&key, &plan, &error, began);
                 }
                 // Given back with the word that there is no result, before those who wait here
@@ -120,12 +121,14 @@ impl Core {
             }
         };
         let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
+        plan.tally.load_times.record(clock::since(ended, began));
         let value = Arc::new(value);
         let encoded = self.encode::<V>(&plan, &value);
         let (bytes, empty) = match &encoded {
             Some((codec, payload)) => (payload.len(), V::is_empty(&value, *codec, payload)),
             None => (0, false),
         };
+        count_bytes(&plan.tally.loaded_bytes, bytes);
         trace::loaded(&key, clock::since(ended, began), encoded.is_some().then_some(bytes));
         let depends = match tags.is_empty() {
             true => plan.depends.clone(),
@@ -157,12 +160,16 @@ impl Core {
         let Some(header) = sealed else { return release(lease, Done::Without) };
         let ends = clock::after(by_store, stored_life);
         let fill = Fill { token, at, ends, header, payload };
+        let size = fill.header.len() + fill.payload.len();
         let filled = match lease {
             Some(lease) => lease.fill(fill).await,
             None => fleet.store.fill(&key, fill).await,
         };
         count(match filled {
-            Ok(true) => &self.counters.l2_writes,
+            Ok(true) => {
+                count_bytes(&plan.tally.l2_bytes_written, size);
+                &self.counters.l2_writes
+            }
             Ok(false) => &self.counters.l2_overtaken,
             Err(_) => &self.counters.l2_errors,
         });
@@ -235,6 +242,7 @@ impl Core {
     async fn run<V: Value>(
         &self,
         load: &Reload<V>,
+        plan: &Plan,
         urgent: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Loaded<V::Stored>, Error> {
@@ -248,7 +256,7 @@ impl Core {
         // of no use to him.
         let load = load.lock().unwrap_or_else(PoisonError::into_inner).take();
         let load = load.ok_or_else(Error::closed)?;
-        count(&self.counters.loads);
+        count(&plan.tally.loads);
         // The stamp first, then the load: what is invalidated while the query runs is not known to
         // the result.
         let (began, stamp) = (self.clock.now(), self.currency.stamp());

@@ -35,6 +35,12 @@ impl Local {
         self.cache.insert(key, held);
     }
 
+    /// How many results there are, and what they weigh. moka knows once it has tidied up.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        self.cache.run_pending_tasks();
+        (self.cache.entry_count(), self.cache.weighted_size())
+    }
+
     /// Frees the memory of entries whose life has ended.
     ///
     /// They would never be served, but moka does not know and would keep those that nobody asks for

@@ -11,7 +11,7 @@ use crate::held::{Held, Life};
 use crate::key::CacheKey;
 use crate::parts::Core;
 use crate::policy::Plan;
-use crate::stats::count;
+use crate::stats::{count, count_bytes};
 use crate::store::{Found, Token};
 use crate::tag::Depends;
 use crate::trace;
@@ -51,9 +51,13 @@ impl Core {
         let asked = self.clock.now();
         let shown = self.currency.stamp().moment;
         let found = fleet.look(key).await;
+        plan.tally.lookups.record(clock::since(self.clock.now(), asked));
         answered();
         let (bytes, remaining) = match found {
-            Ok(Found::Entry { bytes, remaining }) => (bytes, remaining),
+            Ok(Found::Entry { bytes, remaining }) => {
+                count_bytes(&plan.tally.l2_bytes_read, bytes.len());
+                (bytes, remaining)
+            }
             Ok(Found::Nothing) => {
                 count(&self.counters.l2_misses);
                 return Sight::Nothing(Missed::Absent);
@@ -78,7 +82,7 @@ impl Core {
         // Before it is decoded: what was invalidated is not worth it.
         let current = self.currency.is_current(&stamp, depends.cells());
         if !current {
-            count(&self.counters.outdated);
+            count(&plan.tally.outdated);
             trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &plan.depends));
             if !plan.policy.allow_invalidated {
                 return Sight::Nothing(seen);
@@ -109,7 +113,6 @@ impl Core {
         };
         let held = Held::new(value.clone(), bytes, life, (stamp, header.token), depends);
         if fresh {
-            count(&self.counters.l2_hits);
             return Sight::Fresh(value, Landing { held, shown });
         }
         count(&self.counters.l2_misses);

@@ -18,7 +18,7 @@ use crate::key::MacKey;
 use crate::local::{Local, Sweeper};
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
-use crate::stats::Counters;
+use crate::stats::{Counters, Numbers, Publisher};
 use crate::tag::Tag;
 
 /// How far the end of a cache has come.
@@ -55,6 +55,10 @@ pub(crate) struct Core {
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
     pub(crate) counters: Arc<Counters>,
+    /// The same, and where others are.
+    pub(crate) numbers: Numbers,
+    /// Ends with the cache.
+    pub(crate) publisher: Option<Publisher>,
     pub(crate) closing: watch::Sender<Phase>,
     /// The runtime that the cache was built in; see `Core::place` in `cache`.
     pub(crate) runtime: Handle,

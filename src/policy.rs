@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
+use crate::stats::{Lane, Tally};
 use crate::tag::Depends;
 
 /// The longest life that may be asked for. Anything above is taken for a slip of the unit.
@@ -36,9 +37,11 @@ pub(crate) struct Negative {
 }
 
 /// What a query brings to each of its reads.
-#[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) policy: Policy,
+    /// The tally's, here because a hit counts nothing else.
+    pub(crate) l1_hits: Lane,
+    pub(crate) tally: Arc<Tally>,
     /// The cells of its declared tags and its own.
     pub(crate) depends: Arc<Depends>,
 }

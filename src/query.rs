@@ -14,10 +14,11 @@ use crate::error::{BoxError, Error};
 use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::param::{Also, Param, Params, SqlParams};
 use crate::parts::{Core, Load};
-use crate::policy::{Negative, Plan, Settings};
+use crate::policy::{Negative, Plan, Settings, WrongSetting};
 use crate::postgres::{self, Source};
 use crate::read::{OnMiss, Read};
 use crate::rows::{Image, Rows};
+use crate::stats::{Tally, check_name};
 use crate::tag::{Depends, Tag, Tagged};
 use crate::value::Value;
 
@@ -42,6 +43,7 @@ pub struct Query {
     sql: Arc<str>,
     scope: Option<Arc<str>>,
     schema: u32,
+    name: Option<Arc<str>>,
     tags: Vec<Tag>,
     settings: Settings,
     /// Made at the first use, when no setter can follow any more.
@@ -84,6 +86,7 @@ impl Query {
             sql,
             scope: None,
             schema: 0,
+            name: None,
             tags: vec![],
             settings: Settings::default(),
             prepared: OnceLock::new(),
@@ -94,6 +97,22 @@ impl Query {
         change(&mut self);
         self.prepared = OnceLock::new();
         self
+    }
+
+    /// What the query is called where its numbers are shown: in
+    /// [`query_stats`](QueryCache::query_stats), metrics and spans. Queries of the same name are
+    /// counted together. 1 to 64 bytes, without control characters, and nothing that must not be
+    /// seen there: best a word of the program's own, such as `user stats`.
+    ///
+    /// It is no part of what names a result.
+    ///
+    /// # Default
+    ///
+    /// The first 16 digits of a hash of namespace and SQL, the same in all processes and whatever
+    /// the [scope](Query::scope) and [schema version](Query::schema_version).
+    #[must_use = "setters return the query they changed"]
+    pub fn name(self, name: impl Into<Arc<str>>) -> Query {
+        self.set(|query| query.name = Some(name.into()))
     }
 
     /// Names something that the results depend on: a table, a view, or a word of one's own. May be
@@ -334,9 +353,31 @@ impl Query {
             let digest =
                 Digest::new(&core.namespace, &self.sql, self.scope.as_deref(), self.schema);
             let depends = Arc::new(Depends::new(self.tags.iter().cloned(), digest.cell()));
-            Ok(Prepared { digest, plan: Arc::new(Plan { policy, depends }) })
+            let tally = self.tally(&digest).map_err(|wrong| Error::setting(&wrong))?;
+            let l1_hits = tally.l1_hits.clone();
+            let plan = Plan { policy, l1_hits, tally, depends };
+            Ok(Prepared { digest, plan: Arc::new(plan) })
         });
         prepared.as_ref().map_err(Error::clone)
+    }
+
+    fn tally(&self, digest: &Digest) -> Result<Arc<Tally>, WrongSetting> {
+        let core = self.core();
+        let queries = &core.counters.queries;
+        if let Some(name) = &self.name {
+            let checked = check_name(name).map_err(|allowed| WrongSetting {
+                setting: "name",
+                given: format!("{name:?}"),
+                allowed: allowed.to_owned(),
+            });
+            return checked.map(|()| queries.of(name));
+        }
+        // Scopes may be as many as there are tenants.
+        let name = match self.scope.is_none() && self.schema == 0 {
+            true => digest.name(),
+            false => Digest::new(&core.namespace, &self.sql, None, 0).name(),
+        };
+        Ok(queries.of(&name))
     }
 
     /// The key of a call, and the plan for it.
@@ -364,7 +405,12 @@ impl Query {
 
 impl fmt::Debug for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Query").field("sql", &self.sql).finish_non_exhaustive()
+        let mut all = f.debug_struct("Query");
+        all.field("sql", &self.sql);
+        if let Ok(prepared) = self.prepared() {
+            all.field("name", &prepared.plan.tally.name());
+        }
+        all.finish_non_exhaustive()
     }
 }
 

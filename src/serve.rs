@@ -44,7 +44,7 @@ impl Core {
             plan.policy.is_due_early(held.life.load(), held.life.remaining(&plan.policy, now));
         let due = due.then_some(held.token);
         let value = held.value::<V::Stored>()?;
-        self.counters.l1_hits.add();
+        plan.l1_hits.add();
         Some(Hit { answer: Answer::new(V::of(value), Origin::L1, age), due })
     }
 
@@ -80,7 +80,7 @@ impl Core {
         }
         let held = self.local.get(key)?;
         if !self.currency.is_current(&held.stamp, held.depends.cells()) {
-            count(&self.counters.outdated);
+            count(&plan.tally.outdated);
             let depends = (&*held.depends, &*plan.depends);
             trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
             return None;
@@ -91,7 +91,7 @@ impl Core {
         }
         // Only for queries that asked for it.
         plan.policy.negative_life(failure.sqlstate()?.code())?;
-        count(&self.counters.negative_hits);
+        count(&plan.tally.negative_hits);
         Some(Err(failure))
     }
 
@@ -145,7 +145,9 @@ impl Core {
             // The new one has come already.
             true if held.life.allows(&plan.policy, now) => {
                 let age = held.age(now);
-                return Some(Answer::new(V::of(held.value::<V::Stored>()?), Origin::L1, age));
+                let value = held.value::<V::Stored>()?;
+                plan.l1_hits.add();
+                return Some(Answer::new(V::of(value), Origin::L1, age));
             }
             true => Staleness::Expired,
             false if plan.policy.allow_invalidated => Staleness::Invalidated,
@@ -153,7 +155,6 @@ impl Core {
         };
         let age = held.age(now);
         let value = held.value::<V::Stored>()?;
-        count(&self.counters.stale);
         Some(Answer::stale(V::of(value), staleness, age))
     }
 }

@@ -1,21 +1,43 @@
 //! [`CacheStats`]: what the cache did.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+mod latency;
+mod published;
+mod publisher;
+mod query;
+mod striped;
+#[cfg(all(test, feature = "redis"))]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::latency::Latency;
+pub(crate) use self::published::{Numbers, PublishedView, Snapshot};
+pub(crate) use self::publisher::Publisher;
+pub use self::query::QueryStats;
+pub(crate) use self::query::{Tallies, Tally, check_name};
+pub(crate) use self::striped::Lane;
 
 /// What a cache did since it was built: a snapshot by [`QueryCache::stats`](crate::QueryCache::stats).
 ///
 /// The numbers are counted one by one while the cache is in use, so they may be a few events apart
 /// from each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Reads answered from memory.
     pub l1_hits: u64,
     /// Reads answered from Redis.
     pub l2_hits: u64,
-    /// Reads that waited for another read's look-up or load of the same key.
+    /// Reads that waited for another read's look-up or load of the same key, and have perhaps not
+    /// been answered yet.
     pub coalesced: u64,
+    /// Reads answered with a load of their own.
+    pub loaded: u64,
+    /// Reads answered with an error.
+    pub failed: u64,
     /// Look-ups in Redis that found nothing, or nothing young enough for the query.
     pub l2_misses: u64,
     /// Look-ups in Redis that found something which is not this key's entry in a form that this
@@ -54,22 +76,34 @@ pub struct CacheStats {
     pub oversized: u64,
     /// Results not stored because the codec would not give them back as they were.
     pub unstorable: u64,
+    /// Bytes of the results that were loaded, encoded, as far as they may be stored.
+    pub loaded_bytes: u64,
+    /// Bytes of entries read from Redis.
+    pub l2_bytes_read: u64,
+    /// Bytes of entries written to Redis.
+    pub l2_bytes_written: u64,
+    /// Results in memory at present.
+    pub entries: u64,
+    /// What they take at present of [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
+    pub memory_bytes: u64,
+    /// How often these numbers could not be [published](crate::QueryCacheBuilder::publish_stats).
+    pub unpublished: u64,
+    /// How long Redis took to be looked into, in vain or not.
+    pub lookup_latency: Latency,
+    /// How long loads took, failed ones included: the time that PostgreSQL was kept busy.
+    pub load_latency: Latency,
 }
 
-/// The counters behind [`CacheStats`].
+/// The counters behind [`CacheStats`]: those of queries, and those that are of no query's.
 #[derive(Default)]
 pub(crate) struct Counters {
-    pub(crate) l1_hits: Striped,
-    pub(crate) l2_hits: AtomicU64,
+    pub(crate) queries: Tallies,
     pub(crate) coalesced: AtomicU64,
     pub(crate) l2_misses: AtomicU64,
     pub(crate) l2_refused: AtomicU64,
     pub(crate) l2_errors: AtomicU64,
     pub(crate) l2_writes: AtomicU64,
     pub(crate) l2_overtaken: AtomicU64,
-    pub(crate) outdated: AtomicU64,
-    pub(crate) stale: AtomicU64,
-    pub(crate) negative_hits: AtomicU64,
     pub(crate) refreshes: AtomicU64,
     pub(crate) lease_waits: AtomicU64,
     pub(crate) invalidations: AtomicU64,
@@ -77,10 +111,9 @@ pub(crate) struct Counters {
     pub(crate) epochs: AtomicU64,
     /// Reads that did not find their result in memory.
     pub(crate) misses: AtomicU64,
-    pub(crate) loads: AtomicU64,
-    pub(crate) load_errors: AtomicU64,
     pub(crate) oversized: AtomicU64,
     pub(crate) unstorable: AtomicU64,
+    pub(crate) unpublished: AtomicU64,
 }
 
 #[inline]
@@ -88,85 +121,55 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+pub(crate) fn count_bytes(counter: &AtomicU64, bytes: usize) {
+    counter.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
 impl Counters {
     /// All reads: whoever sees the number stand still knows that nobody uses the cache.
     pub(crate) fn reads(&self) -> u64 {
-        self.l1_hits.sum() + self.misses.load(Ordering::Relaxed)
+        self.queries.l1_hits() + read(&self.misses)
     }
 
-    pub(crate) fn snapshot(&self) -> CacheStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CacheStats {
-            l1_hits: self.l1_hits.sum(),
-            l2_hits: read(&self.l2_hits),
+    /// All but what memory holds, from this much of queries.
+    pub(crate) fn sum(&self, queries: &[QueryStats]) -> CacheStats {
+        let mut sum = CacheStats {
             coalesced: read(&self.coalesced),
             l2_misses: read(&self.l2_misses),
             l2_refused: read(&self.l2_refused),
             l2_errors: read(&self.l2_errors),
             l2_writes: read(&self.l2_writes),
             l2_overtaken: read(&self.l2_overtaken),
-            outdated: read(&self.outdated),
-            stale: read(&self.stale),
-            negative_hits: read(&self.negative_hits),
             refreshes: read(&self.refreshes),
             lease_waits: read(&self.lease_waits),
             invalidations: read(&self.invalidations),
             unannounced: read(&self.unannounced),
             epochs: read(&self.epochs),
-            loads: read(&self.loads),
-            load_errors: read(&self.load_errors),
             oversized: read(&self.oversized),
             unstorable: read(&self.unstorable),
+            unpublished: read(&self.unpublished),
+            ..CacheStats::default()
+        };
+        for query in queries {
+            sum.l1_hits += query.l1_hits;
+            sum.l2_hits += query.l2_hits;
+            sum.loaded += query.loaded;
+            sum.stale += query.stale;
+            sum.failed += query.failed;
+            sum.negative_hits += query.negative_hits;
+            sum.outdated += query.outdated;
+            sum.loads += query.loads;
+            sum.load_errors += query.load_errors;
+            sum.loaded_bytes += query.loaded_bytes;
+            sum.l2_bytes_read += query.l2_bytes_read;
+            sum.l2_bytes_written += query.l2_bytes_written;
+            sum.lookup_latency.add(&query.lookup_latency);
+            sum.load_latency.add(&query.load_latency);
         }
-    }
-}
-
-const STRIPES: usize = 16;
-
-/// A counter for what many threads do at once: each adds to a cache line that it shares with few
-/// others. One counter for all would cost a hit in memory more than its look-up when several cores
-/// take turns at it.
-#[derive(Default)]
-pub(crate) struct Striped([Stripe; STRIPES]);
-
-/// Two lines of 64 bytes, since processors fetch them in pairs.
-#[derive(Default)]
-#[repr(align(128))]
-struct Stripe(AtomicU64);
-
-impl Striped {
-    #[inline]
-    pub(crate) fn add(&self) {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
-        }
-        let stripe = MINE.with(|mine| {
-            if mine.get() == usize::MAX {
-                mine.set(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
-            }
-            mine.get()
-        });
-        count(&self.0[stripe].0);
-    }
-
-    fn sum(&self) -> u64 {
-        self.0.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_many_threads_add_is_all_counted() {
-        let counter = Striped::default();
-        std::thread::scope(|scope| {
-            for _ in 0..20 {
-                scope.spawn(|| (0..1000).for_each(|_| counter.add()));
-            }
-        });
-        assert_eq!(counter.sum(), 20_000);
+        sum
     }
 }

@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use crate::clock::Instant;
 use crate::currency::Position;
 use crate::key::CacheKey;
+use crate::stats::Snapshot;
 use crate::tag::Cell;
 
 /// The shared tier: entries, their leases, and the directory of what was invalidated.
@@ -72,6 +73,20 @@ pub(crate) trait Store: Send + Sync {
 
     /// Notes something for all processes, in the place of what was noted before.
     fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Keeps what a process says about itself for so long, in the place of what it said before.
+    fn publish<'a>(
+        &'a self,
+        id: &'a str,
+        snapshot: Bytes,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Takes back what a process has said about itself.
+    fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What all processes say about themselves.
+    fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>>;
 
     /// Counts an invalidation, and tells all who listen. Returns its position.
     fn invalidate<'a>(

@@ -22,7 +22,7 @@ use crate::local::{Local, Sweeper};
 use crate::parts::{Core, Phase};
 use crate::policy::{Policy, WrongSetting};
 use crate::rows::ColumnSets;
-use crate::stats::Counters;
+use crate::stats::{Counters, Numbers, Publisher};
 use crate::store::Store;
 
 const NAMESPACE: &str = "local";
@@ -53,9 +53,19 @@ impl QueryCacheBuilder {
             let allowed = "at least 16 bytes";
             return Err(wrong("secret", "shorter than that", allowed));
         }
+        if let Some(every) = self.publish_stats
+            && !(Duration::from_millis(100)..=Duration::from_secs(60 * 60)).contains(&every)
+        {
+            let allowed = "from 100 milliseconds to 1 hour";
+            return Err(wrong("publish_stats", format_args!("{every:?}"), allowed));
+        }
         let counters = Arc::new(Counters::default());
         let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
         let local = Local::new(self.max_bytes);
+        let numbers = Numbers::new(counters.clone(), local.clone());
+        let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
+            Publisher::start(&runtime, fleet.store.clone(), numbers.clone(), every)
+        });
         let core = Core {
             fleet,
             _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
@@ -71,6 +81,8 @@ impl QueryCacheBuilder {
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
             counters,
+            numbers,
+            publisher,
             closing: watch::Sender::new(Phase::Open),
             runtime,
         };

@@ -5,6 +5,7 @@ pub(crate) mod console;
 #[cfg(test)]
 mod differential;
 mod link;
+mod published;
 mod script;
 mod subscription;
 
@@ -22,6 +23,7 @@ use crate::clock::{Clock, Instant};
 use crate::currency::Position;
 use crate::entry::FORMAT;
 use crate::key::CacheKey;
+use crate::stats::Snapshot;
 use crate::store::{
     Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
 };
@@ -50,6 +52,7 @@ struct Names {
     channel: String,
     /// `larder:<namespace>:note:`
     notes: String,
+    stats: String,
 }
 
 struct Scripts {
@@ -59,6 +62,7 @@ struct Scripts {
     renew: Script,
     fill: Script,
     release: Script,
+    publish: Script,
 }
 
 impl Names {
@@ -68,6 +72,7 @@ impl Names {
             directory: format!("larder:{namespace}:directory"),
             channel: format!("larder:{namespace}:notices"),
             notes: format!("larder:{namespace}:note:"),
+            stats: format!("larder:{namespace}:stats"),
         }
     }
 
@@ -104,6 +109,7 @@ impl Scripts {
             renew: Script::new(&[ENTRY, include_str!("lua/renew.lua")]),
             fill: Script::new(&[ENTRY, include_str!("lua/fill.lua")]),
             release: Script::new(&[ENTRY, include_str!("lua/release.lua")]),
+            publish: Script::new(&[include_str!("lua/publish.lua")]),
         }
     }
 }
@@ -324,6 +330,36 @@ impl Store for RedisStore {
                 Some(Value::Okay) => Ok(()),
                 _ => Err(StoreError::Unavailable),
             }
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        id: &'a str,
+        snapshot: Bytes,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            call.arg(id).arg(lasts.as_millis() as u64).arg(&snapshot[..]);
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            call.arg(id);
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(2);
+            all.cmd("TIME").cmd("HGETALL").arg(&self.names.stats);
+            let (replies, _) = self.link.pipeline(&all).await?;
+            published::snapshots(&replies).ok_or(StoreError::Unavailable)
         })
     }
 

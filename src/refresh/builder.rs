@@ -212,6 +212,10 @@ impl RefresherBuilder {
             poll: self.poll,
             shutdown_deadline: self.shutdown_deadline,
         });
+        for cache in &shared.caches {
+            let views = Arc::downgrade(&shared);
+            cache.core.numbers.add(Box::new(move || Some(views.upgrade()?.published())));
+        }
         let mut followed = Followed::new(&shared);
         let looked = followed.look(&shared).await;
         looked.map_err(|error| RefreshError::connect(&shared.views[0].view.name, error))?;

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::postgres::matview::RefreshError;
 use crate::postgres::matview::session::Source;
 use crate::postgres::matview::sight::Seen;
+use crate::stats::PublishedView;
 use crate::trace;
 
 pub(super) struct Shared {
@@ -245,6 +246,11 @@ impl Drop for Shown<'_> {
 }
 
 impl Shared {
+    /// How it stands with the views, as it is published for the whole fleet.
+    pub(super) fn published(&self) -> Vec<PublishedView> {
+        self.views.iter().map(|view| view.status().published()).collect()
+    }
+
     pub(super) fn closing(&self) -> Closing {
         *self.closing.borrow()
     }

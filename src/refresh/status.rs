@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::report::RefreshReport;
 use crate::postgres::matview::RefreshError;
+use crate::stats::PublishedView;
 
 /// How it stands with a view, in this process.
 #[derive(Debug, Clone)]
@@ -59,6 +60,28 @@ impl ViewStatus {
             noticed: 0,
             hook_failures: 0,
             last_hook_failure: None,
+        }
+    }
+
+    /// As it is published for the whole fleet.
+    pub(super) fn published(&self) -> PublishedView {
+        let unix_ms = |time: SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_millis() as u64)
+        };
+        let refreshed = self.last_refreshed.as_deref();
+        let ended = refreshed.and_then(|report| report.started.checked_add(report.duration));
+        PublishedView {
+            view: self.view.to_string(),
+            activity: self.activity().to_string(),
+            last: self.last.as_ref().map(|last| last.outcome.to_string()),
+            took_ms: refreshed.map(|report| report.duration.as_millis() as u64),
+            next_unix_ms: self.next.and_then(unix_ms),
+            last_refreshed_unix_ms: ended.and_then(unix_ms),
+            refreshes: self.refreshes,
+            noticed: self.noticed,
+            failures_in_a_row: self.failures_in_a_row,
+            last_error: self.last_error.as_ref().map(ToString::to_string),
+            hook_failures: self.hook_failures,
         }
     }
 

@@ -11,9 +11,10 @@ use futures_util::future::BoxFuture;
 
 use super::namespace::Namespace;
 use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError, Token};
-use crate::clock::{Clock, Instant};
+use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::key::CacheKey;
+use crate::stats::Snapshot;
 use crate::tag::Cell;
 
 /// Stands in for Redis in tests: several caches of one process form a fleet over it, without a
@@ -348,6 +349,43 @@ impl Store for Member {
             self.act(|space, _| {
                 space.notes.insert(name.to_owned(), note);
                 ((), None)
+            })
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        id: &'a str,
+        snapshot: Bytes,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let ends = clock::after(now.at, lasts);
+                space.published.insert(id.to_owned(), (ends, snapshot));
+                ((), None)
+            })
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, _| {
+                space.published.remove(id);
+                ((), None)
+            })
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                space.published.retain(|_, (ends, _)| *ends > now.at);
+                let all = space.published.values().map(|(ends, bytes)| Snapshot {
+                    bytes: bytes.clone(),
+                    remaining: clock::since(*ends, now.at),
+                });
+                (all.collect(), None)
             })
         })
     }

@@ -21,6 +21,8 @@ pub(crate) struct Namespace {
     pub(crate) entries: HashMap<CacheKey, Kept, KeyHasher>,
     pub(crate) leases: HashMap<CacheKey, Lease, KeyHasher>,
     pub(crate) notes: HashMap<String, Bytes>,
+    /// By process, with the end of each.
+    pub(crate) published: HashMap<String, (Instant, Bytes)>,
 }
 
 pub(crate) struct Directory {

@@ -20,6 +20,7 @@ mod refresh;
 mod settings;
 mod stale;
 mod stampede;
+mod stats;
 mod support;
 mod typed_values;
 

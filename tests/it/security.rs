@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::{ErrorKind, Origin, QueryCache, QueryCacheBuilder};
 
 use crate::servers::Redis;
-use crate::support::{namespace, over_redis, written};
+use crate::support::{namespace, over_redis, until, written};
 use crate::wire::{connect, only_key};
 
 const SECRET: &[u8] = b"known to all processes of the fleet";
@@ -143,6 +143,29 @@ async fn a_user_of_redis_with_the_rights_listed_is_enough() {
     let errors = (here.stats().l2_errors, there.stats().l2_errors);
     assert_eq!(errors, (0, 0));
     assert_eq!(redis.command(&["ACL", "LOG"]).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_needs_three_rights_more_and_harms_nobody_without_them() {
+    let redis = Redis::start_tcp().unwrap();
+    let builder = restricted(&redis, "").redis_timeout(Duration::from_secs(10));
+    let builder = builder.publish_stats(Duration::from_millis(100));
+    let cache = builder.build().await.unwrap();
+    until("it was refused", || cache.stats().unpublished > 0).await;
+    load(&cache, 1).await;
+    written(&cache, 1).await;
+    assert_eq!(cache.stats().l2_errors, 0);
+    let published = || redis.command(&["HVALS", "larder:shop:stats"]).unwrap();
+    assert_eq!(published(), "");
+    redis.command(&["ACL", "SETUSER", "cache", "+hkeys", "+hset", "+hdel"]).unwrap();
+    until("it is published", || published().contains("\"loads\":1")).await;
+    // A second time, when there is one to be replaced.
+    until("it is published again", || !published().contains("\"unpublished\":0")).await;
+    let refused = cache.stats().unpublished;
+    let first = published();
+    until("it goes on", || published() != first).await;
+    assert_eq!(cache.stats().unpublished, refused);
+    assert!(!published().contains("hunter2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
