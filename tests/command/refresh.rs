@@ -71,8 +71,8 @@ async fn views_are_refreshed_from_the_bottom_up_and_caches_are_told_however_they
     let (ran, told) = refresh(&database, &arguments).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
     assert_eq!(names(&told["views"]), ["by_region", "reports.total"]);
-    for at in 0..tags.len() {
-        assert_eq!(origin(at).await, Origin::L1, "{}", tags[at]);
+    for (at, tag) in tags.iter().enumerate() {
+        assert_eq!(origin(at).await, Origin::L1, "{tag}");
     }
     client.batch_execute("INSERT INTO orders VALUES (10, 1)").await.unwrap();
     let (ran, told) = refresh(&database, &arguments).await;

@@ -68,7 +68,7 @@ impl Sight {
         let size = bytes.as_ref().map_or(0, Bytes::len);
         let mut sight =
             Sight { key, size, claim, looked, directory, seal, verdict: nothing, named };
-        sight.verdict = sight.judge().map_or_else(|no| no, |yes| yes);
+        sight.verdict = sight.judge().unwrap_or_else(|no| no);
         sight
     }
 
