@@ -171,6 +171,8 @@ mod stats;
 mod store;
 mod sync;
 mod tag;
+#[cfg(feature = "cli")]
+mod tls;
 mod trace;
 mod value;
 mod wrapped;

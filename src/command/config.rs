@@ -12,13 +12,14 @@ use super::failure::Failure;
 #[derive(Args)]
 #[command(next_help_heading = "Servers")]
 pub(super) struct Connection {
-    /// Where Redis is: redis://[user:password@]host[:port][/database] or unix:///path/to.sock.
-    /// A password is better kept in the environment or in the configuration file
+    /// Where Redis is: redis://[user:password@]host[:port][/database] or unix:///path/to.sock, over
+    /// TLS rediss://… A password is better kept in the environment or in the configuration file
     #[arg(long, value_name = "URL", env = "LARDER_REDIS", global = true, hide_env_values = true)]
     redis: Option<String>,
 
     /// Where PostgreSQL is: postgres://user:password@host/database, or words like
-    /// "host=/run/postgresql dbname=shop"
+    /// "host=/run/postgresql dbname=shop"; with sslmode=require over TLS. Certificates are checked
+    /// against the authorities of this machine, or those in the file SSL_CERT_FILE
     #[arg(
         long,
         value_name = "URL",

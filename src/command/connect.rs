@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::NoTls;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 
 use super::config::Config;
 use super::failure::{Failure, with_sources};
 use crate::builder::QueryCacheBuilder;
 use crate::cache::QueryCache;
 use crate::postgres::CancelTls;
+use crate::tls;
 
 /// How long connecting to PostgreSQL may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,7 +44,9 @@ pub(super) struct Pool {
 
 /// Up to `size` connections, none of them opened yet.
 pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
-    let mut postgres: tokio_postgres::Config = config.postgres()?.parse().map_err(|error| {
+    // `require` checks the certificate here, and its name: what libpq calls verify-full.
+    let given = config.postgres()?.replace("sslmode=verify-full", "sslmode=require");
+    let mut postgres: tokio_postgres::Config = given.parse().map_err(|error| {
         Failure::usage(format!(
             "--postgres does not read as a connection string: {}; it is \
              postgres://user:password@host/database, or words like \"host=/run/postgresql \
@@ -75,7 +78,17 @@ pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
         _ => host.clone(),
     };
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(postgres, NoTls, manager_config);
+    // By `prefer`, the default, libpq takes a certificate that nobody has checked. We take none then.
+    let tls = match postgres.get_ssl_mode() == SslMode::Require && !is_socket {
+        true => Some(tls::connector().map_err(|error| {
+            Failure::other(format!("sslmode=require needs authorities to trust: {error}"))
+        })?),
+        false => None,
+    };
+    let manager = match tls.clone() {
+        Some(tls) => Manager::from_config(postgres, tls, manager_config),
+        None => Manager::from_config(postgres, NoTls, manager_config),
+    };
     let timeouts =
         Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) };
     let pool = deadpool_postgres::Pool::builder(manager)
@@ -85,5 +98,9 @@ pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
         .build()
         .map_err(|error| Failure::other(format!("cannot make a pool: {error}")))?;
     let is_local = is_socket || ["localhost", "127.0.0.1", "::1"].contains(&host.as_str());
-    Ok(Pool { source: pool.into(), address, port: port.filter(|_| !is_socket), is_local })
+    let source = match tls {
+        Some(tls) => CancelTls::new(pool, tls),
+        None => pool.into(),
+    };
+    Ok(Pool { source, address, port: port.filter(|_| !is_socket), is_local })
 }

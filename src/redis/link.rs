@@ -259,6 +259,10 @@ impl Link {
 
 /// A client for connections to a server, as all of them are to be.
 pub(super) fn client(url: &str) -> Result<Client, RedisError> {
+    #[cfg(feature = "cli")]
+    if url.starts_with("rediss:") {
+        crate::tls::prepare();
+    }
     let info = url.into_connection_info()?;
     // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));

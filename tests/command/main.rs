@@ -9,3 +9,4 @@ mod invalidate;
 mod manual;
 mod refresh;
 mod support;
+mod tls;

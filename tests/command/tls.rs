@@ -1,0 +1,116 @@
+//! Servers that speak TLS.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+use crate::servers::{Postgres, Redis};
+use crate::support::{Ran, larder, run};
+
+/// An authority's certificate, and a server's of that authority for `localhost` with its key.
+fn certificates() -> [String; 3] {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&authority_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let server = server.signed_by(&key, &issuer).unwrap();
+    [certificate.pem(), server.pem(), key.serialize_pem()]
+}
+
+fn put(path: &Path, text: &str) -> String {
+    fs::write(path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn check(trusted: &str, arguments: &[&str]) -> Ran {
+    let mut command = larder(["check", "--json"].iter().chain(arguments));
+    command.env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
+    run(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_asked_over_tls_and_an_unknown_authority_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let [authority, certificate, key] = certificates();
+    let at = |name: &str, text: &str| put(&directory.path().join(name), text);
+    let (trusted, certificate) = (at("ca.pem", &authority), at("cert.pem", &certificate));
+    let key = at("key.pem", &key);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let tls = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+        "--tls-ca-cert-file",
+        &trusted,
+        "--bind",
+        "127.0.0.1",
+    ];
+    let _redis = Redis::start_with(&tls).unwrap();
+    let url = format!("rediss://localhost:{port}");
+    let ran = check(&trusted, &["--redis", &url, "--namespace", "shop"]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    // A cache, too, not the command's questions alone.
+    assert!(ran.out.contains("scripts run"), "{}", ran.out);
+    let [stranger, ..] = certificates();
+    let stranger = at("stranger.pem", &stranger);
+    let ran = check(&stranger, &["--redis", &url, "--namespace", "shop"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("invalid peer certificate"), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_is_asked_over_tls_if_sslmode_requires_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [authority, certificate, key] = certificates();
+    let trusted = put(&directory.path().join("ca.pem"), &authority);
+    // The port is the same for all clusters of the tests, so the address has to be its own.
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let address = format!("127.{}.{b}.{c}", 1 + a % 200);
+    let cluster = Postgres::start_with(&[&format!("listen_addresses={address}")]).unwrap();
+    let data = cluster.directory().join("data");
+    let owner = fs::metadata(&data).unwrap();
+    for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+        let path = data.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let database = cluster.database().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("ALTER SYSTEM SET ssl = on").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    crate::support::until("ssl is on", async || {
+        let row = client.query_one("SHOW ssl", &[]).await.unwrap();
+        row.get::<_, &str>(0) == "on"
+    })
+    .await;
+    let words =
+        format!("host=localhost hostaddr={address} user=postgres dbname={}", database.name());
+    let with = |mode: &str| format!("{words} sslmode={mode}");
+    for mode in ["require", "verify-full"] {
+        let ran = check(&trusted, &["--postgres", &with(mode)]).await;
+        assert_eq!(ran.code, 0, "{mode}: {}{}", ran.out, ran.err);
+        let view = "CREATE MATERIALIZED VIEW IF NOT EXISTS one AS SELECT 1 AS id";
+        client.batch_execute(view).await.unwrap();
+        let mut refresh = larder(["refresh", "one", "--plain", "--postgres", &with(mode)]);
+        refresh.env("SSL_CERT_FILE", &trusted);
+        assert_eq!(run(refresh).await.code, 0);
+        client.batch_execute("DROP MATERIALIZED VIEW one").await.unwrap();
+    }
+    let [stranger, ..] = certificates();
+    let stranger = put(&directory.path().join("stranger.pem"), &stranger);
+    let ran = check(&stranger, &["--postgres", &with("require")]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("invalid peer certificate"), "{}", ran.out);
+}
