@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::latency::Latency;
 pub(crate) use self::published::{Numbers, PublishedView, Snapshot};
+#[cfg(feature = "cli")]
+pub(crate) use self::published::{Published, Roll};
 pub(crate) use self::publisher::Publisher;
 pub use self::query::QueryStats;
 pub(crate) use self::query::{Tallies, Tally, check_name};

@@ -10,10 +10,12 @@ mod complete;
 mod config;
 mod connect;
 mod failure;
+mod fleet;
 mod inspect;
 mod invalidate;
 mod matviews;
 mod refresh;
+mod stats;
 mod text;
 
 use std::process::ExitCode;
@@ -59,6 +61,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
     Refresh(refresh::Refresh),
+    Stats(stats::Stats),
     Completions(complete::Completions),
     Man(complete::Man),
 }
@@ -103,6 +106,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,
+            Command::Stats(stats) => stats.run(&config).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
         }
     })

@@ -8,5 +8,6 @@ mod inspect;
 mod invalidate;
 mod manual;
 mod refresh;
+mod stats;
 mod support;
 mod tls;
