@@ -17,6 +17,7 @@ mod matviews;
 mod refresh;
 mod stats;
 mod text;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ enum Command {
     Invalidate(invalidate::Invalidate),
     Refresh(refresh::Refresh),
     Stats(stats::Stats),
+    Watch(watch::Watch),
     Completions(complete::Completions),
     Man(complete::Man),
 }
@@ -107,6 +109,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,
             Command::Stats(stats) => stats.run(&config).await,
+            Command::Watch(watch) => watch.run(&config).await,
             Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
         }
     })

@@ -11,3 +11,4 @@ mod refresh;
 mod stats;
 mod support;
 mod tls;
+mod watch;
