@@ -88,6 +88,12 @@
 //! being refreshed, with the SQL that mends it: [`check`](Refresher::check). What follows on a refresh
 //! is done by [hooks](RefreshHook), such as a webhook. Refreshes by others are noticed as well.
 //!
+//! # What it does
+//!
+//! [`stats`](QueryCache::stats) and, query by query, [`query_stats`](QueryCache::query_stats): reads by
+//! where their answers came from, loads, errors, bytes, latencies. Give queries a
+//! [`name`](Query::name) to find them again there and in [metrics](#metrics).
+//!
 //! # What it never does
 //!
 //! - **Fail or hang a query.** Redis may refuse, freeze, be killed, be full, hold garbage under a
@@ -112,12 +118,16 @@
 //! | `redis` (default) | the shared tier |
 //! | `msgpack` | [`Codec::MessagePack`] for typed values |
 //! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads, refreshes |
+//! | `metrics` | the cache's numbers through the `metrics` facade: see [below](#metrics) |
+//! | `prometheus` | `PrometheusEndpoint`: an HTTP endpoint for Prometheus with them |
 //! | `cron` | [`MaterializedView::cron`]: refreshes by cron expressions, in time zones |
 //! | `webhook` | [`Webhook`]: a hook that posts a signed JSON event over HTTP |
 //! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
 //! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
 //!
 #![doc = include_str!("docs/currency.md")]
+//!
+#![doc = include_str!("docs/metrics.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
@@ -152,10 +162,13 @@ mod key;
 mod load;
 mod local;
 mod look;
+mod metrics;
 mod param;
 mod parts;
 mod policy;
 mod postgres;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod query;
 mod read;
 #[cfg(feature = "redis")]
@@ -192,6 +205,9 @@ pub use self::key::KeyEncoder;
 pub use self::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
 pub use self::postgres::matview::{Finding, FindingKind, RefreshError, RefreshErrorKind};
 pub use self::postgres::{CancelTls, Source, TransactionPooling};
+#[cfg(feature = "prometheus")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
+pub use self::prometheus::{EndpointError, PrometheusEndpoint};
 pub use self::query::{Bound, Query};
 pub use self::read::{OnMiss, Read, ReadAnswer};
 pub use self::refresh::{

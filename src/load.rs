@@ -111,7 +111,7 @@ impl Core {
             Err(error) => {
                 count(&plan.tally.load_errors);
                 if let Some(began) = began {
-                    plan.tally.load_times.record(clock::since(self.clock.now(), began.0));
+                    plan.tally.load_took(clock::since(self.clock.now(), began.0));
                     self.keep_failure(&key, &plan, &error, began);
                 }
                 // Given back with the word that there is no result, before those who wait here
@@ -121,7 +121,7 @@ impl Core {
             }
         };
         let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
-        plan.tally.load_times.record(clock::since(ended, began));
+        plan.tally.load_took(clock::since(ended, began));
         let value = Arc::new(value);
         let encoded = self.encode::<V>(&plan, &value);
         let (bytes, empty) = match &encoded {

@@ -51,7 +51,7 @@ impl Core {
         let asked = self.clock.now();
         let shown = self.currency.stamp().moment;
         let found = fleet.look(key).await;
-        plan.tally.lookups.record(clock::since(self.clock.now(), asked));
+        plan.tally.looked_up(clock::since(self.clock.now(), asked));
         answered();
         let (bytes, remaining) = match found {
             Ok(Found::Entry { bytes, remaining }) => {

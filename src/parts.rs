@@ -16,6 +16,8 @@ use crate::fleet::Fleet;
 use crate::flight::Flights;
 use crate::key::MacKey;
 use crate::local::{Local, Sweeper};
+#[cfg(feature = "metrics")]
+use crate::metrics::Reporter;
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
 use crate::stats::{Counters, Numbers, Publisher};
@@ -59,6 +61,9 @@ pub(crate) struct Core {
     pub(crate) numbers: Numbers,
     /// Ends with the cache.
     pub(crate) publisher: Option<Publisher>,
+    /// Likewise.
+    #[cfg(feature = "metrics")]
+    pub(crate) _reporter: Reporter,
     pub(crate) closing: watch::Sender<Phase>,
     /// The runtime that the cache was built in; see `Core::place` in `cache`.
     pub(crate) runtime: Handle,

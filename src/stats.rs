@@ -86,8 +86,10 @@ pub struct CacheStats {
     pub l2_bytes_written: u64,
     /// Results in memory at present.
     pub entries: u64,
-    /// What they take at present of [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
+    /// What they take at present.
     pub memory_bytes: u64,
+    /// What they may take: [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
+    pub max_bytes: u64,
     /// How often these numbers could not be [published](crate::QueryCacheBuilder::publish_stats).
     pub unpublished: u64,
     /// How long Redis took to be looked into, in vain or not.
@@ -97,7 +99,6 @@ pub struct CacheStats {
 }
 
 /// The counters behind [`CacheStats`]: those of queries, and those that are of no query's.
-#[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) queries: Tallies,
     pub(crate) coalesced: AtomicU64,
@@ -132,6 +133,28 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl Counters {
+    pub(crate) fn new(namespace: &str) -> Counters {
+        let zero = AtomicU64::default;
+        Counters {
+            queries: Tallies::new(namespace),
+            coalesced: zero(),
+            l2_misses: zero(),
+            l2_refused: zero(),
+            l2_errors: zero(),
+            l2_writes: zero(),
+            l2_overtaken: zero(),
+            refreshes: zero(),
+            lease_waits: zero(),
+            invalidations: zero(),
+            unannounced: zero(),
+            epochs: zero(),
+            misses: zero(),
+            oversized: zero(),
+            unstorable: zero(),
+            unpublished: zero(),
+        }
+    }
+
     /// All reads: whoever sees the number stand still knows that nobody uses the cache.
     pub(crate) fn reads(&self) -> u64 {
         self.queries.l1_hits() + read(&self.misses)

@@ -19,6 +19,8 @@ use crate::flight::Flights;
 use crate::heartbeat::Heartbeat;
 use crate::key::MacKey;
 use crate::local::{Local, Sweeper};
+#[cfg(feature = "metrics")]
+use crate::metrics::Reporter;
 use crate::parts::{Core, Phase};
 use crate::policy::{Policy, WrongSetting};
 use crate::rows::ColumnSets;
@@ -59,13 +61,15 @@ impl QueryCacheBuilder {
             let allowed = "from 100 milliseconds to 1 hour";
             return Err(wrong("publish_stats", format_args!("{every:?}"), allowed));
         }
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new(&namespace));
         let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
         let local = Local::new(self.max_bytes);
-        let numbers = Numbers::new(counters.clone(), local.clone());
+        let numbers = Numbers::new(counters.clone(), local.clone(), self.max_bytes);
         let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
             Publisher::start(&runtime, fleet.store.clone(), numbers.clone(), every)
         });
+        #[cfg(feature = "metrics")]
+        let reporter = Reporter::start(&runtime, numbers.clone(), &namespace);
         let core = Core {
             fleet,
             _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
@@ -83,6 +87,8 @@ impl QueryCacheBuilder {
             counters,
             numbers,
             publisher,
+            #[cfg(feature = "metrics")]
+            _reporter: reporter,
             closing: watch::Sender::new(Phase::Open),
             runtime,
         };

@@ -20,6 +20,7 @@ use super::ticks;
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
+use crate::metrics;
 use crate::policy::WrongSetting;
 use crate::postgres::CancelTls;
 use crate::postgres::matview::listen::{self, Listen};
@@ -212,6 +213,7 @@ impl RefresherBuilder {
             poll: self.poll,
             shutdown_deadline: self.shutdown_deadline,
         });
+        metrics::describe();
         for cache in &shared.caches {
             let views = Arc::downgrade(&shared);
             cache.core.numbers.add(Box::new(move || Some(views.upgrade()?.published())));

@@ -11,6 +11,7 @@ use super::backoff;
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::error::BoxError;
+use crate::metrics;
 use crate::postgres::matview::lineage::Lineage;
 use crate::postgres::matview::listen::Listen;
 use crate::postgres::matview::session::Session;
@@ -106,6 +107,7 @@ impl Shared {
         if noticed {
             view.status().noticed += 1;
             trace::noticed(view.name());
+            metrics::noticed(view.name());
         }
         true
     }

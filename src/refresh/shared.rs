@@ -18,6 +18,7 @@ use super::status::{Activity, ViewStatus};
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
+use crate::metrics;
 use crate::postgres::matview::RefreshError;
 use crate::postgres::matview::session::Source;
 use crate::postgres::matview::sight::Seen;
@@ -179,6 +180,7 @@ impl View {
     /// An attempt came to an end without a failure.
     pub(super) fn succeeded(&self, report: Arc<RefreshReport>) {
         trace::refreshed(&report);
+        metrics::refreshed(&report);
         let refreshed = report.rows().is_some();
         {
             let mut status = self.status();
@@ -202,6 +204,7 @@ impl View {
 
     pub(super) fn hook_failed(&self, failure: &HookFailure) {
         trace::hook_failed(self.name(), failure);
+        metrics::hook_failed(self.name());
         let mut status = self.status();
         status.hook_failures += 1;
         status.last_hook_failure = Some(failure.to_string());
@@ -222,6 +225,7 @@ impl View {
             status.failures_in_a_row
         };
         trace::refresh_failed(error, failures);
+        metrics::refresh_failed(self.name(), took);
         if !tell {
             return;
         }

@@ -125,6 +125,7 @@ impl QueryCache {
 pub(crate) struct Numbers {
     pub(crate) counters: Arc<Counters>,
     local: Local,
+    max_bytes: u64,
     refreshers: Arc<Refreshers>,
 }
 
@@ -135,8 +136,8 @@ type Views = Box<dyn Fn() -> Option<Vec<PublishedView>> + Send + Sync>;
 struct Refreshers(Mutex<Vec<Views>>);
 
 impl Numbers {
-    pub(crate) fn new(counters: Arc<Counters>, local: Local) -> Numbers {
-        Numbers { counters, local, refreshers: Arc::default() }
+    pub(crate) fn new(counters: Arc<Counters>, local: Local, max_bytes: u64) -> Numbers {
+        Numbers { counters, local, max_bytes, refreshers: Arc::default() }
     }
 
     pub(crate) fn of_queries(&self) -> Vec<QueryStats> {
@@ -146,7 +147,12 @@ impl Numbers {
     /// Of the whole cache, of which this much is its queries'.
     pub(crate) fn of_cache(&self, queries: &[QueryStats]) -> CacheStats {
         let (entries, memory_bytes) = self.local.size();
-        CacheStats { entries, memory_bytes, ..self.counters.sum(queries) }
+        CacheStats {
+            entries,
+            memory_bytes,
+            max_bytes: self.max_bytes,
+            ..self.counters.sum(queries)
+        }
     }
 
     /// A refresher that has been given the cache.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use super::striped::{Block, Lane};
 use super::{count, read};
 use crate::answer::{Answer, Origin};
 use crate::error::Error;
+use crate::metrics::OfQuery;
 
 /// The name that all queries share beyond the first [`MOST`].
 pub(crate) const OTHER: &str = "other";
@@ -96,13 +98,15 @@ pub(crate) struct Tally {
     pub(crate) loaded_bytes: AtomicU64,
     pub(crate) l2_bytes_read: AtomicU64,
     pub(crate) l2_bytes_written: AtomicU64,
-    pub(crate) lookups: Histogram,
-    pub(crate) load_times: Histogram,
+    lookups: Histogram,
+    load_times: Histogram,
+    metrics: OfQuery,
 }
 
 impl Tally {
-    fn new(name: Arc<str>, l1_hits: Lane) -> Tally {
+    fn new(namespace: &str, name: Arc<str>, l1_hits: Lane) -> Tally {
         Tally {
+            metrics: OfQuery::new(namespace, &name),
             name,
             l1_hits,
             l2_hits: AtomicU64::default(),
@@ -124,6 +128,18 @@ impl Tally {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Redis was looked into.
+    pub(crate) fn looked_up(&self, took: Duration) {
+        self.lookups.record(took);
+        self.metrics.lookup(took);
+    }
+
+    /// A load has ended, well or not.
+    pub(crate) fn load_took(&self, took: Duration) {
+        self.load_times.record(took);
+        self.metrics.load(took);
     }
 
     /// Counts a read that was not a hit at its first look into memory.
@@ -169,8 +185,10 @@ impl fmt::Debug for Tally {
 
 /// The counters of all queries, by name. A query object made for each call finds those of the one
 /// before.
-#[derive(Default)]
-pub(crate) struct Tallies(RwLock<Known>);
+pub(crate) struct Tallies {
+    namespace: Box<str>,
+    known: RwLock<Known>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -180,13 +198,17 @@ struct Known {
 }
 
 impl Tallies {
+    pub(super) fn new(namespace: &str) -> Tallies {
+        Tallies { namespace: namespace.into(), known: RwLock::default() }
+    }
+
     pub(crate) fn of(&self, name: &str) -> Arc<Tally> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(tally) = known.tallies.get(name) {
             return tally.clone();
         }
         drop(known);
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let name = if known.tallies.len() < MOST { name } else { OTHER };
         if let Some(tally) = known.tallies.get(name) {
             return tally.clone();
@@ -197,20 +219,20 @@ impl Tallies {
         }
         known.last = Some(lane.clone());
         let name: Arc<str> = name.into();
-        let tally = Arc::new(Tally::new(name.clone(), lane));
+        let tally = Arc::new(Tally::new(&self.namespace, name.clone(), lane));
         known.tallies.insert(name, tally.clone());
         tally
     }
 
     /// The hits in memory of all queries.
     pub(super) fn l1_hits(&self) -> u64 {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.blocks.iter().map(|block| block.sum()).sum()
     }
 
     /// Of all queries, by name.
     pub(crate) fn snapshot(&self) -> Vec<QueryStats> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let tallies: Vec<_> = known.tallies.values().cloned().collect();
         drop(known);
         let mut all: Vec<QueryStats> = tallies.iter().map(|tally| tally.snapshot()).collect();
@@ -233,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_name_has_one_tally_and_names_without_end_share_one() {
-        let tallies = Tallies::default();
+        let tallies = Tallies::new("test");
         assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
         for number in 0..10 * MOST {
             tallies.of(&format!("query {number}")).l1_hits.add();
@@ -243,7 +265,7 @@ mod tests {
         let other = all.iter().find(|stats| stats.name == OTHER).unwrap();
         assert_eq!(other.l1_hits, 10 * MOST as u64 - (MOST as u64 - 1));
         assert_eq!(tallies.l1_hits(), 10 * MOST as u64);
-        assert_eq!(tallies.0.read().unwrap().blocks.len(), (MOST + 1).div_ceil(16));
+        assert_eq!(tallies.known.read().unwrap().blocks.len(), (MOST + 1).div_ceil(16));
         assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
     }
 

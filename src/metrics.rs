@@ -1,0 +1,125 @@
+//! Numbers for the `metrics` facade: whoever has installed a recorder gets them. Without the feature
+//! all of it is nothing.
+//!
+//! What is counted at every read is not told at every read: a task tells what came since it last did.
+//! A hit in memory therefore costs the same with metrics as without. Times are told where they are
+//! taken, at look-ups in Redis and loads, which take far longer.
+
+#[cfg(feature = "metrics")]
+mod report;
+#[cfg(feature = "metrics")]
+mod table;
+
+use std::time::Duration;
+
+#[cfg(feature = "metrics")]
+pub(crate) use self::report::Reporter;
+use crate::refresh::{RefreshOutcome, RefreshReport};
+
+#[cfg(feature = "metrics")]
+const ABOUT: metrics::Metadata<'static> =
+    metrics::Metadata::new("larder", metrics::Level::INFO, None);
+
+/// How a query's times are called.
+pub(crate) struct OfQuery {
+    #[cfg(feature = "metrics")]
+    lookups: metrics::Key,
+    #[cfg(feature = "metrics")]
+    loads: metrics::Key,
+}
+
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+impl OfQuery {
+    pub(crate) fn new(namespace: &str, query: &str) -> OfQuery {
+        #[cfg(feature = "metrics")]
+        let key = |name: &'static str| {
+            let labels = [("namespace", namespace.to_owned()), ("query", query.to_owned())];
+            metrics::Key::from_parts(name, &labels)
+        };
+        OfQuery {
+            #[cfg(feature = "metrics")]
+            lookups: key(table::LOOKUPS),
+            #[cfg(feature = "metrics")]
+            loads: key(table::LOADS),
+        }
+    }
+
+    /// Redis was looked into.
+    pub(crate) fn lookup(&self, took: Duration) {
+        #[cfg(feature = "metrics")]
+        time(&self.lookups, took);
+    }
+
+    /// A load has ended, well or not.
+    pub(crate) fn load(&self, took: Duration) {
+        #[cfg(feature = "metrics")]
+        time(&self.loads, took);
+    }
+}
+
+#[cfg(feature = "metrics")]
+fn time(key: &metrics::Key, took: Duration) {
+    metrics::with_recorder(|recorder| recorder.register_histogram(key, &ABOUT).record(took));
+}
+
+#[cfg(feature = "metrics")]
+fn of_view(name: &'static str, view: &str, label: Option<(&'static str, &'static str)>) {
+    let view = ("view", view.to_owned());
+    let label = label.map(|(name, value)| (name, value.to_owned()));
+    let labels: Vec<metrics::Label> =
+        std::iter::once(view).chain(label).map(|label| (&label).into()).collect();
+    let key = metrics::Key::from_parts(name, labels);
+    metrics::with_recorder(|recorder| recorder.register_counter(&key, &ABOUT).increment(1));
+}
+
+#[cfg(feature = "metrics")]
+fn refresh_took(view: &str, took: Duration) {
+    time(&metrics::Key::from_parts(table::REFRESHES, &[("view", view.to_owned())]), took);
+}
+
+/// An attempt to refresh a view came to an end without a failure.
+pub(crate) fn refreshed(report: &RefreshReport) {
+    let outcome = match report.outcome() {
+        RefreshOutcome::Refreshed(_) => "refreshed",
+        RefreshOutcome::Skipped(_) => "skipped",
+    };
+    #[cfg(feature = "metrics")]
+    {
+        of_view("larder_refreshes_total", report.view(), Some(("outcome", outcome)));
+        if outcome == "refreshed" {
+            refresh_took(report.view(), report.duration());
+        }
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (outcome, report.duration());
+}
+
+/// An attempt to refresh a view failed.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn refresh_failed(view: &str, took: Duration) {
+    #[cfg(feature = "metrics")]
+    {
+        of_view("larder_refreshes_total", view, Some(("outcome", "failed")));
+        refresh_took(view, took);
+    }
+}
+
+/// A hook failed.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn hook_failed(view: &str) {
+    #[cfg(feature = "metrics")]
+    of_view("larder_refresh_hook_failures_total", view, None);
+}
+
+/// A refresh was noticed that nobody had announced.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(crate) fn noticed(view: &str) {
+    #[cfg(feature = "metrics")]
+    of_view("larder_refreshes_noticed_total", view, None);
+}
+
+/// Tells the recorder what is what.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    metrics::with_recorder(table::describe);
+}
