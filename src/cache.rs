@@ -19,7 +19,7 @@ use crate::serve::Asked;
 use crate::stats::{CacheStats, QueryStats, count};
 use crate::store::Token;
 use crate::tag::{Cell, Tag};
-use crate::trace;
+use crate::trace::{self, Span};
 use crate::value::Value;
 
 /// A cache of query results: in memory, over a Redis that other processes share.
@@ -395,11 +395,16 @@ impl Core {
             return Ok(());
         }
         count(&self.counters.invalidations);
+        let (span, began) = (Span::invalidate(cells.len()), std::time::Instant::now());
         let Some(fleet) = &self.fleet else {
             self.currency.invalidate_alone(cells);
+            span.ends("alone", began.elapsed(), None);
             return Ok(());
         };
-        fleet.invalidate(cells).await.map_err(|_| {
+        let outcome = span.around(fleet.invalidate(cells)).await;
+        let word = if outcome.is_ok() { "announced" } else { "unannounced" };
+        span.ends(word, began.elapsed(), None);
+        outcome.map_err(|_| {
             count(&self.counters.unannounced);
             trace::unannounced(cells.len());
             Error::unannounced()

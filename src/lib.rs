@@ -117,7 +117,7 @@
 //! | --- | --- |
 //! | `redis` (default) | the shared tier |
 //! | `msgpack` | [`Codec::MessagePack`] for typed values |
-//! | `tracing` | events under the target `larder`: which invalidation killed a result, epochs, connections, loads, refreshes |
+//! | `tracing` | spans and events under the target `larder`: see [below](#tracing) |
 //! | `metrics` | the cache's numbers through the `metrics` facade: see [below](#metrics) |
 //! | `prometheus` | `PrometheusEndpoint`: an HTTP endpoint for Prometheus with them |
 //! | `cron` | [`MaterializedView::cron`]: refreshes by cron expressions, in time zones |
@@ -128,6 +128,8 @@
 #![doc = include_str!("docs/currency.md")]
 //!
 #![doc = include_str!("docs/metrics.md")]
+//!
+#![doc = include_str!("docs/tracing.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,7 +26,7 @@ use crate::policy::Plan;
 use crate::stats::{count, count_bytes};
 use crate::store::{Ask, Done, Fill, LEASE, Leased, Token};
 use crate::tag::Tag;
-use crate::trace;
+use crate::trace::{self, Span};
 use crate::value::{Value, unless_it_panics};
 
 tokio::task_local! {
@@ -60,25 +61,30 @@ enum Right {
 
 impl Core {
     /// Loads, and brings the result to everybody who waits and into both tiers.
-    pub(crate) async fn fly<V: Value>(
+    pub(crate) fn fly<V: Value>(
         self: Arc<Self>,
         flight: Flight,
         key: CacheKey,
         plan: Arc<Plan>,
         load: Reload<V>,
         missed: Missed,
-    ) {
-        let mut closing = self.closing.subscribe();
-        let flying = self.bring::<V>(flight, key, plan, load, missed);
-        tokio::select! {
-            () = flying => {}
-            // Nobody can be waiting. What the load holds is let go of, its lease first of all.
-            () = reached(&mut closing, Phase::Abandoned) => {}
+    ) -> impl Future<Output = ()> + Send {
+        // Here, and not in the task: it belongs to what its first caller does.
+        let span = Span::load(plan.tally.name(), &key);
+        async move {
+            let mut closing = self.closing.subscribe();
+            let flying = self.bring::<V>(&span, flight, key, plan, load, missed);
+            tokio::select! {
+                () = span.around(flying) => {}
+                // Nobody can be waiting. What the load holds is let go of, its lease first of all.
+                () = reached(&mut closing, Phase::Abandoned) => {}
+            }
         }
     }
 
     async fn bring<V: Value>(
         &self,
+        span: &Span,
         flight: Flight,
         key: CacheKey,
         plan: Arc<Plan>,
@@ -105,13 +111,16 @@ impl Core {
         let loaded = match outcome {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(landing)) => {
+                span.ends("found", Duration::ZERO, None);
                 self.local.insert(key, landing.held.clone());
                 return flight.land(Ok(landing));
             }
             Err(error) => {
                 count(&plan.tally.load_errors);
-                if let Some(began) = began {
-                    plan.tally.load_took(clock::since(self.clock.now(), began.0));
+                let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
+                span.failed(&error, took.unwrap_or_default());
+                if let Some((began, took)) = began.zip(took) {
+                    plan.tally.load_took(took);
                     self.keep_failure(&key, &plan, &error, began);
                 }
                 // Given back with the word that there is no result, before those who wait here
@@ -121,7 +130,8 @@ impl Core {
             }
         };
         let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
-        plan.tally.load_took(clock::since(ended, began));
+        let took = clock::since(ended, began);
+        plan.tally.load_took(took);
         let value = Arc::new(value);
         let encoded = self.encode::<V>(&plan, &value);
         let (bytes, empty) = match &encoded {
@@ -129,7 +139,8 @@ impl Core {
             None => (0, false),
         };
         count_bytes(&plan.tally.loaded_bytes, bytes);
-        trace::loaded(&key, clock::since(ended, began), encoded.is_some().then_some(bytes));
+        span.ends("loaded", took, encoded.is_some().then_some(bytes));
+        trace::loaded(&key, took, encoded.is_some().then_some(bytes));
         let depends = match tags.is_empty() {
             true => plan.depends.clone(),
             false => Arc::new(plan.depends.and(tags)),

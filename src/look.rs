@@ -14,7 +14,7 @@ use crate::policy::Plan;
 use crate::stats::{count, count_bytes};
 use crate::store::{Found, Token};
 use crate::tag::Depends;
-use crate::trace;
+use crate::trace::{self, Span};
 use crate::value::{Value, unless_it_panics};
 
 /// What a look into Redis gave.
@@ -50,8 +50,11 @@ impl Core {
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
         let shown = self.currency.stamp().moment;
-        let found = fleet.look(key).await;
-        plan.tally.looked_up(clock::since(self.clock.now(), asked));
+        let span = Span::look_up(plan.tally.name(), key);
+        let found = span.around(fleet.look(key)).await;
+        let took = clock::since(self.clock.now(), asked);
+        span.looked_up(&found, took);
+        plan.tally.looked_up(took);
         answered();
         let (bytes, remaining) = match found {
             Ok(Found::Entry { bytes, remaining }) => {

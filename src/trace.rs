@@ -1,11 +1,14 @@
-//! Events for `tracing`: what the cache has to tell beside its numbers. Without the feature all of
-//! them are nothing.
+//! Spans and events for `tracing`: what the cache has to tell beside its numbers. Without the feature
+//! all of them are nothing.
 //!
-//! No event holds SQL, a parameter, a value or a secret. A key is told by the first 16 digits of its
+//! None of them holds SQL, a parameter, a value or a secret. A key is told by the first 16 digits of its
 //! hash, as its name in Redis shows them.
+
+mod span;
 
 use std::time::Duration;
 
+pub(crate) use self::span::Span;
 use crate::currency::{Currency, Stamp};
 use crate::key::CacheKey;
 use crate::postgres::matview::RefreshError;

@@ -12,6 +12,7 @@ use super::view::Mode;
 use crate::postgres::matview::sight::Seen;
 use crate::postgres::matview::transaction::{self, How, Refreshed, Taken, Turn};
 use crate::postgres::matview::{RefreshError, RefreshErrorKind, check};
+use crate::trace::Span;
 
 /// Why a view is to be refreshed.
 #[derive(Debug, Clone)]
@@ -74,12 +75,24 @@ impl Shared {
         let _permit = permit.map_err(|_| RefreshError::closed(name))?;
         let _shown = view.shown_as_refreshing();
         let (started, clock) = (self.clock.wall(), Instant::now());
+        let span = Span::refresh(name);
         let attempt = tokio::select! {
             biased;
-            attempt = self.try_once(view, &occasion, started, clock) => attempt,
+            attempt = span.around(self.try_once(view, &occasion, started, clock)) => attempt,
             // The attempt is dropped, and with it the session, which cancels what it runs.
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
+        let outcome = match &attempt {
+            Ok(Attempt::Done(report)) if report.rows().is_some() => Ok("refreshed"),
+            Ok(Attempt::Done(_)) => Ok("skipped"),
+            Ok(Attempt::Busy { .. }) => Ok("busy"),
+            Ok(Attempt::Unsettled(_)) => Ok("unsettled"),
+            Err(error) => Err(error.kind()),
+        };
+        match outcome {
+            Ok(outcome) => span.ends(outcome, clock.elapsed(), None),
+            Err(kind) => span.refresh_failed(kind, clock.elapsed()),
+        }
         match &attempt {
             Ok(Attempt::Done(report)) => view.succeeded(report.clone()),
             Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}

@@ -18,6 +18,8 @@ mod postgres_types;
 mod reading;
 mod refresh;
 mod settings;
+#[cfg(feature = "tracing")]
+mod spans;
 mod stale;
 mod stampede;
 mod stats;
