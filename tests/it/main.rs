@@ -24,6 +24,8 @@ mod stale;
 mod stampede;
 mod stats;
 mod support;
+#[cfg(feature = "tracing")]
+mod told;
 mod typed_values;
 
 #[cfg(feature = "redis")]

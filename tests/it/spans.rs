@@ -1,89 +1,23 @@
 //! Do spans tell what the documentation says, and nothing that is nobody's business?
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
 
 use larder::{MaterializedView, Refresher};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 use crate::support::{database, namespace, over_redis, written};
+use crate::told::{Listening, Told, listen};
 
 const DOCS: &str = include_str!("../../src/docs/tracing.md");
 const SECRET: &str = "hunter2 hunter2 hunter2";
 /// In SQL, as a parameter, in values and in the errors of query functions.
 const MARK: &str = "marked";
 
-/// Every span with its level and fields, and every event.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Told>>>);
-
-#[derive(Debug, Clone, Default)]
-struct Told {
-    /// Of a span; an event has none.
-    name: Option<&'static str>,
-    level: String,
-    fields: BTreeMap<&'static str, String>,
-}
-
-impl Visit for Told {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.fields.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
-    }
-}
-
-impl Told {
-    fn new(name: Option<&'static str>, metadata: &Metadata<'_>) -> Told {
-        let level = metadata.level().to_string().to_lowercase();
-        Told { name, level, fields: BTreeMap::new() }
-    }
-}
-
-impl Subscriber for Seen {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "larder"
-    }
-
-    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let metadata = attributes.metadata();
-        let mut told = Told::new(Some(metadata.name()), metadata);
-        attributes.record(&mut told);
-        let mut seen = self.0.lock().unwrap();
-        seen.push(told);
-        Id::from_u64(seen.len() as u64)
-    }
-
-    fn record(&self, id: &Id, values: &Record<'_>) {
-        values.record(&mut self.0.lock().unwrap()[id.into_u64() as usize - 1]);
-    }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut told = Told::new(None, event.metadata());
-        event.record(&mut told);
-        self.0.lock().unwrap().push(told);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-impl Seen {
-    fn all(&self) -> Vec<Told> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// The spans of a name, with the fields that are asked for.
-    fn spans(&self, name: &str, fields: &[&str]) -> Vec<Vec<String>> {
-        let of_name = |told: &Told| told.name == Some(name);
-        let of = |told: Told| {
-            fields.iter().map(|field| told.fields.get(field).cloned().unwrap_or_default()).collect()
-        };
-        self.all().into_iter().filter(of_name).map(of).collect()
-    }
+/// The spans of a name, with the fields that are asked for.
+fn spans(all: &[Told], name: &str, fields: &[&str]) -> Vec<Vec<String>> {
+    let of = |told: &Told| {
+        fields.iter().map(|field| told.fields.get(field).cloned().unwrap_or_default()).collect()
+    };
+    all.iter().filter(|told| told.name == Some(name)).map(of).collect()
 }
 
 /// Rows of the documentation: what it is called, its level and its fields.
@@ -101,7 +35,7 @@ fn documented() -> Vec<(&'static str, &'static str, BTreeSet<&'static str>)> {
     .collect()
 }
 
-async fn work(seen: &Seen) {
+async fn work(seen: &Listening) {
     let (database, namespace) = (database().await, namespace());
     let build = async || over_redis(&namespace).secret(SECRET).build().await.unwrap();
     let (here, there) = (build().await, build().await);
@@ -150,12 +84,11 @@ async fn work(seen: &Seen) {
 
 #[tokio::test]
 async fn spans_tell_what_is_documented_and_no_sql_parameter_value_or_secret() {
-    let seen = Seen::default();
-    let guard = tracing::subscriber::set_default(seen.clone());
+    let seen = listen();
     work(&seen).await;
-    drop(guard);
+    let all = seen.all();
 
-    let loads = seen.spans("load", &["query", "outcome"]);
+    let loads = spans(&all, "load", &["query", "outcome"]);
     let named: Vec<&str> =
         loads.iter().filter(|load| load[0] == "a report").map(|load| &*load[1]).collect();
     assert_eq!(named, ["loaded", "query", "loaded"]);
@@ -165,17 +98,17 @@ async fn spans_tell_what_is_documented_and_no_sql_parameter_value_or_secret() {
     assert!(others.iter().all(|load| load[0].len() == 16), "{others:?}");
     assert_eq!((&*others[0][1], &*others[1][1]), ("loaded", "query"));
     if cfg!(feature = "redis") {
-        let outcomes: Vec<String> = seen.spans("look_up", &["outcome"]).concat();
+        let outcomes: Vec<String> = spans(&all, "look_up", &["outcome"]).concat();
         assert!(outcomes.contains(&"entry".to_owned()), "{outcomes:?}");
         assert!(outcomes.contains(&"nothing".to_owned()), "{outcomes:?}");
     }
     let word = if cfg!(feature = "redis") { "announced" } else { "alone" };
-    assert_eq!(seen.spans("invalidate", &["tags", "outcome"])[0], ["2", word]);
-    let refreshes = seen.spans("refresh", &["view", "outcome"]);
+    assert_eq!(spans(&all, "invalidate", &["tags", "outcome"])[0], ["2", word]);
+    let refreshes = spans(&all, "refresh", &["view", "outcome"]);
     assert_eq!(refreshes, [["good", "refreshed"], ["bad", "no_unique_index"]]);
 
     let documented = documented();
-    for told in seen.all() {
+    for told in &all {
         for (field, value) in &told.fields {
             assert!(!value.contains("hunter2"), "{told:?}");
             // The check of a view names what would mend it, which is about columns and no values.
@@ -192,7 +125,7 @@ async fn spans_tell_what_is_documented_and_no_sql_parameter_value_or_secret() {
         // A warning of a refresh is not in this workload.
         assert!(documented.iter().any(fits), "{told:?}");
     }
-    let spans: BTreeSet<_> = seen.all().iter().filter_map(|told| told.name).collect();
+    let spans: BTreeSet<_> = all.iter().filter_map(|told| told.name).collect();
     for (name, ..) in &documented[..4] {
         assert!(spans.contains(name) || !cfg!(feature = "redis"), "no span {name}");
     }
