@@ -36,7 +36,8 @@ pub struct CacheStats {
     /// Reads that waited for another read's look-up or load of the same key, and have perhaps not
     /// been answered yet.
     pub coalesced: u64,
-    /// Reads answered with a load of their own.
+    /// Reads answered with a load that they began: of their own, or of another process, which they
+    /// waited for.
     pub loaded: u64,
     /// Reads answered with an error.
     pub failed: u64,

@@ -40,7 +40,8 @@ pub struct QueryStats {
     pub l2_hits: u64,
     /// Reads answered with the result of another read's look-up or load of the same key.
     pub coalesced: u64,
-    /// Reads answered with a load of their own.
+    /// Reads answered with a load that they began: of their own, or of another process, which they
+    /// waited for.
     pub loaded: u64,
     /// Reads answered with a stale result, by policy.
     pub stale: u64,

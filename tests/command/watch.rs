@@ -19,11 +19,12 @@ mod on_a_terminal {
 
     use super::*;
 
-    /// The command on a terminal of 80 columns, which is asked afterwards for its settings.
+    /// The command on a terminal of 80 columns, which is asked afterwards for its settings. It is
+    /// ended if it does not end by itself, and with it whoever reads its screen.
     fn watch(namespace: &str) -> Child {
         let (larder, redis) = (env!("CARGO_BIN_EXE_larder"), Redis::shared().unwrap().url());
         let line = format!(
-            "stty cols 80 rows 24; {larder} watch --interval 100ms --redis {redis} \
+            "stty cols 80 rows 24; timeout --foreground 60 {larder} watch --interval 100ms --redis {redis} \
              --namespace {namespace}; echo code $?; stty -a"
         );
         let mut command = Command::new("script");

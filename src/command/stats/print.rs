@@ -121,8 +121,7 @@ fn counted_es(processes: usize) -> String {
 }
 
 fn origins<T>(numbers: [T; 6]) -> impl Iterator<Item = (String, T)> {
-    let names =
-        ["memory", "Redis", "a read under way", "a load of its own", "a stale result", "an error"];
+    let names = ["memory", "Redis", "a read under way", "a load", "a stale result", "an error"];
     names.map(str::to_owned).into_iter().zip(numbers)
 }
 
