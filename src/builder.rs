@@ -115,9 +115,9 @@ impl QueryCacheBuilder {
     /// the namespace in the place of `shop`:
     ///
     /// ```text
-    /// ~larder:shop:* resetchannels &larder:shop:* +ping +time +get +pttl +zmscore +subscribe
-    /// +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish +getrange +setrange +set
-    /// +pexpire
+    /// ~larder:shop:* resetchannels &larder:shop:* +ping +time +get +mget +pttl +zmscore
+    /// +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish +getrange
+    /// +setrange +set +pexpire
     /// ```
     ///
     /// # Default

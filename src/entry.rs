@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0    4   "LRDR"
-//! 4    1   format of the entry, 2                     all numbers big-endian
+//! 4    1   format of the entry, 3                     all numbers big-endian
 //! 5    1   codec: 0 rows, others see codec.rs
 //! 6    1   1 if bytes 96 to 111 are a MAC, else 0
 //! 7    1   zero
@@ -15,7 +15,7 @@
 //! 72   8   time the load took, in microseconds
 //! 80   8   length of the payload
 //! 88   2   number of cells
-//! 90   6   zero
+//! 90   6   when its life ends by Redis's clock, in milliseconds since 1970
 //! 96   16  MAC: keyed blake3 of bytes 0 to 95 and 112 to the end, cut to 128 bits,
 //!          or XXH3 of the same, 8 bytes, and 8 of zero
 //! 112  2n  cells, ascending
@@ -38,9 +38,11 @@ use crate::store::Token;
 use crate::tag::Depends;
 
 const MAGIC: [u8; 4] = *b"LRDR";
-pub(crate) const FORMAT: u8 = 2;
+pub(crate) const FORMAT: u8 = 3;
 const CHECKED: usize = 96;
 const HEADER: usize = 112;
+/// The last moment that an entry can name.
+const LAST: u64 = (1 << 48) - 1;
 
 /// What an entry says about its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +51,11 @@ pub(crate) struct Header {
     /// As of which its load began.
     pub(crate) at: Position,
     pub(crate) token: Token,
-    /// The life the entry was stored with. Its age is this less what Redis says remains of it: no
-    /// clocks of two machines are compared.
+    /// The life the entry was stored with. Its age is this less what remains of it.
     pub(crate) life: Duration,
+    /// When that ends, in milliseconds by the clock of the store that it lies in, which also says
+    /// what time it is when the entry is read: no clocks of two machines are compared.
+    pub(crate) ends: u64,
     /// How long of that it is fresh.
     pub(crate) ttl: Duration,
     /// How long the load took: the result is as old at its storing.
@@ -108,6 +112,8 @@ pub(crate) fn seal(
         checked[at..at + 8].copy_from_slice(&number.to_be_bytes());
     }
     checked[88..90].copy_from_slice(&u16::try_from(cells.len()).ok()?.to_be_bytes());
+    // Six bytes last until the year 10889.
+    checked[90..96].copy_from_slice(&header.ends.min(LAST).to_be_bytes()[2..]);
     let mut bytes = BytesMut::with_capacity(HEADER + 2 * cells.len());
     bytes.put_slice(&checked);
     bytes.put_bytes(0, HEADER - CHECKED);
@@ -180,6 +186,7 @@ fn header(head: &[u8; HEADER]) -> Header {
         at: Position { epoch: number(24), seq: number(32) },
         token: Token(head[40..56].try_into().expect("sixteen bytes of the header")),
         life: Duration::from_millis(number(56)),
+        ends: number(88) & LAST,
         ttl: Duration::from_millis(number(64)),
         load: Duration::from_micros(number(72)),
     }
@@ -255,6 +262,7 @@ mod tests {
         at: Position { epoch: (3 << 24) + 5, seq: 77 },
         token: Token([9; 16]),
         life: Duration::from_secs(90),
+        ends: 1_764_100_000_000,
         ttl: Duration::from_secs(60),
         load: Duration::from_micros(1_234),
     };
@@ -290,13 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_of_format_2_does_not_move() {
+    fn the_layout_of_format_3_does_not_move() {
         let bytes = sealed(b"{}", None);
-        assert_eq!(&bytes[..8], b"LRDR\x02\x01\0\0");
+        assert_eq!(&bytes[..8], b"LRDR\x03\x01\0\0");
         assert_eq!(&bytes[24..40], b"\0\0\0\0\x03\0\0\x05\0\0\0\0\0\0\0\x4d");
         assert_eq!(&bytes[40..56], &[9; 16]);
         assert_eq!(&bytes[56..72], b"\0\0\0\0\0\x01\x5f\x90\0\0\0\0\0\0\xea\x60");
-        assert_eq!(&bytes[72..96], b"\0\0\0\0\0\0\x04\xd2\0\0\0\0\0\0\0\x02\0\x03\0\0\0\0\0\0");
+        assert_eq!(
+            &bytes[72..96],
+            b"\0\0\0\0\0\0\x04\xd2\0\0\0\0\0\0\0\x02\0\x03\x01\x9a\xbc\x8d\xc9\0"
+        );
         assert_eq!(&bytes[104..112], &[0; 8]);
         assert_eq!(&bytes[118..], b"{}");
     }
@@ -355,7 +366,7 @@ mod tests {
         ) {
             let mut bytes = bytes;
             if head && bytes.len() > 24 {
-                bytes[..5].copy_from_slice(b"LRDR\x02");
+                bytes[..5].copy_from_slice(b"LRDR\x03");
                 bytes[8..24].copy_from_slice(&key("a").fingerprint());
             }
             for secret in &secrets() {

@@ -137,6 +137,7 @@ fn no_entry_makes_its_reader_panic_or_allocate_for_what_did_not_arrive() {
         at: Position { epoch: 1 << 24, seq: 7 },
         token: Token([5; 16]),
         life: Duration::from_secs(60),
+        ends: 1_764_100_000_000,
         ttl: Duration::from_secs(60),
         load: Duration::from_millis(1),
     };

@@ -166,10 +166,14 @@ impl Core {
         }
         let at = Position { epoch: stamp.epoch, seq: stamp.asof };
         let load = clock::since(ended, began);
-        let header = Header { codec, at, token, life: stored_life, ttl, load };
+        // The shared tier cannot say how long it would live there, or is away.
+        let Some(ends) = fleet.store.time_of(clock::after(by_store, stored_life)) else {
+            count(&self.counters.l2_errors);
+            return release(lease, Done::Without);
+        };
+        let header = Header { codec, at, token, life: stored_life, ends, ttl, load };
         let sealed = entry::seal(&key, &header, &depends, &payload, self.secret.as_ref());
         let Some(header) = sealed else { return release(lease, Done::Without) };
-        let ends = clock::after(by_store, stored_life);
         let fill = Fill { token, at, ends, header, payload };
         let size = fill.header.len() + fill.payload.len();
         let filled = match lease {

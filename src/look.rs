@@ -56,17 +56,13 @@ impl Core {
         span.looked_up(&found, took);
         plan.tally.looked_up(took);
         answered();
-        let (bytes, remaining) = match found {
-            Ok(Found::Entry { bytes, remaining }) => {
+        let (bytes, now) = match found {
+            Ok(Found::Entry { bytes, now }) => {
                 count_bytes(&plan.tally.l2_bytes_read, bytes.len());
-                (bytes, remaining)
+                (bytes, now)
             }
             Ok(Found::Nothing) => {
                 count(&self.counters.l2_misses);
-                return Sight::Nothing(Missed::Absent);
-            }
-            Ok(Found::Foreign) => {
-                count(&self.counters.l2_refused);
                 return Sight::Nothing(Missed::Absent);
             }
             Err(_) => {
@@ -91,11 +87,10 @@ impl Core {
                 return Sight::Nothing(seen);
             }
         }
-        // Its writer gave it no more than its life. With more left than that, or no end at all, somebody else has set
-        // its expiry, or it was replaced between the two questions; its age cannot be told.
-        let lived = remaining
-            .and_then(|remaining| Some((opened.header.life.checked_sub(remaining)?, remaining)));
-        let Some((stored_for, remaining)) = lived else {
+        let remaining = Duration::from_millis(opened.header.ends.saturating_sub(now));
+        // Its writer gave it no more than its life. With more left than that, Redis's clock has been
+        // put back since; its age cannot be told.
+        let Some(stored_for) = opened.header.life.checked_sub(remaining) else {
             count(&self.counters.l2_refused);
             return Sight::Nothing(Missed::Refused(opened.header.token));
         };

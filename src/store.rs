@@ -25,8 +25,12 @@ pub(crate) trait Store: Send + Sync {
     /// The time limit.
     fn limit(&self) -> Duration;
 
-    /// The time by the clock that the lives of entries are told in; see [`Fill::ends`].
+    /// The time by the clock that [`time_of`](Store::time_of) takes.
     fn now(&self) -> Instant;
+
+    /// A moment by the clock that the lives of entries are told in, in milliseconds, or a little
+    /// before it; see [`Fill::ends`]. `None` if that clock is not known.
+    fn time_of(&self, instant: Instant) -> Option<u64>;
 
     /// Whether there is a connection at present. Without one all calls fail at once.
     fn is_connected(&self) -> bool;
@@ -110,14 +114,13 @@ pub(crate) struct Glance {
 /// What is under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
+    /// Also: something of another type than a string, which the next entry takes the place of.
     Nothing,
-    /// Something of another type, which cannot be an entry.
-    Foreign,
     Entry {
         bytes: Bytes,
-        /// How long it had to live when the store was asked; never more than that. `None` if it
-        /// never ends, which no entry does.
-        remaining: Option<Duration>,
+        /// The time by the store's clock when it was asked, in milliseconds, or a little after it:
+        /// no more remains of the entry's life than from here to [`Fill::ends`].
+        now: u64,
     },
 }
 
@@ -177,9 +180,9 @@ pub(crate) struct Fill {
     pub(crate) token: Token,
     /// The position as of which the load began.
     pub(crate) at: Position,
-    /// When its life ends, by the [store's clock](Store::now): however late the write takes effect,
-    /// it does not begin a new one.
-    pub(crate) ends: Instant,
+    /// When its life ends, by the [store's clock](Store::time_of), as the header says as well:
+    /// however late the write takes effect, it does not begin a new one.
+    pub(crate) ends: u64,
     /// Header and payload, which are one after the other in the entry.
     pub(crate) header: Bytes,
     pub(crate) payload: Bytes,

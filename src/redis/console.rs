@@ -153,9 +153,10 @@ impl Console {
         };
         vec![
             right("ping", &["PING"], "to see whether a connection still is one"),
-            right("time", &["TIME"], "to say when an entry ends"),
+            right("time", &["TIME"], "to tell the age of an entry"),
             right("get", &["GET", &entry], "to read an entry"),
-            right("pttl", &["PTTL", &entry], "to read how long an entry has to live"),
+            right("mget", &["MGET", &entry, &entry], "to read several entries at once"),
+            right("pttl", &["PTTL", &entry], on_entry),
             right("zmscore", &["ZMSCORE", &directory, "epoch", "seq"], "to read the directory"),
             right("subscribe", &["SUBSCRIBE", &channel], "to hear of invalidations"),
             right("eval", &["EVAL", "return 1", "0"], "scripts that Redis does not know yet"),

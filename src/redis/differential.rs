@@ -109,7 +109,8 @@ async fn put(
         Operation::Lease(key, ask) => Answer::Lease(store.lease(key, *ask).await?),
         Operation::Renew(key, token) => Answer::Renew(store.renew(key, *token).await?),
         Operation::Fill(key, fill, life) => {
-            let fill = Fill { ends: clock::after(base, *life * STEP), ..fill.clone() };
+            let ends = store.time_of(clock::after(base, *life * STEP));
+            let fill = Fill { ends: ends.expect("the clock is known"), ..fill.clone() };
             Answer::Fill(store.fill(key, fill).await?)
         }
         Operation::Release(key, token, done) => {
@@ -132,15 +133,17 @@ async fn put(
 fn agree(model: &Answer, redis: &Answer) -> bool {
     let mut redis = redis.clone();
     match (model, &mut redis) {
-        (
-            Answer::Read(Glance { found: Found::Entry { remaining: Some(model), .. }, .. }),
-            Answer::Read(Glance { found: Found::Entry { remaining: Some(redis), .. }, .. }),
-        )
-        | (Answer::Lease(Leased::Wait(model)), Answer::Lease(Leased::Wait(redis)))
+        (Answer::Lease(Leased::Wait(model)), Answer::Lease(Leased::Wait(redis)))
             if about(*model, *redis) =>
         {
             *redis = *model;
         }
+        // Each by its own clock, and Redis's does not jump. How long an entry lives is put to both
+        // whenever time passes.
+        (
+            Answer::Read(Glance { found: Found::Entry { now: model, .. }, .. }),
+            Answer::Read(Glance { found: Found::Entry { now: redis, .. }, .. }),
+        ) => *redis = *model,
         _ => {}
     }
     *model == redis
@@ -165,7 +168,6 @@ fn case(answer: &Answer, epoch: u64) -> &'static str {
     match answer {
         Answer::Read(Glance { directory: None, .. }) => "read without a directory",
         Answer::Read(Glance { found: Found::Nothing, .. }) => "read nothing",
-        Answer::Read(Glance { found: Found::Foreign, .. }) => "read something foreign",
         Answer::Read(_) => "read an entry",
         Answer::Lease(Leased::Granted) => "lease granted",
         Answer::Lease(Leased::Entry) => "lease refused for an entry",
@@ -284,7 +286,7 @@ async fn memory_and_redis_answer_alike() {
         println!("{count:>8} {case}");
     }
     if operations >= OPERATIONS {
-        assert_eq!(cases.len(), 18, "every case is met");
+        assert_eq!(cases.len(), 17, "every case is met");
         assert!(cases.values().all(|&count| count >= 100), "and often");
     }
 }

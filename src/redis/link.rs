@@ -68,6 +68,12 @@ struct Current {
     time: Option<Reference>,
 }
 
+impl Current {
+    fn sent(&self) -> Sent {
+        Sent { number: self.number, timeouts: self.timeouts }
+    }
+}
+
 /// Redis's clock beside ours: what both showed at one moment, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Reference {
@@ -142,6 +148,21 @@ impl Link {
         self.limit
     }
 
+    /// The one that connections live on.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// What a time limit that begins now is to be counted by; see [`timed_out`](Link::timed_out).
+    pub(super) fn sent(&self) -> Sent {
+        self.shared.lock().sent()
+    }
+
+    /// Somebody has waited in vain, whose command somebody else has sent, since `sent` was taken.
+    pub(super) fn timed_out(&self, sent: Sent) {
+        self.shared.timed_out(sent);
+    }
+
     /// A point of the system's clock by Redis's clock, in milliseconds since 1970, or a little
     /// before it.
     pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
@@ -206,11 +227,21 @@ impl Link {
 
     /// One call, with the error that it meets.
     pub(super) async fn check(&self, call: &Call) -> Result<(), RedisError> {
-        let connection = self.shared.lock().connection.clone();
-        let Some(mut connection) = connection else {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
-        };
+        let mut connection = self.connection()?;
         bounded(CONNECT, run(&mut connection, call)).await.map(drop)
+    }
+
+    /// Several commands, with the first error that they meet.
+    pub(super) async fn check_pipeline(&self, commands: &Pipeline) -> Result<(), RedisError> {
+        let mut connection = self.connection()?;
+        let count = commands.len();
+        let replies = bounded(CONNECT, connection.send_packed_commands(commands, 0, count)).await?;
+        replies.into_iter().try_for_each(|reply| reply.extract_error().map(drop))
+    }
+
+    fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let connection = self.shared.lock().connection.clone();
+        connection.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     }
 
     async fn send<T>(
@@ -241,7 +272,7 @@ impl Link {
 
     fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
         let mut current = self.shared.lock();
-        let sent = Sent { number: current.number, timeouts: current.timeouts };
+        let sent = current.sent();
         let connection = current.connection.clone()?;
         let now = Clock::system().now();
         // Callers who lose patience before we do drop their command and report nothing. If nobody
@@ -362,7 +393,7 @@ impl Shared {
 /// Which connection a command was sent on, and after how many timeouts in a row. The late failure of
 /// a command on an old connection must not bring down its successor.
 #[derive(Clone, Copy)]
-struct Sent {
+pub(super) struct Sent {
     number: u64,
     timeouts: u32,
 }

@@ -1,5 +1,6 @@
 //! [`RedisStore`]: the shared tier.
 
+mod batch;
 #[cfg(feature = "cli")]
 pub(crate) mod console;
 #[cfg(test)]
@@ -14,8 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Cmd, Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
+use redis::{Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
 
+use self::batch::Looks;
 pub(crate) use self::link::Link;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
@@ -25,7 +27,7 @@ use crate::entry::FORMAT;
 use crate::key::CacheKey;
 use crate::stats::Snapshot;
 use crate::store::{
-    Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
+    Ask, Beat, Done, Fill, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
 };
 use crate::tag::Cell;
 
@@ -36,9 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Entries and leases as strings of their own, each with an expiry, and one sorted set for the
 /// directory.
 pub(crate) struct RedisStore {
-    link: Link,
+    link: Arc<Link>,
+    looks: Looks,
     subscription: Subscription,
-    names: Names,
+    names: Arc<Names>,
     scripts: Scripts,
 }
 
@@ -88,6 +91,11 @@ impl Names {
         self.of(key, "}:lease")
     }
 
+    /// That of all names of entries.
+    fn entry_length(&self) -> usize {
+        self.entries.len() + 2 * size_of::<CacheKey>() + 1
+    }
+
     fn of(&self, key: &CacheKey, end: &str) -> String {
         let hex = key.to_hex();
         let mut name = String::with_capacity(self.entries.len() + hex.len() + end.len());
@@ -117,17 +125,21 @@ impl Scripts {
 impl RedisStore {
     /// Notices go to `listener`, which also learns of new connections of the link.
     pub(crate) fn new(link: Link, namespace: &str, listener: Arc<dyn Listener>) -> RedisStore {
-        let names = Names::new(namespace);
+        let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
         let subscription = Subscription::start(link.client(), names.channel.clone(), listener);
-        RedisStore { link, subscription, names, scripts: Scripts::new() }
+        let looks = Looks::new(link.clone(), names.clone());
+        RedisStore { link, looks, subscription, names, scripts: Scripts::new() }
     }
 
-    /// Whether Redis does what the protocol needs: a beat, and a lease that is nobody's, with their
-    /// error.
+    /// Whether Redis does what the protocol needs: a beat, looks for nothing, and a lease that is
+    /// nobody's, with their error.
     pub(crate) async fn check(&self) -> Result<(), RedisError> {
         let start = Position { epoch: 0, seq: 0 };
         self.link.check(&self.beat_command(start)).await?;
+        for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
+            self.link.check_pipeline(&Looks::commands(&self.names, keys)).await?;
+        }
         let (key, token) = (CacheKey::random(), Token::random());
         let ask = Ask { token, at: start, need: 0, seen: None, refused: false };
         self.link.check(&self.lease_command(&key, &ask)).await?;
@@ -187,6 +199,10 @@ impl Store for RedisStore {
         Clock::system().now()
     }
 
+    fn time_of(&self, instant: Instant) -> Option<u64> {
+        self.link.time_of(instant).and_then(|time| time.try_into().ok())
+    }
+
     fn is_connected(&self) -> bool {
         self.link.is_connected()
     }
@@ -197,46 +213,7 @@ impl Store for RedisStore {
     }
 
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
-        Box::pin(async move {
-            let name = self.names.entry(key);
-            // Sized for what goes in: this is the way of every hit.
-            let command = |word: &str| {
-                let mut command = Cmd::with_capacity(2, word.len() + name.len());
-                command.arg(word).arg(&name);
-                command
-            };
-            let mut marks = Cmd::with_capacity(4, 20 + self.names.directory.len());
-            marks.arg("ZMSCORE").arg(&self.names.directory).arg("epoch").arg("seq");
-            let mut all = Pipeline::with_capacity(3);
-            // PTTL first. Between the two another process may replace the entry: what we then
-            // believe to remain is the old one's life, shorter than the new one's. The other way
-            // round an old value would get a new life.
-            all.add_command(command("PTTL")).add_command(command("GET")).add_command(marks);
-            let (replies, connection) = self.link.pipeline(&all).await?;
-            let mut replies = replies.into_iter();
-            let (remaining, bytes, marks) = (replies.next(), replies.next(), replies.next());
-            let found = match (remaining, bytes) {
-                (Some(Value::Int(-2)), Some(_)) | (Some(Value::Int(_)), Some(Value::Nil)) => {
-                    Found::Nothing
-                }
-                (Some(Value::Int(remaining)), Some(Value::BulkString(bytes))) => {
-                    // -1: it never expires.
-                    let remaining = u64::try_from(remaining).ok().map(Duration::from_millis);
-                    Found::Entry { bytes: bytes.into(), remaining }
-                }
-                _ => Found::Foreign,
-            };
-            let directory = match marks {
-                Some(Value::Array(marks)) => match marks.as_slice() {
-                    [epoch, seq] => {
-                        mark(epoch).zip(mark(seq)).map(|(epoch, seq)| Position { epoch, seq })
-                    }
-                    _ => None,
-                },
-                _ => None,
-            };
-            Ok(Glance { found, directory, connection })
-        })
+        Box::pin(self.looks.look(key))
     }
 
     fn lease<'a>(
@@ -280,9 +257,8 @@ impl Store for RedisStore {
             // Not PX, a life from when the command is carried out. A command whose answer we gave
             // up on may still lie before a frozen server, which carries it out when it thaws: an
             // expired result would begin a second life.
-            let ends = self.link.time_of(fill.ends).ok_or(StoreError::Unavailable)?;
             let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
-            call.arg(fill.at.epoch).arg(fill.at.seq).arg(ends).arg(&self.names.channel);
+            call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
             call.arg(&[Done::Filled.byte()]).arg(key.as_bytes());
             call.arg(Entry(&fill.header, &fill.payload));
             Ok(self.link.call(&call).await?.0 == Value::Int(1))
@@ -445,8 +421,8 @@ mod tests {
         let names = Names::new("shop");
         let key = CacheKey::of_bytes([7; 32]);
         let hex = "07".repeat(32);
-        assert_eq!(names.entry(&key), format!("larder:shop:2:{{{hex}}}"));
-        assert_eq!(names.lease(&key), format!("larder:shop:2:{{{hex}}}:lease"));
+        assert_eq!(names.entry(&key), format!("larder:shop:3:{{{hex}}}"));
+        assert_eq!(names.lease(&key), format!("larder:shop:3:{{{hex}}}:lease"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::namespace::Namespace;
+use super::namespace::{MILLISECOND, Namespace};
 use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError, Token};
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
@@ -267,6 +267,10 @@ impl Store for Member {
 
     fn now(&self) -> Instant {
         self.shared.clock.now()
+    }
+
+    fn time_of(&self, instant: Instant) -> Option<u64> {
+        Some(instant / MILLISECOND)
     }
 
     fn is_connected(&self) -> bool {

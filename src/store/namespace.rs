@@ -3,7 +3,6 @@
 //! One method for one script, line by line; a test puts the same questions to both.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -13,6 +12,9 @@ use crate::currency::Position;
 use crate::entry;
 use crate::key::{CacheKey, KeyHasher};
 use crate::tag::Cell;
+
+/// In nanoseconds, as the model's clock counts.
+pub(super) const MILLISECOND: u64 = 1_000_000;
 
 /// All that is stored of one namespace.
 #[derive(Default)]
@@ -68,14 +70,10 @@ impl Namespace {
     pub(super) fn read(&mut self, key: &CacheKey, now: Instant) -> Found {
         self.expire(key, now);
         match self.entries.get(key) {
-            None => Found::Nothing,
-            Some(Kept { bytes: None, .. }) => Found::Foreign,
-            Some(Kept { bytes: Some(bytes), ends }) => {
-                // In whole milliseconds, as an entry says how long it was to live: what has just been
-                // written must not seem to have longer than that.
-                let whole = |left: Duration| Duration::from_millis(left.as_millis() as u64);
-                let remaining = ends.map(|ends| whole(clock::since(ends, now)));
-                Found::Entry { bytes: bytes.clone(), remaining }
+            None | Some(Kept { bytes: None, .. }) => Found::Nothing,
+            // Of a millisecond that has begun nothing remains.
+            Some(Kept { bytes: Some(bytes), .. }) => {
+                Found::Entry { bytes: bytes.clone(), now: now.div_ceil(MILLISECOND) }
             }
         }
     }
@@ -130,17 +128,18 @@ impl Namespace {
             Some(lease) if lease.token != fill.token => return (false, None),
             lease => lease.is_some(),
         };
-        let mut write = fill.ends > now;
+        let ends = fill.ends.saturating_mul(MILLISECOND);
+        let mut write = ends > now;
         if let Some((at, _)) = self.stored(key) {
             // The lease may have ended meanwhile, or have been granted to a process that was behind.
             // What is there must not be replaced by something older.
             let newer = (fill.at.epoch, fill.at.seq).cmp(&(at.epoch, at.seq));
-            let lasts_longer = || self.entries[key].ends.is_none_or(|ends| fill.ends > ends);
+            let lasts_longer = || self.entries[key].ends.is_none_or(|there| ends > there);
             write &= newer.is_gt() || newer.is_eq() && (ours || lasts_longer());
         }
         if write {
             let bytes = [&fill.header[..], &fill.payload].concat();
-            let kept = Kept { bytes: Some(bytes.into()), ends: Some(fill.ends) };
+            let kept = Kept { bytes: Some(bytes.into()), ends: Some(ends) };
             self.entries.insert(*key, kept);
         }
         (write, self.give_back(key, fill.token, Done::Filled))

@@ -89,7 +89,6 @@ impl Span {
         let (outcome, bytes) = match found {
             Ok(Found::Entry { bytes, .. }) => ("entry", Some(bytes.len())),
             Ok(Found::Nothing) => ("nothing", None),
-            Ok(Found::Foreign) => ("foreign", None),
             Err(StoreError::Unavailable) => ("unanswered", None),
         };
         self.ends(outcome, took, bytes);

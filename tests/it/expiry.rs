@@ -126,7 +126,10 @@ mod in_redis {
         written(&here, 1).await;
         let mut redis = wire::connect().await;
         let name = wire::only_key(&mut redis, &namespace).await;
-        redis::cmd("PEXPIRE").arg(&name).arg(50_000).exec_async(&mut redis).await.unwrap();
+        let entry: Vec<u8> = redis::cmd("GET").arg(&name).query_async(&mut redis).await.unwrap();
+        // Fifty seconds are left of it.
+        let aged = wire::aged(entry, Duration::from_secs(70));
+        redis::cmd("SET").arg(&name).arg(aged).exec_async(&mut redis).await.unwrap();
 
         // Another process, whose own policy would let it keep a copy for longer.
         let clock = ManualClock::new();
@@ -148,8 +151,9 @@ mod in_redis {
         written(&here, 1).await;
         let mut redis = wire::connect().await;
         let name = wire::only_key(&mut redis, &namespace).await;
-        // As if it had been stored three minutes ago.
-        redis::cmd("PEXPIRE").arg(&name).arg(7 * 60_000).exec_async(&mut redis).await.unwrap();
+        let entry: Vec<u8> = redis::cmd("GET").arg(&name).query_async(&mut redis).await.unwrap();
+        let aged = wire::aged(entry, 3 * MINUTE);
+        redis::cmd("SET").arg(&name).arg(aged).exec_async(&mut redis).await.unwrap();
         let there = over_redis(&namespace).build().await.unwrap();
         assert_eq!(origin(&there.query("SELECT 1").ttl(4 * MINUTE)).await, Origin::L2);
         let there = over_redis(&namespace).build().await.unwrap();
@@ -170,14 +174,40 @@ mod in_redis {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_entry_that_was_given_a_longer_life_by_hand_is_refused() {
+    async fn an_entry_that_was_given_a_longer_life_by_hand_ends_when_it_says_itself() {
+        let namespace = namespace();
+        let here = over_redis(&namespace).ttl(10 * MINUTE).build().await.unwrap();
+        origin(&here.query("SELECT 1")).await;
+        written(&here, 1).await;
+        let mut redis = wire::connect().await;
+        let name = wire::only_key(&mut redis, &namespace).await;
+        let entry: Vec<u8> = redis::cmd("GET").arg(&name).query_async(&mut redis).await.unwrap();
+        redis::cmd("PERSIST").arg(&name).exec_async(&mut redis).await.unwrap();
+        let there = over_redis(&namespace).ttl(10 * MINUTE).build().await.unwrap();
+        assert_eq!(origin(&there.query("SELECT 1")).await, Origin::L2);
+        // As it is eleven minutes later.
+        let aged = wire::aged(entry, 11 * MINUTE);
+        redis::cmd("SET").arg(&name).arg(aged).exec_async(&mut redis).await.unwrap();
+        let there = over_redis(&namespace).ttl(10 * MINUTE).build().await.unwrap();
+        assert_eq!(origin(&there.query("SELECT 1")).await, Origin::Loaded);
+        assert_eq!(there.stats().l2_misses, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_entry_that_has_longer_to_live_than_it_ever_had_is_refused() {
         let namespace = namespace();
         let here = over_redis(&namespace).ttl(MINUTE).build().await.unwrap();
         origin(&here.query("SELECT 1")).await;
         written(&here, 1).await;
         let mut redis = wire::connect().await;
         let name = wire::only_key(&mut redis, &namespace).await;
-        redis::cmd("EXPIRE").arg(&name).arg(100_000).exec_async(&mut redis).await.unwrap();
+        let entry: Vec<u8> = redis::cmd("GET").arg(&name).query_async(&mut redis).await.unwrap();
+        // As if Redis's clock had been put back.
+        let younger = wire::forged(entry, |entry| {
+            let number = u64::from_be_bytes(entry[88..96].try_into().unwrap());
+            entry[88..96].copy_from_slice(&(number + 100_000).to_be_bytes());
+        });
+        redis::cmd("SET").arg(&name).arg(younger).exec_async(&mut redis).await.unwrap();
         let there = over_redis(&namespace).ttl(MINUTE).build().await.unwrap();
         assert_eq!(origin(&there.query("SELECT 1")).await, Origin::Loaded);
         assert_eq!(there.stats().l2_refused, 1);

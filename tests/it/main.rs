@@ -29,6 +29,8 @@ mod told;
 mod typed_values;
 
 #[cfg(feature = "redis")]
+mod batches;
+#[cfg(feature = "redis")]
 mod faults;
 #[cfg(feature = "redis")]
 mod fleet;

@@ -119,7 +119,7 @@ async fn neither_debug_output_nor_errors_show_a_secret_a_password_or_a_parameter
 
 /// A user of Redis with the rights that the documentation lists, and how it is reached.
 fn restricted(redis: &Redis, without: &str) -> QueryCacheBuilder {
-    let rights = "~larder:shop:* resetchannels &larder:shop:* +ping +time +get +pttl +zmscore \
+    let rights = "~larder:shop:* resetchannels &larder:shop:* +ping +time +get +mget +pttl +zmscore \
                   +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish \
                   +getrange +setrange +set +pexpire";
     let rights = rights.split_whitespace().filter(|right| *right != without);
@@ -171,7 +171,19 @@ async fn publishing_needs_three_rights_more_and_harms_nobody_without_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_a_right_that_is_needed_is_told_at_the_start() {
     let redis = Redis::start_tcp().unwrap();
-    for right in ["+info", "+zadd", "+persist", "+eval", "+set", "+pexpire", "~larder:shop:*"] {
+    for right in [
+        "+get",
+        "+mget",
+        "+time",
+        "+zmscore",
+        "+info",
+        "+zadd",
+        "+persist",
+        "+eval",
+        "+set",
+        "+pexpire",
+        "~larder:shop:*",
+    ] {
         redis.command(&["FLUSHALL"]).unwrap();
         redis.command(&["SCRIPT", "FLUSH"]).unwrap();
         let error = restricted(&redis, right).build().await.unwrap_err().to_string();

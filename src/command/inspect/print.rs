@@ -73,9 +73,9 @@ fn as_text(sight: &Sight, name: &str, value: Option<Shown>, width: usize) -> Str
             Some(stored_for) => format!("stored {} ago", duration(stored_for)),
             None => "its age cannot be told".to_owned(),
         };
-        let left = match sight.looked.remaining {
+        let left = match sight.remaining() {
             Some(remaining) => format!("{} left", duration(remaining)),
-            None => "no end".to_owned(),
+            None => "nobody knows what is left".to_owned(),
         };
         let kept = match header.life == header.ttl {
             true => String::new(),
@@ -167,7 +167,7 @@ fn as_json(sight: &Sight, name: &str, value: Option<Shown>) -> serde_json::Value
             "life_ms": header.map(|header| millis(header.life)),
             "load_us": header.map(|header| u64::try_from(header.load.as_micros()).unwrap_or(u64::MAX)),
             "stored_ms_ago": sight.stored_for().map(millis),
-            "remaining_ms": sight.looked.remaining.map(millis),
+            "remaining_ms": sight.remaining().map(millis),
             "epoch": header.map(|header| header.at.epoch),
             "asof": header.map(|header| header.at.seq),
             "load": header.map(token),

@@ -76,9 +76,15 @@ impl Sight {
         self.claim.as_ref()?.header.as_ref()
     }
 
+    /// How long it has to live, by its own account and Redis's clock.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        let ends = self.header()?.ends;
+        Some(Duration::from_millis(ends.saturating_sub(self.looked.now?)))
+    }
+
     /// How long ago it was stored, by the life that it was stored with.
     pub(super) fn stored_for(&self) -> Option<Duration> {
-        self.header()?.life.checked_sub(self.looked.remaining?)
+        self.header()?.life.checked_sub(self.remaining()?)
     }
 
     /// The cells it depends on, each with its name and the number of its last invalidation.
@@ -121,15 +127,15 @@ impl Sight {
         };
         self.whole().map_err(|(reason, why)| no(reason, why))?;
         self.current(header).map_err(|(reason, why)| no(reason, why))?;
-        let Some(remaining) = self.looked.remaining else {
-            let why = "it never expires: somebody has taken its expiry away, and so its age cannot \
-                       be told";
+        let Some(remaining) = self.remaining() else {
+            let why = "Redis does not tell the time (a user without the right to TIME?), and so its \
+                       age cannot be told";
             return Err(no("expiry", why.to_owned()));
         };
         let Some(stored_for) = self.stored_for() else {
             let why = format!(
-                "it has {} to live, longer than the {} it was stored with: somebody has set its \
-                 expiry, and its age cannot be told",
+                "it has {} to live, longer than the {} it was stored with: Redis's clock has been \
+                 put back, and its age cannot be told",
                 duration(remaining),
                 duration(header.life)
             );

@@ -7,6 +7,7 @@ use redis::{Pipeline, Value};
 use super::{Console, PATIENCE, Trouble, command};
 use crate::currency::Position;
 use crate::key::CacheKey;
+use crate::redis::batch::milliseconds;
 use crate::redis::link::bounded;
 
 /// What is under a key at one moment, and what the directory says of it.
@@ -14,8 +15,8 @@ use crate::redis::link::bounded;
 pub(crate) struct Looked {
     /// `Err` holds the name of a type that no entry has.
     pub(crate) entry: Result<Option<Vec<u8>>, String>,
-    /// `None`: it never ends.
-    pub(crate) remaining: Option<Duration>,
+    /// The time by Redis's clock, in milliseconds since 1970; `None` if it does not tell.
+    pub(crate) now: Option<u64>,
     pub(crate) lease: Option<Lease>,
 }
 
@@ -66,10 +67,10 @@ impl Console {
     pub(crate) async fn look(&self, key: &CacheKey) -> Result<Looked, Trouble> {
         let (entry, lease) = (self.names.entry(key), self.names.lease(key));
         let mut all = Pipeline::with_capacity(4);
-        all.add_command(command(&["PTTL", &entry])).add_command(command(&["GET", &entry]));
+        all.add_command(command(&["TIME"])).add_command(command(&["GET", &entry]));
         all.add_command(command(&["PTTL", &lease])).add_command(command(&["GET", &lease]));
         let replies = self.ask_all(&all).await?;
-        let [life, bytes, lease_life, lease] = replies.as_slice() else {
+        let [time, bytes, lease_life, lease] = replies.as_slice() else {
             return Err(Trouble::Refused("four answers were expected".to_owned()));
         };
         let span = |life: &Value| match life {
@@ -95,7 +96,7 @@ impl Console {
             }
             _ => None,
         };
-        Ok(Looked { entry, remaining: span(life), lease })
+        Ok(Looked { entry, now: milliseconds(time), lease })
     }
 
     async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {

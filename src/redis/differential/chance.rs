@@ -112,6 +112,7 @@ impl Chance {
             at,
             token,
             life: 20 * STEP,
+            ends: 0,
             ttl: 20 * STEP,
             load: Duration::from_millis(3),
         };
@@ -152,7 +153,7 @@ impl Chance {
     /// Bytes that are no entry, or look like one.
     fn bytes(&mut self) -> Option<Vec<u8>> {
         let Position { epoch, seq } = self.position();
-        let mut entry = [&b"LRDR\x02"[..], &[0; 19]].concat();
+        let mut entry = [&b"LRDR\x03"[..], &[0; 19]].concat();
         entry.extend(epoch.to_be_bytes());
         entry.extend(seq.to_be_bytes());
         entry.extend(self.any_token().0);

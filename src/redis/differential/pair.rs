@@ -139,13 +139,20 @@ impl Pair {
         answer.now_or_never().expect("memory answers at once").unwrap()
     }
 
-    /// Several operations at once. Redis carries them out in their order, on one connection.
+    /// Several operations at once. Redis carries them out in their order, on one connection; but reads
+    /// that come together may be sent after what came behind them, which waits for them here.
     pub(super) async fn redis(
         &self,
         batch: &[(Operation, u64)],
     ) -> Vec<Result<Answer, StoreError>> {
         let redis: &dyn Store = &self.redis;
-        join_all(batch.iter().map(|(it, chance)| put(redis, it, *chance, self.base))).await
+        let reads = |(it, _): &(Operation, u64)| matches!(it, Operation::Read(_));
+        let mut answers = vec![];
+        for run in batch.chunk_by(|one, next| reads(one) == reads(next)) {
+            let run = run.iter().map(|(it, chance)| put(redis, it, *chance, self.base));
+            answers.extend(join_all(run).await);
+        }
+        answers
     }
 
     async fn hand<T: ::redis::FromRedisValue>(&mut self, command: &mut ::redis::Cmd) -> T {

@@ -30,7 +30,7 @@ local ours = lease and lease:sub(1, 16) == token
 -- The stored entry's stamp and token, if it is an entry; see entry.rs.
 local function stored()
     local head = get(KEYS[1], 0, 55)
-    if #head < 56 or head:sub(1, 5) ~= 'LRDR\2' then return nil end
+    if #head < 56 or head:sub(1, 5) ~= 'LRDR\3' then return nil end
     return number(head, 25), number(head, 33), head:sub(41, 56)
 end
 
