@@ -5,6 +5,7 @@
 //! subcommand; what they share is in `config` (where the servers are), `connect` (the ways there)
 //! and `failure` (exit codes).
 
+mod bench;
 mod check;
 mod complete;
 mod config;
