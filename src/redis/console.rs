@@ -54,6 +54,11 @@ pub(crate) struct Right {
     attempt: Vec<Vec<u8>>,
 }
 
+fn right(command: &'static str, words: &[&str], purpose: &'static str) -> Right {
+    let attempt = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+    Right { command, purpose, attempt }
+}
+
 /// What the directory says.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -146,11 +151,6 @@ impl Console {
         let channel = self.names.channel.clone();
         let on_entry = "an entry and its lease, in scripts";
         let on_directory = "the directory, in scripts";
-        let right = |command, words: &[&str], purpose| Right {
-            command,
-            purpose,
-            attempt: words.iter().map(|word| word.as_bytes().to_vec()).collect(),
-        };
         vec![
             right("ping", &["PING"], "to see whether a connection still is one"),
             right("time", &["TIME"], "to tell the age of an entry"),
@@ -171,6 +171,19 @@ impl Console {
             right("setrange", &["SETRANGE", &entry, "0", ""], on_entry),
             right("set", &["SET", &entry, "", "XX", "PX", "1"], on_entry),
             right("pexpire", &["PEXPIRE", &entry, "1"], on_entry),
+        ]
+    }
+
+    /// What `publish_stats` asks of Redis besides, and who reads what is published.
+    pub(crate) fn rights_to_publish(&self) -> Vec<Right> {
+        let (stats, directory) = (&*self.names.stats, &*self.names.directory);
+        let purpose = "what processes publish";
+        vec![
+            right("hkeys", &["HKEYS", stats], purpose),
+            // The directory is no hash: nothing is written.
+            right("hset", &["HSET", directory, "check", ""], purpose),
+            right("hdel", &["HDEL", stats, "check"], purpose),
+            right("hgetall", &["HGETALL", stats], purpose),
         ]
     }
 

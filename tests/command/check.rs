@@ -72,10 +72,18 @@ async fn a_users_missing_rights_are_named_and_the_command_that_grants_them_helps
     let (ran, findings) = check(&of_user).await;
     assert_eq!((ran.code, &about(&findings, "lacks")["run"][0]), (1, &grant.into()));
     redis.command(&grant.split(' ').collect::<Vec<_>>()).unwrap();
+    let publish = "ACL SETUSER cache +hkeys +hset +hdel +hgetall";
     for arguments in [&as_user[..], &of_user] {
         let (ran, findings) = check(arguments).await;
         assert_eq!(ran.code, 0, "{findings:#?}");
         about(&findings, "the user cache may use all 19 commands");
+        let note = about(&findings, "the user cache may not publish numbers");
+        assert_eq!((&note["severity"], &note["run"][0]), (&"note".into(), &publish.into()));
+    }
+    redis.command(&publish.split(' ').collect::<Vec<_>>()).unwrap();
+    for arguments in [&as_user[..], &of_user] {
+        let (_, findings) = check(arguments).await;
+        assert!(findings.iter().all(|it| it["severity"] != "note"), "{findings:#?}");
     }
     // Other keys than those of its namespace it may not touch.
     let (ran, findings) = check(&["--redis", &url, "--namespace", "other"]).await;

@@ -46,8 +46,10 @@ pub(super) async fn check(report: &mut Report, url: &str, namespace: Option<&str
     match namespace {
         Some(namespace) => {
             let other = check.redis_user.as_deref();
+            // Before the rights are tried, which is to listen for a moment.
+            let listeners = console.listeners().await.ok();
             rights::check(report, &console, url, namespace, other).await;
-            directory(report, &console, namespace).await;
+            directory(report, &console, namespace, listeners).await;
         }
         None => report
             .leave_out("Redis: its user's rights and the namespace, as no --namespace is given"),
@@ -287,7 +289,12 @@ async fn clock(report: &mut Report, console: &Console) {
     }
 }
 
-async fn directory(report: &mut Report, console: &Console, namespace: &str) {
+async fn directory(
+    report: &mut Report,
+    console: &Console,
+    namespace: &str,
+    listeners: Option<u64>,
+) {
     const AREA: &str = "Redis, the namespace";
     // Whoever may not ask has been told so among the rights.
     let Ok(Directory { at, is_of_this_server, .. }) = console.directory(&[]).await else { return };
@@ -308,7 +315,7 @@ async fn directory(report: &mut Report, console: &Console, namespace: &str) {
              process begins a new epoch.",
         );
     }
-    if let Ok(listeners) = console.listeners().await {
+    if let Some(listeners) = listeners {
         let what = match listeners {
             0 => "no process listens for invalidations now".to_owned(),
             1 => "1 process listens for invalidations".to_owned(),

@@ -63,8 +63,8 @@ pub(super) async fn check(
     if lacks.is_empty() {
         let what = format!("the user {user} may use all {} commands that are needed", rights.len());
         report.add(AREA, Severity::Ok, what);
-        if other.is_none() {
-            scripts(report, url, namespace).await;
+        if other.is_some() || scripts(report, url, namespace).await {
+            publishing(report, console, &user, other).await;
         }
         return;
     }
@@ -90,12 +90,35 @@ pub(super) async fn check(
 }
 
 /// All the rights, and still a script may fail: on a replica, by a command that was renamed.
-async fn scripts(report: &mut Report, url: &str, namespace: &str) {
-    match run_scripts(url, namespace).await {
+async fn scripts(report: &mut Report, url: &str, namespace: &str) -> bool {
+    let run = run_scripts(url, namespace).await;
+    match &run {
         Ok(()) => report.add(AREA, Severity::Ok, "the protocol's scripts run"),
         Err(trouble) => {
             let what = format!("the protocol's scripts do not run: {trouble}");
             report.add(AREA, Severity::Error, what)
         }
     };
+    run.is_ok()
+}
+
+/// What a cache can do without, and `larder stats` cannot.
+async fn publishing(report: &mut Report, console: &Console, user: &str, other: Option<&str>) {
+    let mut missing = vec![];
+    for right in console.rights_to_publish() {
+        if let Ok(Some(Denied::Command)) = console.may(&right, other).await {
+            missing.push(right.command);
+        }
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let words = missing.iter().map(|word| word.to_ascii_uppercase()).collect::<Vec<_>>();
+    let what = format!("the user {user} may not publish numbers: it lacks {}", words.join(", "));
+    report
+        .add(AREA, Severity::Note, what)
+        .advise(
+            "Needed for publish_stats, and by whoever runs larder stats and watch. If that is wanted:",
+        )
+        .run(format!("ACL SETUSER {user} +{}", missing.join(" +")));
 }
