@@ -46,6 +46,8 @@ pub struct QueryCacheBuilder {
     publish_stats: Option<Duration>,
     clock: Clock,
     settings: Settings,
+    #[cfg(feature = "cli")]
+    past_memory: bool,
 }
 
 /// Shown to nobody.
@@ -83,6 +85,8 @@ impl Default for QueryCacheBuilder {
             publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),
+            #[cfg(feature = "cli")]
+            past_memory: false,
         }
     }
 }
@@ -176,6 +180,14 @@ impl QueryCacheBuilder {
             optional: false,
             timeout: Duration::from_millis(50),
         })
+    }
+
+    /// Answers nothing from memory, so that Redis can be measured alone. Not for users: `l1_ttl` has
+    /// a least value, since a tier that nobody is answered from is a mistake in a configuration.
+    #[cfg(feature = "cli")]
+    pub(crate) fn past_memory(mut self) -> Self {
+        self.past_memory = true;
+        self
     }
 
     /// How much memory the results in this process may take: their encoded size, and about 380
@@ -407,7 +419,7 @@ impl QueryCacheBuilder {
 
 /// A URL that may be misspelt anywhere, without what could be a password.
 #[cfg(feature = "redis")]
-fn without_credentials(url: &str) -> String {
+pub(crate) fn without_credentials(url: &str) -> String {
     match url.rsplit_once('@') {
         None => url.to_owned(),
         Some((credentials, server)) => {

@@ -41,7 +41,12 @@ impl QueryCacheBuilder {
     /// answer, unless it is [optional](QueryCacheBuilder::redis_optional); no Tokio runtime around.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
-        let policy = Policy::default().with(&self.settings)?;
+        #[cfg_attr(not(feature = "cli"), expect(unused_mut))]
+        let mut policy = Policy::default().with(&self.settings)?;
+        #[cfg(feature = "cli")]
+        if self.past_memory {
+            policy.l1_ttl = Duration::ZERO;
+        }
         let namespace = self.checked_namespace()?;
         if self.max_bytes == 0 {
             return Err(wrong("max_bytes", "0", "at least 1 byte"));

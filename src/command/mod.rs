@@ -59,6 +59,10 @@ enum Color {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(Box<bench::Bench>),
+    /// A reader process of `bench`
+    #[command(hide = true, name = bench::READER)]
+    BenchReader,
     Check(check::Check),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
@@ -96,6 +100,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Completions(completions) => return completions.run(),
         Command::Man(man) => return man.run(),
+        Command::BenchReader => return bench::reader(),
         _ => {}
     }
     let config = Config::gather(arguments.connection)?;
@@ -105,13 +110,16 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::other(format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match arguments.command {
+            Command::Bench(bench) => bench.run(&config).await,
             Command::Check(check) => check.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,
             Command::Stats(stats) => stats.run(&config).await,
             Command::Watch(watch) => watch.run(&config).await,
-            Command::Completions(_) | Command::Man(_) => unreachable!("they have run"),
+            Command::Completions(_) | Command::Man(_) | Command::BenchReader => {
+                unreachable!("they have run")
+            }
         }
     })
 }

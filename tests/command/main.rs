@@ -3,6 +3,7 @@
 #[path = "../servers/mod.rs"]
 mod servers;
 
+mod bench;
 mod check;
 mod inspect;
 mod invalidate;

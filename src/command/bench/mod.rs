@@ -1,5 +1,125 @@
 //! `larder bench`: a workload through the real cache, against real servers.
+//!
+//! `arguments` says what is to be done, `place` makes the tables, `engine` runs the reader processes,
+//! which are `reader`, with `opened` (their cache and connections), `reading` (what they do) and
+//! `judge` (whether they were told what they must not be told). `compile` makes a report of what
+//! they found, `sweep` one of capacities, and `text` prints it.
 
-// The parts that fill it come next.
-#[allow(dead_code)]
+mod arguments;
+mod compile;
+mod engine;
+mod format;
+mod interrupts;
+mod judge;
+mod lru;
+mod machine;
+mod measure;
+mod opened;
+mod opt;
+mod output;
+mod place;
+mod progress;
+mod reader;
+mod reading;
+mod redis;
 pub(super) mod report;
+mod run;
+mod source;
+mod sweep;
+mod table;
+mod text;
+mod trace;
+mod value;
+mod wire;
+mod workload;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(super) use self::arguments::Bench;
+pub(super) use self::reader::main as reader;
+pub(super) use self::wire::READER;
+
+use self::arguments::Plan;
+use self::interrupts::Interrupts;
+use self::output::Output;
+use self::report::Report;
+use super::config::Config;
+use super::failure::{Failure, counted};
+
+/// Answers that must not have been given.
+const VIOLATIONS: u8 = 1;
+const INTERRUPTED: u8 = 130;
+
+impl Bench {
+    pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if self.clean {
+            return clean(config).await;
+        }
+        let plan = self.plan()?;
+        let outputs = Outputs::open(&plan)?;
+        let interrupts = Interrupts::listen()?;
+        let report = run::run(&plan, config, &interrupts).await?;
+        outputs.write(&report)?;
+        Ok(match (report.violations(), report.interrupted) {
+            (0, false) => ExitCode::SUCCESS,
+            (0, true) => ExitCode::from(INTERRUPTED),
+            _ => ExitCode::from(VIOLATIONS),
+        })
+    }
+}
+
+/// Where the report goes.
+struct Outputs {
+    json: Option<Output>,
+    /// To standard output, and the text nowhere.
+    json_out: bool,
+}
+
+impl Outputs {
+    fn open(plan: &Plan) -> Result<Outputs, Failure> {
+        let json_out = plan.json.as_deref() == Some(Path::new("-"));
+        let json = plan.json.as_deref().filter(|_| !json_out).map(Output::new).transpose()?;
+        Ok(Outputs { json, json_out })
+    }
+
+    fn write(self, report: &Report) -> Result<(), Failure> {
+        if self.json_out {
+            return print(&format!("{}\n", json(report)?));
+        }
+        print(&text::text(report, text::width()))?;
+        match self.json {
+            Some(output) => output.write(json(report)?.as_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn json(report: &Report) -> Result<String, Failure> {
+    serde_json::to_string_pretty(report)
+        .map_err(|error| Failure::other(format!("cannot write the report as JSON: {error}")))
+}
+
+/// Whoever reads it may have had enough: `larder bench | head`.
+fn print(text: &str) -> Result<(), Failure> {
+    match anstream::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::other(format!("cannot write: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn clean(config: &Config) -> Result<ExitCode, Failure> {
+    let (gone, used) = place::clean(config.postgres()?).await?;
+    let mut text = match gone.len() {
+        0 => "nothing was left of benchmarks\n".to_owned(),
+        some => format!("dropped {}: {}\n", counted(some, "schema"), gone.join(", ")),
+    };
+    if !used.is_empty() {
+        text += &format!("in use by a benchmark that runs: {}\n", used.join(", "));
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -209,7 +209,7 @@ pub(crate) struct Answers {
 pub(crate) struct Moment {
     /// When it began, counted from the beginning of the run.
     pub(crate) at_seconds: f64,
-    /// How long it is; the last one may be cut short.
+    /// How long it is; the last one has what is left of the run.
     pub(crate) seconds: f64,
     pub(crate) answers: Answers,
     /// The share of l1, l2 and stale in these answers; 0 if there are none.
@@ -289,6 +289,9 @@ pub(crate) struct RedisLoad {
     pub(crate) bytes_out: u64,
     /// Commands that Redis ran, those in scripts included.
     pub(crate) commands: u64,
+    /// Commands of the readers that Redis did not answer within their time limit, or answered with
+    /// an error. Those reads went on to PostgreSQL.
+    pub(crate) errors: u64,
 }
 
 /// How current the answers were. Every answer shows the version of its key, and is held against the

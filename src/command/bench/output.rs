@@ -1,0 +1,82 @@
+//! [`Output`]: a file that is there whole or not at all.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::super::failure::Failure;
+
+/// A file to be. What is written goes beside it and is renamed at the end, so that whoever looks at
+/// the path finds what was there before, or the whole of what is new.
+pub(super) struct Output {
+    path: PathBuf,
+    beside: NamedTempFile,
+}
+
+impl Output {
+    /// Made before anything is measured: a path that cannot be written is told at once.
+    pub(super) fn new(path: &Path) -> Result<Output, Failure> {
+        let cannot = |error: io::Error| cannot_write(path, &error);
+        if path.is_dir() {
+            return Err(cannot(io::ErrorKind::IsADirectory.into()));
+        }
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".larder-bench-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As other files are made; what the user does not want others to read, the umask takes.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let beside = builder.tempfile_in(directory).map_err(|error| {
+            // Its own text names the file beside, which nobody has asked for.
+            cannot(error.kind().into())
+        })?;
+        Ok(Output { path: path.to_owned(), beside })
+    }
+
+    pub(super) fn write(mut self, contents: &[u8]) -> Result<(), Failure> {
+        let written = self.beside.write_all(contents).and_then(|()| self.beside.flush());
+        written.map_err(|error| cannot_write(&self.path, &error))?;
+        match self.beside.persist(&self.path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(cannot_write(&self.path, &error.error)),
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::other(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_stays_until_all_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        std::fs::write(&path, "old").unwrap();
+        let output = Output::new(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        output.write(b"new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        drop(Output::new(&path).unwrap());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_told_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().join("none/report.json"), directory.path().to_owned()] {
+            let Err(failure) = Output::new(&path) else { panic!("it was taken") };
+            assert!(format!("{failure:?}").contains(path.to_str().unwrap()), "{failure:?}");
+        }
+    }
+}

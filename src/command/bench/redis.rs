@@ -1,0 +1,105 @@
+//! What Redis says of itself, and the removal of what a benchmark left there.
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client};
+use std::time::Duration;
+
+use super::super::failure::{Failure, with_sources};
+use super::report::RedisLoad;
+use crate::builder::without_credentials;
+
+/// A database with more keys is not searched for ours: their time to live ends them.
+const SEARCHABLE: u64 = 1_000_000;
+
+/// A connection for questions about the server.
+pub(super) struct Server {
+    connection: MultiplexedConnection,
+}
+
+impl Server {
+    pub(super) async fn connect(url: &str) -> Result<Server, Failure> {
+        let shown = without_credentials(url);
+        let client = Client::open(url)
+            .map_err(|_| Failure::usage(format!("{shown:?} is no URL of a Redis")))?;
+        let limits = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(10)))
+            .set_response_timeout(Some(Duration::from_secs(10)));
+        let connection = client.get_multiplexed_async_connection_with_config(&limits).await;
+        let connection = connection.map_err(|error| {
+            let why = with_sources(&error);
+            Failure::server(format!("cannot connect to Redis at {shown}: {why}"))
+        })?;
+        Ok(Server { connection })
+    }
+
+    async fn info(&mut self, section: &str) -> Result<String, Failure> {
+        let info = redis::cmd("INFO").arg(section).query_async(&mut self.connection).await;
+        info.map_err(|error| {
+            Failure::server(format!("Redis refuses INFO {section}: {}", with_sources(&error)))
+        })
+    }
+
+    /// `Redis 7.0.15` or `Valkey 8.0.1`
+    pub(super) async fn version(&mut self) -> Result<String, Failure> {
+        let info = self.info("server").await?;
+        let field = |name| field(&info, name);
+        Ok(match (field("valkey_version"), field("redis_version")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, Some(version)) => format!("Redis {version}"),
+            (None, None) => "unknown".to_owned(),
+        })
+    }
+
+    /// What went through it since it was started.
+    pub(super) async fn load(&mut self) -> Result<RedisLoad, Failure> {
+        let info = self.info("stats").await?;
+        let number = |name| field(&info, name).and_then(|it| it.parse().ok()).unwrap_or(0);
+        Ok(RedisLoad {
+            bytes_in: number("total_net_input_bytes"),
+            bytes_out: number("total_net_output_bytes"),
+            commands: number("total_commands_processed"),
+            errors: 0,
+        })
+    }
+
+    /// Removes what a cache of this namespace has left, if that is cheap. All of it ends by itself,
+    /// with its time to live.
+    pub(super) async fn clean(&mut self, namespace: &str) -> Result<(), redis::RedisError> {
+        let connection = &mut self.connection;
+        let size: u64 = redis::cmd("DBSIZE").query_async(connection).await?;
+        if size > SEARCHABLE {
+            // The one that need not have an end of its own.
+            let directory = format!("larder:{namespace}:directory");
+            return redis::cmd("UNLINK").arg(directory).query_async(connection).await;
+        }
+        let pattern = format!("larder:{namespace}:*");
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await?;
+            if !keys.is_empty() {
+                redis::cmd("UNLINK").arg(keys).query_async::<()>(connection).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+/// What was counted from one time to another.
+pub(super) fn between(before: &RedisLoad, after: &RedisLoad, errors: u64) -> RedisLoad {
+    // A server that was restarted meanwhile counts from zero.
+    RedisLoad {
+        bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
+        bytes_out: after.bytes_out.saturating_sub(before.bytes_out),
+        commands: after.commands.saturating_sub(before.commands),
+        errors,
+    }
+}
+
+fn field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
