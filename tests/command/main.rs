@@ -9,6 +9,8 @@ mod inspect;
 mod invalidate;
 mod manual;
 mod refresh;
+mod report;
+mod sample;
 mod stats;
 mod support;
 mod tls;

@@ -39,6 +39,29 @@ const PGBOUNCER_PLACES: [&str; 6] = [
     "/home/linuxbrew/.linuxbrew/bin",
 ];
 
+/// The one without windows is the smallest.
+const CHROMIUM_NAMES: [&str; 9] = [
+    "chromium-headless-shell",
+    "chrome-headless-shell",
+    "headless_shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "Chromium",
+    "Google Chrome",
+];
+
+const CHROMIUM_PLACES: [&str; 7] = [
+    "/usr/bin",
+    "/usr/local/bin",
+    "/usr/lib64/chromium-browser",
+    "/snap/bin",
+    "/opt/homebrew/bin",
+    "/Applications/Chromium.app/Contents/MacOS",
+    "/Applications/Google Chrome.app/Contents/MacOS",
+];
+
 /// The program of a Redis server, or of a Valkey one.
 ///
 /// The path is left as it was found: on Debian `redis-server` is a link to
@@ -84,6 +107,22 @@ pub(super) fn pgbouncer() -> Result<PathBuf, ServerError> {
     };
     search("LARDER_PGBOUNCER_BIN", &PGBOUNCER_PLACES, program).ok_or_else(|| {
         not_found("pgbouncer", "LARDER_PGBOUNCER_BIN", &PGBOUNCER_PLACES, ["pgbouncer"; 3])
+    })
+}
+
+/// The program of a Chromium, by one of the names that it goes by.
+pub(super) fn chromium() -> Result<PathBuf, ServerError> {
+    let program = |directory: &Path| {
+        let mut programs = CHROMIUM_NAMES.iter().map(|name| directory.join(name));
+        programs.find(|program| is_executable(program))
+    };
+    search("LARDER_CHROMIUM_BIN", &CHROMIUM_PLACES, program).ok_or_else(|| {
+        not_found(
+            "chromium-headless-shell, chromium or google-chrome",
+            "LARDER_CHROMIUM_BIN",
+            &CHROMIUM_PLACES,
+            ["chromium-headless-shell", "chromium-headless", "google-chrome"],
+        )
     })
 }
 

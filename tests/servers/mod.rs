@@ -1,5 +1,5 @@
 //! Real Redis, PostgreSQL and PgBouncer servers, private to the process that
-//! starts them.
+//! starts them, and a browser.
 //!
 //! Tests, examples and benches include this module by `#[path]`. Every server
 //! lives in a directory of its own, listens on a unix socket there, and is
@@ -19,11 +19,13 @@
 //! | `LARDER_REDIS_BIN` | the directory of the `redis-server` or `valkey-server` to use |
 //! | `LARDER_POSTGRES_BIN` | the directory of the `initdb` and `postgres` to use |
 //! | `LARDER_PGBOUNCER_BIN` | the directory of the `pgbouncer` to use |
+//! | `LARDER_CHROMIUM_BIN` | the directory of the `chromium`, or another of its names, to use |
 
 // Each binary that includes this module uses another part of it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 #![allow(clippy::doc_markdown)]
 
+mod chromium;
 mod database;
 mod find;
 mod guard;
@@ -40,6 +42,7 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::chromium::Chromium;
 pub use self::database::Database;
 pub use self::guard::is_running;
 pub use self::link::{Counts, Link, Way};

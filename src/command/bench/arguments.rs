@@ -25,6 +25,7 @@ Examples:
   larder bench --redis redis://localhost --postgres postgres://me@localhost/test
   larder bench --keys 100000 --skew 0.8 --writes 50/s --query-cost 20ms --json report.json
   larder bench --trace accesses.xz --sweep-only
+  larder bench --from report.json --html report.html
 
 A trace is a file of one whole number a line, or of big-endian 32-bit numbers, either of them
 compressed by xz or not; which it is, is seen from its content.")]
@@ -128,7 +129,15 @@ pub(in super::super) struct Bench {
 
     /// Write the report as JSON, into FILE or to standard output
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
+
+    /// Write the report as a page with pictures, into FILE
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+
+    /// Measure nothing: report once more what an earlier run has written with --json
+    #[arg(long, value_name = "FILE", conflicts_with_all = MEASURING)]
+    pub(super) from: Option<PathBuf>,
 
     /// Leave the schema in PostgreSQL
     #[arg(long)]
@@ -139,6 +148,32 @@ pub(in super::super) struct Bench {
     #[arg(long)]
     pub(super) clean: bool,
 }
+
+/// Arguments about a run, which a report that is there already has had.
+const MEASURING: [&str; 22] = [
+    "workload",
+    "skew",
+    "keys",
+    "trace",
+    "processes",
+    "tasks",
+    "connections",
+    "duration",
+    "reads",
+    "writes",
+    "ttl",
+    "stale_while_revalidate",
+    "max_blind",
+    "l1_bytes",
+    "rows",
+    "row_bytes",
+    "query_cost",
+    "modes",
+    "sweep",
+    "sweep_only",
+    "seed",
+    "keep",
+];
 
 const SWEEP: &str = "1%,2%,5%,10%,25%,50%,100%";
 
@@ -185,6 +220,7 @@ pub(super) struct Plan {
     pub(super) query_cost: Duration,
     pub(super) sweep: Option<Vec<Capacity>>,
     pub(super) json: Option<PathBuf>,
+    pub(super) html: Option<PathBuf>,
     pub(super) keep: bool,
 }
 
@@ -238,6 +274,7 @@ impl Bench {
             query_cost: self.query_cost,
             sweep,
             json: self.json,
+            html: self.html,
             keep: self.keep,
         })
     }
@@ -315,6 +352,8 @@ mod tests {
             ("--sweep=0%", "--sweep"),
             ("--sweep-only --modes none", "--sweep-only"),
             ("--row-bytes 2MiB", "--row-bytes"),
+            ("--from r.json --keys 5", "--from"),
+            ("--from r.json --sweep", "--from"),
         ] {
             let told = plan(arguments).expect_err(arguments);
             assert!(told.contains(word), "{arguments}: {told}");

@@ -3,12 +3,15 @@
 //! `arguments` says what is to be done, `place` makes the tables, `engine` runs the reader processes,
 //! which are `reader`, with `opened` (their cache and connections), `reading` (what they do) and
 //! `judge` (whether they were told what they must not be told). `compile` makes a report of what
-//! they found, `sweep` one of capacities, and `text` prints it.
+//! they found, `sweep` one of capacities, `text` prints it, and `html` draws it; `from` reads it
+//! again.
 
 mod arguments;
 mod compile;
 mod engine;
 mod format;
+mod from;
+mod html;
 mod interrupts;
 mod judge;
 mod lru;
@@ -41,7 +44,6 @@ pub(super) use self::arguments::Bench;
 pub(super) use self::reader::main as reader;
 pub(super) use self::wire::READER;
 
-use self::arguments::Plan;
 use self::interrupts::Interrupts;
 use self::output::Output;
 use self::report::Report;
@@ -57,8 +59,14 @@ impl Bench {
         if self.clean {
             return clean(config).await;
         }
+        if let Some(path) = &self.from {
+            let report = from::read(path)?;
+            let outputs = Outputs::open(self.json.as_deref(), self.html.as_deref())?;
+            outputs.write(&report)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let plan = self.plan()?;
-        let outputs = Outputs::open(&plan)?;
+        let outputs = Outputs::open(plan.json.as_deref(), plan.html.as_deref())?;
         let interrupts = Interrupts::listen()?;
         let report = run::run(&plan, config, &interrupts).await?;
         outputs.write(&report)?;
@@ -75,16 +83,24 @@ struct Outputs {
     json: Option<Output>,
     /// To standard output, and the text nowhere.
     json_out: bool,
+    html: Option<Output>,
 }
 
 impl Outputs {
-    fn open(plan: &Plan) -> Result<Outputs, Failure> {
-        let json_out = plan.json.as_deref() == Some(Path::new("-"));
-        let json = plan.json.as_deref().filter(|_| !json_out).map(Output::new).transpose()?;
-        Ok(Outputs { json, json_out })
+    fn open(json: Option<&Path>, html: Option<&Path>) -> Result<Outputs, Failure> {
+        if json.is_some() && json == html {
+            return Err(Failure::usage("--json and --html name the same file"));
+        }
+        let json_out = json == Some(Path::new("-"));
+        let json = json.filter(|_| !json_out).map(Output::new).transpose()?;
+        let html = html.map(Output::new).transpose()?;
+        Ok(Outputs { json, json_out, html })
     }
 
     fn write(self, report: &Report) -> Result<(), Failure> {
+        if let Some(output) = self.html {
+            output.write(html::page(report)?.as_bytes())?;
+        }
         if self.json_out {
             return print(&format!("{}\n", json(report)?));
         }
