@@ -4,9 +4,12 @@
 #[path = "../tests/servers/mod.rs"]
 mod servers;
 
+mod common;
+
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use common::turns::{print_head, turns};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use larder::QueryCache;
 use redis::aio::MultiplexedConnection;
 use servers::Redis;
@@ -96,20 +99,20 @@ const EACH: u64 = 200;
 fn invalidations(c: &mut Criterion) {
     let (few, many) = (Setup::new(1_000), Setup::new(1_000_000));
     let mut group = c.benchmark_group("invalidate");
+    group.throughput(Throughput::Elements(1));
     group.bench_function("floor: INCR and PUBLISH", |b| b.iter_custom(|count| few.raw(count)));
     group.bench_function("larder: 1,000 results", |b| b.iter_custom(|count| few.ours(count)));
     group.bench_function("larder: 1,000,000 results", |b| b.iter_custom(|count| many.ours(count)));
     group.finish();
-    let ratio = |one: &dyn Fn() -> Duration, other: &dyn Fn() -> Duration| {
-        let mut ratios: Vec<f64> =
-            (0..TURNS).map(|_| other().as_secs_f64() / one().as_secs_f64()).collect();
-        ratios.sort_by(f64::total_cmp);
-        ratios[TURNS / 2]
-    };
-    let grown = ratio(&|| few.ours(EACH), &|| many.ours(EACH));
-    let floor = ratio(&|| few.raw(EACH), &|| few.ours(EACH));
-    println!("invalidate/a million results over a thousand, median of {TURNS} turns: {grown:.2}");
-    println!("invalidate/a thousand results over the floor, median of {TURNS} turns: {floor:.2}");
+
+    let each = turns(
+        TURNS,
+        EACH,
+        [&mut |count| few.raw(count), &mut |count| few.ours(count), &mut |count| many.ours(count)],
+    );
+    print_head("floor", "larder");
+    each.print("`invalidate` over `INCR` and `PUBLISH`", 1, 0);
+    each.print("a million results under the tag over a thousand", 2, 1);
 }
 
 criterion_group!(benches, invalidations);

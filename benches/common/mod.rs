@@ -1,6 +1,8 @@
 //! What the benches share.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod turns;
+
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// 180 bytes, as a report's SQL may be.
