@@ -321,9 +321,19 @@ async fn servers_that_are_not_there_are_named_without_passwords() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_could_not_be_written_is_told_before_anything_is_asked() {
     // Nor is there a server at that place.
-    let ran = refused(&["--json", "/nowhere/report.json", "--postgres", "host=/nowhere"]).await;
-    assert_eq!(ran.code, 4, "{}", ran.err);
-    assert!(ran.err.contains("/nowhere/report.json"), "{}", ran.err);
+    for kind in ["--json", "--html"] {
+        let ran = refused(&[kind, "/nowhere/report", "--postgres", "host=/nowhere"]).await;
+        assert_eq!(ran.code, 4, "{}", ran.err);
+        assert!(ran.err.contains("cannot write /nowhere/report:"), "{}", ran.err);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report");
+    let file = file.to_str().unwrap();
+    let again = file.replace("/report", "/./report");
+    let ran = refused(&["--json", file, "--html", &again, "--postgres", "host=/nowhere"]).await;
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains("the same file"), "{}", ran.err);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 fn swept(path: &Path, columns: &str) -> Command {

@@ -88,12 +88,14 @@ struct Outputs {
 
 impl Outputs {
     fn open(json: Option<&Path>, html: Option<&Path>) -> Result<Outputs, Failure> {
-        if json.is_some() && json == html {
-            return Err(Failure::usage("--json and --html name the same file"));
-        }
         let json_out = json == Some(Path::new("-"));
         let json = json.filter(|_| !json_out).map(Output::new).transpose()?;
         let html = html.map(Output::new).transpose()?;
+        if let (Some(json), Some(html)) = (&json, &html)
+            && json.is_same_as(html)
+        {
+            return Err(Failure::usage("--json and --html name the same file"));
+        }
         Ok(Outputs { json, json_out, html })
     }
 

@@ -10,7 +10,10 @@ use super::super::failure::Failure;
 /// A file to be. What is written goes beside it and is renamed at the end, so that whoever looks at
 /// the path finds what was there before, or the whole of what is new.
 pub(super) struct Output {
+    /// As it was given.
     path: PathBuf,
+    /// Where that leads to.
+    target: PathBuf,
     beside: NamedTempFile,
 }
 
@@ -18,13 +21,8 @@ impl Output {
     /// Made before anything is measured: a path that cannot be written is told at once.
     pub(super) fn new(path: &Path) -> Result<Output, Failure> {
         let cannot = |error: io::Error| cannot_write(path, &error);
-        if path.is_dir() {
-            return Err(cannot(io::ErrorKind::IsADirectory.into()));
-        }
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let target = target(path).map_err(cannot)?;
+        let directory = target.parent().unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".larder-bench-");
         #[cfg(unix)]
@@ -37,15 +35,38 @@ impl Output {
             // Its own text names the file beside, which nobody has asked for.
             cannot(error.kind().into())
         })?;
-        Ok(Output { path: path.to_owned(), beside })
+        Ok(Output { path: path.to_owned(), target, beside })
+    }
+
+    /// Whether one would take the place of the other.
+    pub(super) fn is_same_as(&self, other: &Output) -> bool {
+        self.target == other.target
     }
 
     pub(super) fn write(mut self, contents: &[u8]) -> Result<(), Failure> {
         let written = self.beside.write_all(contents).and_then(|()| self.beside.flush());
         written.map_err(|error| cannot_write(&self.path, &error))?;
-        match self.beside.persist(&self.path) {
+        match self.beside.persist(&self.target) {
             Ok(_) => Ok(()),
             Err(error) => Err(cannot_write(&self.path, &error.error)),
+        }
+    }
+}
+
+/// A link is followed, so that it stays one. What is no file, as `/dev/null`, must stay what it is
+/// too: the new file would take its place.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Ok(target) if target.is_file() => Ok(target),
+        Ok(target) if target.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Err(io::Error::other("it is there, and no file")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) => {
+            let directory = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            Ok(directory.canonicalize()?.join(path.file_name().ok_or(error)?))
         }
     }
 }
@@ -78,5 +99,24 @@ mod tests {
             let Err(failure) = Output::new(&path) else { panic!("it was taken") };
             assert!(format!("{failure:?}").contains(path.to_str().unwrap()), "{failure:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_stays_what_it_is_and_so_does_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let Err(failure) = Output::new(&path("socket")) else { panic!("it was taken") };
+        assert!(format!("{failure:?}").contains("no file"), "{failure:?}");
+
+        std::fs::write(path("file"), "old").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let [link, file, other] = ["link", "file", "other"].map(|it| Output::new(&path(it)));
+        let [link, file, other] = [link, file, other].map(|it| it.unwrap_or_else(|_| panic!()));
+        assert!(link.is_same_as(&file) && !file.is_same_as(&other));
+        link.write(b"new").unwrap();
+        assert!(path("link").is_symlink());
+        assert_eq!(std::fs::read_to_string(path("file")).unwrap(), "new");
     }
 }
