@@ -1,5 +1,7 @@
 //! The page of `larder bench --html`, seen in a browser.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -206,6 +208,30 @@ async fn text_from_the_report_does_nothing() {
         assert!(seen["title"].as_str().unwrap().starts_with("larder bench"), "{}", seen["title"]);
         let said = browser.evaluate("document.body.innerText").unwrap();
         assert!(said.as_str().unwrap().matches(HOSTILE).count() >= 6, "{said}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_may_be_called_anything() {
+    let mut name = b"<img src=x onerror=\"document.title = 'taken'\"> & so on".to_vec();
+    // Not all systems allow what is no text.
+    if cfg!(target_os = "linux") {
+        name.push(0xff);
+    }
+    let page = Page { directory: tempfile::tempdir().unwrap() };
+    let trace = page.directory.path().join(OsStr::from_bytes(&name));
+    std::fs::write(&trace, "1\n2\n3\n1\n2\n1\n").unwrap();
+    let mut bench = larder(["bench", "--sweep-only", "--trace"]);
+    bench.arg(trace).arg("--html").arg(page.path("page.html"));
+    let ran = run(bench).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let name = String::from_utf8_lossy(&name).into_owned();
+    browse(move |browser| {
+        let seen = look(browser, &page, PHONE);
+        assert_eq!((figures(&seen), &seen["title"]), (vec!["sweep"], &json!("larder bench")));
+        let said = browser.evaluate("document.body.innerText").unwrap();
+        assert!(said.as_str().unwrap().contains(&name), "{said}");
     })
     .await;
 }

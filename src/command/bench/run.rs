@@ -65,7 +65,9 @@ pub(super) async fn run(
 /// The arguments as they were typed, without what tells where servers are.
 fn command() -> String {
     let mut words = vec!["larder".to_owned()];
-    let mut arguments = std::env::args().skip(1);
+    // A file may be called whatever its system allows.
+    let arguments = std::env::args_os().skip(1);
+    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
     while let Some(argument) = arguments.next() {
         let secret = ["--redis", "--postgres", "--secret-file", "--config"];
         match argument.split_once('=') {
