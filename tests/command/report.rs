@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::sample;
-use crate::servers::{Chromium, is_running};
+use crate::servers::{Chromium, Postgres, Redis, is_running};
 use crate::support::{Ran, larder, run};
 
 const MEASURE: &str = include_str!("measure.js");
@@ -177,6 +177,31 @@ async fn it_is_legible_on_every_screen_and_on_paper() {
                 true => assert!(average < 60.0, "{}: {average}", view.name),
                 false => assert!(average > 225.0, "{}: {average}", view.name),
             }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_measured_is_drawn_at_once_and_again_from_its_json() {
+    let postgres = Postgres::shared().unwrap().database().await.unwrap();
+    let redis = Redis::start().unwrap();
+    let page = Page { directory: tempfile::tempdir().unwrap() };
+    let arguments = "bench --reads 2000 --keys 30 --rows 2 --query-cost 1ms --sweep=10%,50%";
+    let mut bench = larder(arguments.split(' '));
+    bench.env("LARDER_REDIS", redis.url()).env("LARDER_POSTGRES", postgres.url());
+    bench.arg("--json").arg(page.path("report.json")).arg("--html").arg(page.path("page.html"));
+    let ran = run(bench).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let measured = std::fs::read_to_string(page.path("page.html")).unwrap();
+    let ran = page.draw().await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert_eq!(std::fs::read_to_string(page.path("page.html")).unwrap(), measured);
+    browse(move |browser| {
+        for (name, view) in [("measured", LIGHT), ("measured-phone", PHONE)] {
+            let seen = look(browser, &page, view);
+            assert_eq!(figures(&seen), FIGURES);
+            screenshot(browser, View { name, ..view });
         }
     })
     .await;

@@ -172,7 +172,11 @@ fn hits(answers: &[u64; 6]) -> f64 {
 
 /// Times around a median, with a long tail.
 fn distribution(source: &str, count: u64, median: f64) -> Value {
-    let at = |nines: f64| (median * (1.0 + 0.8 * nines + 0.3 * nines * nines)) as u64;
+    let most = (count.max(1) as f64).log10();
+    let at = |nines: f64| {
+        let nines = nines.min(most);
+        (median * (1.0 + 0.8 * nines + 0.3 * nines * nines)) as u64
+    };
     let mut bars = vec![];
     let mut from = median / 3.0;
     while from < median * 12.0 {
@@ -186,7 +190,6 @@ fn distribution(source: &str, count: u64, median: f64) -> Value {
         }));
         from *= 1.25;
     }
-    let most = (count.max(1) as f64).log10();
     let mut curve = vec![];
     for step in 0..=30 {
         let nines = most * f64::from(step) / 30.0;

@@ -3,7 +3,7 @@
 use super::super::report::{Answers, Mode, ModeReport, Moment, Report, Source};
 use super::figure::{Figure, Sample, Table, mode_ink, mode_name, source_ink, source_name};
 use super::number::{count, number, percent, seconds, short};
-use super::plot::{Axis, Plot, Shape};
+use super::plot::{Axis, Plot, Shape, uncovered};
 use super::series::{Clock, merged};
 
 /// Modes that have a course to show.
@@ -60,7 +60,7 @@ pub(super) fn hit_ratio(report: &Report) -> Option<Figure> {
         plot: Plot {
             x: clock.axis(),
             y: Axis::from_zero(1.0, |at| format!("{:.0}\u{a0}%", at * 100.0)),
-            shapes: shapes.collect(),
+            shapes: uncovered(shapes),
         },
         caption: "Each mode begins with nothing in the cache. What it settles at is what writes and \
                   the time to live leave of it.",
@@ -292,7 +292,7 @@ fn filled(modes: &[&ModeReport], lines: &[(&ModeReport, Vec<(f64, f64)>)]) -> Ve
         Shape::Area(mode_ink(mode.mode), band)
     });
     let lines = lines.iter().map(|(mode, line)| course(mode, line.clone()));
-    areas.chain(lines).collect()
+    areas.chain(uncovered(lines)).collect()
 }
 
 fn sentence(text: &str) -> String {

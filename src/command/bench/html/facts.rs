@@ -127,11 +127,11 @@ pub(super) fn parameters(report: &Report) -> Markup {
     }
 }
 
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 12] = [
     (
         "Hit",
         "An answer that neither ran a query nor waited for one: from memory, from Redis, or stale \
-              as it was allowed to be.",
+         as it was allowed to be.",
     ),
     ("Memory, L1", "Each process’s own tier. It is told of writes by a push through Redis."),
     ("Redis, L2", "The tier that all processes share."),
@@ -139,33 +139,38 @@ const WORDS: [(&str, &str); 11] = [
     (
         "Coalesced",
         "A read that waited for another read’s look-up or query of the same key, instead of \
-                   making its own.",
+         making its own.",
     ),
     (
         "Stale",
         "An answer past its time to live, given while a new one was loaded. There are none \
-               unless --stale-while-revalidate allows them.",
+         unless --stale-while-revalidate allows them.",
     ),
     (
         "Acknowledged",
         "A write is committed and its invalidation has returned: who reads afterwards is \
-                      promised the new result.",
+         promised the new result.",
     ),
     (
         "Behind, allowed",
         "An answer from the memory of another process than the writer’s, while the push \
-                         was on its way: less than the bound under “What was run”.",
+         was on its way: less than the bound under “What was run”.",
     ),
     (
         "Violation",
         "An answer that must not have been given: behind a write of its own process, behind \
-                   any from Redis or PostgreSQL, or behind by that bound or more. There must be none.",
+         any from Redis or PostgreSQL, or behind by that bound or more. There must be none.",
+    ),
+    (
+        "Failed by Redis",
+        "A command that it did not answer within its time limit, or answered with an error. The read \
+         went on to PostgreSQL.",
     ),
     ("p99", "99 of 100 answers took so long or less; p50 is the median."),
     (
         "Time in PostgreSQL",
         "What queries took there, from having a connection to the last row, added \
-                            up. Ten queries at a time add ten seconds each second.",
+         up. Ten queries at a time add ten seconds each second.",
     ),
 ];
 

@@ -42,22 +42,22 @@ impl Figure {
         Ok(html! {
             section id=(id) {
                 div.picture {
-                h2 { (title) }
-                p { (found) }
-                figure {
-                    @if !legend.is_empty() {
-                        ul.legend {
-                            @for (ink, sample, name) in legend {
-                                li { (sample.draw(*ink)) (name) }
+                    h2 { (title) }
+                    p { (found) }
+                    figure {
+                        @if !legend.is_empty() {
+                            ul.legend {
+                                @for (ink, sample, name) in legend {
+                                    li { (sample.draw(*ink)) (name) }
+                                }
                             }
                         }
+                        p.axis-y { (y) }
+                        (PreEscaped(wide))
+                        (PreEscaped(narrow))
+                        p.axis-x { (x) }
+                        figcaption { (caption) }
                     }
-                    p.axis-y { (y) }
-                    (PreEscaped(wide))
-                    (PreEscaped(narrow))
-                    p.axis-x { (x) }
-                    figcaption { (caption) }
-                }
                 }
                 (table.draw())
             }

@@ -201,6 +201,9 @@ pub(super) fn modes(report: &Report) -> Markup {
             row("… for each read", &|it| redis(it, |it| it.bytes_in, true)),
             row("out of Redis", &|it| redis(it, |it| it.bytes_out, false)),
             row("… for each read", &|it| redis(it, |it| it.bytes_out, true)),
+            row("commands that Redis failed", &|it| {
+                it.redis.as_ref().map_or("–".to_owned(), |it| count(it.errors))
+            }),
             row("reads that failed", &|it| count(it.errors)),
         ],
     };

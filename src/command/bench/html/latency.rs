@@ -3,7 +3,7 @@
 use super::super::report::{Latency, Mode, ModeReport, Report, Source};
 use super::figure::{Figure, Sample, Table, mode_ink, mode_name, source_ink, source_name};
 use super::number::{count, time};
-use super::plot::{Axis, Plot, Shape};
+use super::plot::{Axis, Plot, Shape, uncovered};
 
 /// From above.
 const SOURCES: [Source; 6] =
@@ -175,13 +175,10 @@ pub(super) fn by_mode(report: &Report) -> Option<Figure> {
         plot: Plot {
             x: quantiles(right),
             y,
-            shapes: curves
-                .into_iter()
-                .map(|(mode, curve)| match curve.len() {
-                    1 => Shape::Dots(mode_ink(mode), curve),
-                    _ => Shape::Line(mode_ink(mode), curve),
-                })
-                .collect(),
+            shapes: uncovered(curves.into_iter().map(|(mode, curve)| match curve.len() {
+                1 => Shape::Dots(mode_ink(mode), curve),
+                _ => Shape::Line(mode_ink(mode), curve),
+            })),
         },
         caption: "Read it from below: this share of all answers took no longer than the line shows. \
                   Each step to the right leaves out a tenth of the answers that the one before it \

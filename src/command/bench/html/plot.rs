@@ -95,6 +95,13 @@ pub(super) struct Plot {
     pub(super) shapes: Vec<Shape>,
 }
 
+/// Where lines lie upon each other all of them are seen: the one without gaps is drawn first.
+pub(super) fn uncovered(lines: impl IntoIterator<Item = Shape>) -> Vec<Shape> {
+    let mut lines: Vec<Shape> = lines.into_iter().collect();
+    lines.sort_by_key(|shape| !matches!(shape, Shape::Line(Ink::Both, _)));
+    lines
+}
+
 /// What a colour stands for, and the class that it becomes.
 #[derive(Clone, Copy)]
 enum Role {

@@ -77,7 +77,7 @@ impl Clock {
     }
 
     pub(super) fn title(self) -> &'static str {
-        if self.by_share { "share of the mode's run" } else { "time since the mode began" }
+        if self.by_share { "share of the mode’s run" } else { "time since the mode began" }
     }
 
     /// Where on the axis a time of a mode is.
@@ -125,15 +125,22 @@ impl Clock {
         (0..PARTS)
             .map(|part| {
                 let values = modes.iter().map(|mode| {
-                    let within: Vec<Moment> = mode
-                        .series
-                        .iter()
-                        .filter(|it| {
-                            let at = self.place(mode, it.at_seconds + it.seconds / 2.0);
-                            at >= edge(part) && (at < edge(part + 1) || part + 1 == PARTS)
-                        })
-                        .copied()
-                        .collect();
+                    let mut within: Vec<Moment> = vec![];
+                    for it in &mode.series {
+                        let at = self.place(mode, it.at_seconds + it.seconds / 2.0);
+                        if at >= edge(part) && (at < edge(part + 1) || part + 1 == PARTS) {
+                            within.push(*it);
+                        }
+                    }
+                    if within.is_empty() {
+                        // A short run has fewer parts: the one that goes on here speaks for it.
+                        let middle = (edge(part) + edge(part + 1)) / 2.0;
+                        within.extend(mode.series.iter().find(|it| {
+                            let place = |seconds| self.place(mode, seconds);
+                            (place(it.at_seconds)..place(it.at_seconds + it.seconds))
+                                .contains(&middle)
+                        }));
+                    }
                     (!within.is_empty()).then(|| value(&joined(&within)))
                 });
                 (called(part), values.collect::<Vec<_>>())
@@ -145,7 +152,7 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::report::Answers;
+    use super::super::super::report::{Answers, CurrencyReport, Ended, Mode, PostgresLoad};
     use super::*;
 
     fn moment(at: u32, seconds: f64, l1: u64, loaded: u64) -> Moment {
@@ -169,6 +176,38 @@ mod tests {
         assert_eq!(few.iter().map(|it| it.answers.total()).sum::<u64>(), 4950 + 1000);
         assert_eq!((few[1].at_seconds, few[1].seconds, few[1].queries_running), (4.0, 4.0, 10.0));
         assert_eq!(few[1].hit_ratio, 22.0 / 62.0);
+    }
+
+    #[test]
+    fn a_run_of_few_parts_has_no_holes_and_one_that_ended_has_no_more() {
+        let of = |series: Vec<Moment>| -> ModeReport {
+            let seconds = series.iter().map(|it| it.seconds).sum();
+            ModeReport {
+                mode: Mode::L1,
+                ended: Ended::Interrupted,
+                seconds,
+                reads: 0,
+                reads_per_second: 0.0,
+                answers: Answers::default(),
+                hit_ratio: 0.0,
+                errors: 0,
+                first_error: None,
+                series,
+                latency: vec![],
+                postgres: PostgresLoad::default(),
+                redis: None,
+                currency: CurrencyReport::default(),
+                versus_none: None,
+            }
+        };
+        let long = of((0..20).map(|at| moment(at, 1.0, 1, 0)).collect());
+        let short = of(vec![moment(0, 6.0, 1, 0), moment(6, 6.0, 2, 0)]);
+        let clock = Clock { longest: 20.0, by_share: false };
+        let rows = clock.table(&[&long, &short], |it| it.answers.total());
+        let column = |i: usize| rows.iter().map(|(_, values)| values[i]).collect::<Vec<_>>();
+        assert_eq!(column(0), [Some(2); 10]);
+        assert_eq!(column(1)[..6], [1, 1, 1, 2, 2, 2].map(Some));
+        assert_eq!(column(1)[6..], [None; 4]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::super::report::{Sweep, SweepPoint};
 use super::figure::{Figure, Sample, Table};
 use super::number::{bytes, count, percent};
-use super::plot::{Axis, Ink, Plot, Shape};
+use super::plot::{Axis, Ink, Plot, Shape, uncovered};
 
 type HitRatio = fn(&SweepPoint) -> f64;
 
@@ -32,10 +32,10 @@ pub(super) fn figure(sweep: &Sweep) -> Option<Figure> {
     if right - left < 0.1 {
         (left, right) = (left - 0.5, right + 0.5);
     }
-    let shapes = CACHES.into_iter().rev().flat_map(|(_, ink, value)| {
-        let curve: Vec<_> = points.iter().map(|it| (place(it), value(it))).collect();
-        [Shape::Line(ink, curve.clone()), Shape::Dots(ink, curve)]
-    });
+    let curve = |value: HitRatio| points.iter().map(|it| (place(it), value(it))).collect();
+    let lines = CACHES.map(|(_, ink, value)| Shape::Line(ink, curve(value)));
+    let dots = CACHES.into_iter().rev().map(|(_, ink, value)| Shape::Dots(ink, curve(value)));
+    let shapes = uncovered(lines).into_iter().chain(dots);
     let rows = points.iter().map(|it| {
         let values = CACHES.map(|(_, _, value)| percent(value(it)));
         let room = [short(it.share), count(it.capacity_keys), bytes(it.capacity_bytes)];
