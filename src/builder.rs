@@ -190,7 +190,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How much memory the results in this process may take: their encoded size, and about 380
+    /// How much memory the results in this process may take: their encoded size, and about 390
     /// bytes for each.
     ///
     /// # Default

@@ -248,7 +248,9 @@ impl Core {
                 Joined::First(flight) => {
                     // The flight that was under way when we found nothing in memory may have stored
                     // its result and ended since. From here on nobody else can start one.
-                    if let Some(hit) = self.hit(&key, &plan) {
+                    if self.local.has(&key)
+                        && let Some(hit) = self.hit(&key, &plan)
+                    {
                         return Ok(hit.answer);
                     }
                     let missed = match self.find::<V>(&key, &plan, || flight.found()).await {

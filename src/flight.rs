@@ -29,7 +29,7 @@ pub(crate) type Outcome = Result<Landing, Failure>;
 /// What a flight brings.
 #[derive(Clone)]
 pub(crate) struct Landing {
-    pub(crate) held: Held,
+    pub(crate) held: Arc<Held>,
     /// The moment, by this process's count of loads and invalidations, at which its load began, or
     /// at which Redis was asked and it was shown to be current then.
     pub(crate) shown: u64,
@@ -305,7 +305,7 @@ mod tests {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
         let depends = Arc::new(Depends::new([], Cell::of(0)));
         let origin = (Stamp::default(), Token([0; 16]));
-        Landing { held: Held::new(Arc::new(number), 4, life, origin, depends), shown: 0 }
+        Landing { held: Held::new(&key(0), Arc::new(number), 4, life, origin, depends), shown: 0 }
     }
 
     pub(super) fn soon() -> Instant {

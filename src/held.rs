@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::error::Error;
+use crate::key::CacheKey;
 use crate::policy::Policy;
 use crate::store::Token;
 use crate::tag::Depends;
@@ -15,9 +16,10 @@ use crate::tag::Depends;
 /// against the bound, so that a million tiny results do not take what a few large ones may.
 const OVERHEAD: usize = 384;
 
-/// A result in memory. Cloning it costs two reference counts.
-#[derive(Clone)]
+/// A result in memory.
 pub(crate) struct Held {
+    /// Of the key it is the result of.
+    fingerprint: [u8; 16],
     value: Arc<dyn Any + Send + Sync>,
     pub(crate) life: Life,
     /// As of when its load began.
@@ -80,20 +82,28 @@ impl Life {
 
 impl Held {
     pub(crate) fn new<T: Send + Sync + 'static>(
+        key: &CacheKey,
         value: Arc<T>,
         bytes: usize,
         life: Life,
         (stamp, token): (Stamp, Token),
         depends: Arc<Depends>,
-    ) -> Held {
+    ) -> Arc<Held> {
         let weight = u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
-        Held { value, life, stamp, token, depends, weight }
+        let fingerprint = key.fingerprint();
+        Arc::new(Held { fingerprint, value, life, stamp, token, depends, weight })
+    }
+
+    /// Whether it is the result of this key. Who has found it has compared other bytes of the key.
+    #[inline]
+    pub(crate) fn is_of(&self, key: &CacheKey) -> bool {
+        self.fingerprint == key.fingerprint()
     }
 
     /// The value, unless it is no `T`.
     #[inline]
-    pub(crate) fn value<T: Send + Sync + 'static>(self) -> Option<Arc<T>> {
-        self.value.downcast().ok()
+    pub(crate) fn value<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.value.clone().downcast().ok()
     }
 
     /// Whether it is an error that is kept as an answer.
@@ -106,6 +116,7 @@ impl Held {
         clock::since(now, self.life.as_of)
     }
 
+    #[inline]
     pub(crate) fn weight(&self) -> u32 {
         self.weight
     }

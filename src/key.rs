@@ -24,7 +24,15 @@ pub(crate) const KEY_FORMAT: u8 = 1;
 pub(crate) struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// 128 bits that an entry carries, so that a reply to another key's question is noticed.
+    /// Its first bytes, as a number.
+    #[inline]
+    pub(crate) fn first(&self) -> u64 {
+        u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8"))
+    }
+
+    /// Its last 128 bits, which an entry carries, in memory so that the key need not be held twice,
+    /// in Redis so that a reply to another key's question is noticed.
+    #[inline]
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
         *self.0.last_chunk().expect("32 bytes hold 16")
     }
@@ -66,7 +74,7 @@ impl fmt::Debug for CacheKey {
 impl Hash for CacheKey {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8")));
+        state.write_u64(self.first());
     }
 }
 

@@ -150,7 +150,7 @@ impl Core {
         let ends = clock::after(ended, ttl);
         let kept = plan.policy.kept(ended, clock::after(ended, stored_life));
         let life = Life { as_of: began, born: ended, copied: ended, ends, kept };
-        let held = Held::new(value, bytes, life, (stamp, token), depends.clone());
+        let held = Held::new(&key, value, bytes, life, (stamp, token), depends.clone());
         // Into memory before the callers have it, so that the next of them finds it there; into
         // Redis after that, so that nobody waits for the round trip.
         if encoded.is_some() {
@@ -315,7 +315,7 @@ impl Core {
         let ends = clock::after(now, ttl);
         let life = Life { as_of: began, born: now, copied: now, ends, kept: ends };
         let (error, origin) = (Arc::new(error.clone()), (stamp, Token::random()));
-        let held = Held::new(error, 0, life, origin, plan.depends.clone());
+        let held = Held::new(key, error, 0, life, origin, plan.depends.clone());
         self.local.insert(*key, held);
     }
 

@@ -109,7 +109,7 @@ impl Core {
             count(&self.counters.l2_refused);
             return Sight::Nothing(seen);
         };
-        let held = Held::new(value.clone(), bytes, life, (stamp, header.token), depends);
+        let held = Held::new(key, value.clone(), bytes, life, (stamp, header.token), depends);
         if fresh {
             return Sight::Fresh(value, Landing { held, shown });
         }

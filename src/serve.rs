@@ -35,17 +35,18 @@ impl Core {
     #[inline]
     pub(crate) fn hit<V: Value>(&self, key: &CacheKey, plan: &Plan) -> Option<Hit<V>> {
         let now = self.clock.now();
-        let held = self.local.get(key)?;
-        if !held.life.allows(&plan.policy, now) || !self.is_current(&held, now) {
-            return None;
-        }
-        let age = held.age(now);
-        let due =
-            plan.policy.is_due_early(held.life.load(), held.life.remaining(&plan.policy, now));
-        let due = due.then_some(held.token);
-        let value = held.value::<V::Stored>()?;
+        let hit = self.local.read(key, |held| {
+            if !held.life.allows(&plan.policy, now) || !self.is_current(held, now) {
+                return None;
+            }
+            let remaining = held.life.remaining(&plan.policy, now);
+            let due = plan.policy.is_due_early(held.life.load(), remaining);
+            let value = V::of(held.value::<V::Stored>()?);
+            let answer = Answer::new(value, Origin::L1, held.age(now));
+            Some(Hit { answer, due: due.then_some(held.token) })
+        })?;
         plan.l1_hits.add();
-        Some(Hit { answer: Answer::new(V::of(value), Origin::L1, age), due })
+        Some(hit)
     }
 
     /// Whether a result can be shown to be current to a reader who came at `at`.

@@ -40,3 +40,20 @@ impl Hasher for FirstBytes {
 }
 
 pub type PassThrough = BuildHasherDefault<FirstBytes>;
+
+/// Numbers below `keys`, the n-th with a chance of 1 in n to the power of `skew`; the same again for
+/// the same seed.
+pub fn zipf(keys: usize, skew: f64, seed: u64) -> impl Iterator<Item = usize> {
+    let weights = (1..=keys).map(|rank| (rank as f64).powf(-skew));
+    let sums: Vec<f64> = weights
+        .scan(0.0, |sum, weight| {
+            *sum += weight;
+            Some(*sum)
+        })
+        .collect();
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(move || {
+        let drawn = random.f64() * sums[keys - 1];
+        sums.partition_point(|&sum| sum <= drawn).min(keys - 1)
+    })
+}

@@ -1,9 +1,9 @@
-//! The memory order of the table of what is current, by [loom]: every order in which threads can
-//! meet, and for every load each store that the memory model lets it see.
+//! The memory order of the table of what is current, and of the front of memory, by [loom]: every
+//! order in which threads can meet, and for every load each store that the memory model lets it see.
 //!
-//! What is tried is the source itself, `src/currency.rs`, with loom's primitives in the place of
-//! `std`'s. Each model is a few operations of two or three threads, and what must hold in all of
-//! its orders. Those of two threads are explored whole. Of those of three, and of two with much to
+//! What is tried is the source itself, `src/currency.rs` and `src/local/front.rs`, with loom's
+//! primitives in the place of `std`'s. Each model is a few operations of two or three threads, and
+//! what must hold in all of its orders. Those of two threads are explored whole. Of those of three, and of two with much to
 //! do, all orders are in which threads are suspended against their will twice at most.
 //!
 //! That the models can fail is shown by mutants: one store, load or fence at a time is weakened, and
@@ -15,9 +15,10 @@
 //!   the count of moments and nothing else, and what is shown does not need more.
 //! - No load sees a store that comes later in the run: orders that need such a promise are left out.
 //! - It looks back at one access to an atomic only; see [`sync`] for what would hide a reader, and
-//!   no model has two threads that read.
+//!   no model of the table has two threads that read.
 //! - A store more than seven stores ago is forgotten.
-//! - There are two cells, and each thread does one thing or two.
+//! - There are two cells, one set of the front, and each thread does one thing or two.
+//! - moka and arc-swap are taken to order things as they say; their code is not run.
 //!
 //! [loom]: https://docs.rs/loom
 
@@ -31,9 +32,18 @@ use loom::thread;
 #[allow(dead_code, reason = "a part of the crate, as it is")]
 #[path = "../../src/currency.rs"]
 mod currency;
+#[allow(dead_code, reason = "a part of the crate, as it is")]
+#[path = "../../src/local/front.rs"]
+mod front;
+
+mod before;
+mod key;
 mod own;
 mod sync;
 mod tag;
+
+use crate::key as clock;
+use crate::key as held;
 
 use crate::currency::{Currency, Heard, Position, Stamp};
 use crate::own::{acknowledged_while_loading, load_that_meets_an_invalidation};

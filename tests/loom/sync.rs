@@ -1,17 +1,18 @@
-//! The primitives that [`currency`](crate::currency) finds here are loom's, behind a thin layer that
-//! weakens one of them where a test asks for a mutant.
+//! The primitives that [`currency`](crate::currency) and [`front`](crate::front) find here are loom's,
+//! behind a thin layer that weakens one of them where a test asks for a mutant.
 //!
 //! Loom remembers one access to an atomic, the last, and so forgets a reader when the writer loads
 //! what it is about to store: it would not try to put the store before that reader. Whoever holds the
 //! lock therefore takes the last value from beside the atomic. That is what it would load, since all
-//! stores are made under the lock.
+//! stores are made under the lock. Who writes to a set of the front has read its count before it had
+//! the lock, and so each thread has a copy of that.
 //!
 //! Loom runs all threads of a model on the thread of the test, so that what belongs to one test is
 //! kept in thread-locals.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use loom::sync::atomic;
 pub(crate) use loom::sync::atomic::Ordering;
@@ -27,6 +28,10 @@ pub(crate) enum Field {
     Cell,
     Applied,
     Moments,
+    /// The front's count, and the only one of its type.
+    Replaced,
+    /// What the front says of a key without looking at its entry.
+    First,
 }
 
 /// One change for the worse.
@@ -42,10 +47,16 @@ pub(crate) enum Mutant {
     NoFence(Ordering),
     /// The epoch is not closed while the table is replaced.
     NeverClosed,
+    /// The front does not count replacements.
+    NeverCounted,
+    /// Who brings an entry to the front watches the slot only after moka was asked.
+    LateWatch,
+    /// Who gives moka an entry watches the slot only then.
+    LateWatchOfAWriter,
 }
 
 thread_local! {
-    /// Who holds the lock; there is one table at a time.
+    /// Who holds the lock; there is one table at a time, or one set.
     static HOLDER: Cell<Option<ThreadId>> = const { Cell::new(None) };
     static MADE: Cell<usize> = const { Cell::new(0) };
     static MUTANTS: Cell<&[Mutant]> = const { Cell::new(&[]) };
@@ -56,7 +67,7 @@ pub(crate) fn mutate(mutants: &'static [Mutant]) {
     MUTANTS.set(mutants);
 }
 
-fn mutated(mutant: Mutant) -> bool {
+pub(crate) fn mutated(mutant: Mutant) -> bool {
     MUTANTS.get().contains(&mutant)
 }
 
@@ -65,6 +76,14 @@ pub(crate) struct AtomicU64 {
     /// What was stored last.
     last: std::sync::atomic::AtomicU64,
     field: Field,
+}
+
+/// Of the front.
+impl Default for AtomicU64 {
+    fn default() -> AtomicU64 {
+        let (atomic, last) = (atomic::AtomicU64::new(0), 0.into());
+        AtomicU64 { atomic, last, field: Field::First }
+    }
 }
 
 impl AtomicU64 {
@@ -107,6 +126,96 @@ impl AtomicU64 {
     }
 }
 
+/// With a copy for each of three threads to read: a writer who has read a single one himself would
+/// hide who else has. A store reaches one copy after the other, which is an order more and none less.
+#[derive(Default)]
+pub(crate) struct AtomicU32 {
+    copies: [Copy; 3],
+    readers: std::sync::Mutex<Vec<ThreadId>>,
+    /// What was stored last.
+    last: std::sync::atomic::AtomicU32,
+}
+
+struct Copy(atomic::AtomicU32);
+
+impl Default for Copy {
+    fn default() -> Copy {
+        Copy(atomic::AtomicU32::new(0))
+    }
+}
+
+impl AtomicU32 {
+    pub(crate) fn load(&self, order: Ordering) -> u32 {
+        if is_locked_here() {
+            return self.last.load(Ordering::Relaxed);
+        }
+        let relaxed = mutated(Mutant::RelaxedLoad(Field::Replaced));
+        self.mine().0.load(if relaxed { Ordering::Relaxed } else { order })
+    }
+
+    pub(crate) fn store(&self, value: u32, order: Ordering) {
+        assert!(is_locked_here());
+        if mutated(Mutant::NeverCounted) {
+            return;
+        }
+        self.last.store(value, Ordering::Relaxed);
+        let relaxed = mutated(Mutant::RelaxedStore(Field::Replaced));
+        let order = if relaxed { Ordering::Relaxed } else { order };
+        self.copies.iter().for_each(|copy| copy.0.store(value, order));
+    }
+
+    fn mine(&self) -> &Copy {
+        let (mut readers, me) =
+            (self.readers.lock().expect("no thread panics"), thread::current().id());
+        let at = readers.iter().position(|&reader| reader == me).unwrap_or_else(|| {
+            readers.push(me);
+            readers.len() - 1
+        });
+        &self.copies[at]
+    }
+}
+
+/// A place for a pointer, with the orders that `arc-swap` promises. What was in it is never freed,
+/// so that it is a number of it that loom has to follow; 0 stands for none.
+pub(crate) struct ArcSwapOption<T> {
+    at: atomic::AtomicUsize,
+    /// What was put there last.
+    last: std::sync::atomic::AtomicUsize,
+    all: std::sync::Mutex<Vec<Arc<T>>>,
+}
+
+impl<T> Default for ArcSwapOption<T> {
+    fn default() -> ArcSwapOption<T> {
+        let at = atomic::AtomicUsize::new(0);
+        ArcSwapOption { at, last: 0.into(), all: std::sync::Mutex::default() }
+    }
+}
+
+impl<T> ArcSwapOption<T> {
+    pub(crate) fn load(&self) -> Option<Arc<T>> {
+        self.numbered(match is_locked_here() {
+            true => self.last.load(Ordering::Relaxed),
+            false => self.at.load(Ordering::Acquire),
+        })
+    }
+
+    pub(crate) fn swap(&self, value: Option<Arc<T>>) -> Option<Arc<T>> {
+        assert!(is_locked_here());
+        let at = value.map_or(0, |value| {
+            let mut all = self.all.lock().expect("no thread panics");
+            all.push(value);
+            all.len()
+        });
+        self.last.store(at, Ordering::Relaxed);
+        self.numbered(self.at.swap(at, Ordering::AcqRel))
+    }
+
+    fn numbered(&self, at: usize) -> Option<Arc<T>> {
+        let all = self.all.lock().expect("no thread panics");
+        Some(all[at.checked_sub(1)?].clone())
+    }
+}
+
 pub(crate) fn fence(order: Ordering) {
     if !mutated(Mutant::NoFence(order)) {
         atomic::fence(order);
@@ -125,6 +234,12 @@ pub(crate) struct MutexGuard<'a, T>(loom::sync::MutexGuard<'a, T>);
 impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
         let guard = self.0.lock().expect("no thread panics");
+        HOLDER.set(Some(thread::current().id()));
+        Ok(MutexGuard(guard))
+    }
+
+    pub(crate) fn try_lock(&self) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
+        let guard = self.0.try_lock().map_err(|_| TryLockError::WouldBlock)?;
         HOLDER.set(Some(thread::current().id()));
         Ok(MutexGuard(guard))
     }

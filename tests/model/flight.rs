@@ -3,6 +3,9 @@
 //! What is checked: a reader takes nothing that was loaded before an invalidation which this process
 //! had asked for when the read began, or which was acknowledged to anybody `max_blind` before that.
 //! Others who joined the same flight earlier may take it.
+//!
+//! Of the front of memory no more is taken for granted than that it has something which memory once
+//! had, however old. (That it goes with memory is shown in `tests/loom`.)
 
 use crate::explore::{Model, State, Steps};
 use crate::mutation::Mutation;
@@ -82,6 +85,7 @@ pub struct Hall {
     announcement: Announcement,
     beat: Beat,
     memory: Found,
+    front: Found,
     flight: Flight,
     loading: Found,
     readers: [Reader; 3],
@@ -92,10 +96,10 @@ pub struct Hall {
 }
 
 impl State for Hall {
-    type Words = [u64; 18];
+    type Words = [u64; 19];
 
-    fn words(&self) -> [u64; 18] {
-        let mut words = [0; 18];
+    fn words(&self) -> [u64; 19] {
+        let mut words = [0; 19];
         let Announcement { call, at, version, all, .. } = self.announcement;
         let Beat { call: beat, age, at: beat_at, cell, .. } = self.beat;
         let [now, one, two] = self.acknowledged;
@@ -125,7 +129,8 @@ impl State for Hall {
         });
         // Who is who makes no difference.
         readers.sort_unstable();
-        words[12..].copy_from_slice(readers.as_flattened());
+        words[12..18].copy_from_slice(readers.as_flattened());
+        words[18] = self.front.word();
         words
     }
 }
@@ -142,7 +147,7 @@ impl Hall {
     /// All results that this process has, wherever they are.
     fn results(&mut self) -> impl Iterator<Item = &mut Found> {
         let brought = self.readers.iter_mut().map(|reader| &mut reader.brought);
-        [&mut self.memory, &mut self.loading].into_iter().chain(brought)
+        [&mut self.memory, &mut self.front, &mut self.loading].into_iter().chain(brought)
     }
 
     fn forget_moments(&mut self) {
@@ -173,9 +178,13 @@ impl Hall {
             && self.table.is_current(found, mutation)
     }
 
-    /// Memory, or a flight: one that is under way, or a new one.
+    /// The front, memory, or a flight: one that is under way, or a new one.
     fn join(&mut self, index: usize, mutation: Option<Mutation>) {
         let reader = &self.readers[index];
+        let unjudged = self.front.version > 0 && mutation == Some(Mutation::FrontDoesNotJudge);
+        if unjudged || self.serves(reader, &self.front, mutation) {
+            return self.take(index, self.front);
+        }
         if self.serves(reader, &self.memory, mutation) {
             return self.take(index, self.memory);
         }
@@ -231,6 +240,10 @@ impl Flights {
                 }
                 Stage::Aboard | Stage::Done => {}
             }
+        }
+        if hall.memory.version > 0 && hall.front.word() != hall.memory.word() {
+            let front = hall.memory;
+            next.add("a reader", "brings what memory has to the front", Hall { front, ..*hall });
         }
         let mut changed = *hall;
         let what = match hall.flight {
@@ -341,6 +354,7 @@ impl Model for Flights {
             announcement: Announcement::default(),
             beat: Beat::default(),
             memory: Found::default(),
+            front: Found::default(),
             flight: Flight::None,
             loading: Found::default(),
             readers: Default::default(),
@@ -371,17 +385,18 @@ impl Model for Flights {
     }
 
     fn describe(&self, hall: &Hall) -> String {
-        let Hall { table, version, acknowledged, memory, loading, .. } = hall;
+        let Hall { table, version, acknowledged, memory, front, loading, .. } = hall;
         let readers = hall.readers.map(|reader| reader.need);
         format!(
             "database v{version}, acknowledged {acknowledged:?} | table {}.{} cell {}{} confirmed {} | \
-             memory v{} | flight v{} | readers need {readers:?}",
+             memory v{} | front v{} | flight v{} | readers need {readers:?}",
             table.epoch,
             table.applied,
             table.known,
             if table.pending { "+pending" } else { "" },
             table.confirmed,
             memory.version,
+            front.version,
             loading.version
         )
     }

@@ -35,6 +35,8 @@ pub enum Mutation {
     AnyPosition,
     /// A joiner takes a flight's result without judging it.
     JoinerDoesNotJudge,
+    /// What is in front of memory is served without judging it.
+    FrontDoesNotJudge,
     /// A fill takes the lease that stands for its own.
     FillIgnoresLease,
     /// A fill whose lease is gone does not look at what is there by now.
@@ -44,7 +46,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 18] = {
+    pub const ALL: [Mutation; 19] = {
         use Mutation::*;
         [
             LateCapture,
@@ -62,6 +64,7 @@ impl Mutation {
             PendingForgotten,
             AnyPosition,
             JoinerDoesNotJudge,
+            FrontDoesNotJudge,
             FillIgnoresLease,
             LossNotFenced,
             WaitersForgotten,

@@ -45,7 +45,7 @@ impl Scenario {
             Mutation::NoServerId | Mutation::UngatedReplicaRead => FAILOVER,
             Mutation::PendingForgotten => NEWCOMER,
             Mutation::EpochBackwards => LATE_ANSWERS,
-            Mutation::JoinerDoesNotJudge => FLIGHTS,
+            Mutation::JoinerDoesNotJudge | Mutation::FrontDoesNotJudge => FLIGHTS,
             Mutation::FillIgnoresLease | Mutation::LossNotFenced => LEASES,
             Mutation::WaitersForgotten => WAITING,
         }
