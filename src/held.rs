@@ -50,7 +50,9 @@ impl Life {
     /// queries that differ in how old they let it become.
     #[inline]
     pub(crate) fn allows(&self, policy: &Policy, now: Instant) -> bool {
-        self.is_fresh(policy, now) && now < clock::after(self.copied, policy.l1_ttl)
+        // A reader may have looked at the clock before the entry came: then no time has passed.
+        let now_here = now.max(self.copied);
+        self.is_fresh(policy, now) && now_here < clock::after(self.copied, policy.l1_ttl)
     }
 
     /// Whether its time to live has not ended. That is what counts for those to whom it is handed on
@@ -139,6 +141,9 @@ mod tests {
         assert!(life.allows(&policy(50, 30), 49));
         assert!(!life.allows(&policy(50, 30), 50));
         assert!(!life.allows(&policy(500, 500), 100));
+        // Not in memory at all, not even to who came before it did.
+        assert!(life.allows(&policy(50, 30), 19));
+        assert!(!life.allows(&policy(50, 0), 19));
         assert!(life.is_fresh(&policy(50, 30), 59));
         assert!(!life.is_fresh(&policy(50, 30), 60));
         assert!(!life.is_fresh(&policy(500, 30), 100));
