@@ -28,10 +28,15 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// One JSON document, and a line's end.
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn as_json(value: &impl Serialize) -> Result<String, Failure> {
     let json = serde_json::to_string_pretty(value);
     let json = json.map_err(|error| Failure::other(format!("cannot write as JSON: {error}")))?;
-    print(&(json + "\n"))
+    Ok(json + "\n")
+}
+
+/// Writes that to standard output.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print(&as_json(value)?)
 }
 
 /// How wide a line may be: what COLUMNS says, or the terminal; without either as wide as is still

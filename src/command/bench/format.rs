@@ -1,5 +1,7 @@
 //! Numbers for people.
 
+pub(super) use crate::command::text::thousands as count;
+
 /// Three significant digits and the unit that suits: `2.41 s`, `87.3 ms`, `9.05 µs`, `64 ns`.
 pub(super) fn time(nanos: f64) -> String {
     let (value, unit) = match nanos {
@@ -22,19 +24,6 @@ pub(super) fn bytes(bytes: u64) -> String {
         }
         b => format!("{} GiB", three_digits(b / 1024.0 / 1024.0 / 1024.0)),
     }
-}
-
-/// `1,234,567`
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// `97.31 %`

@@ -36,7 +36,6 @@ mod value;
 mod wire;
 mod workload;
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -49,6 +48,7 @@ use self::output::Output;
 use self::report::Report;
 use super::config::Config;
 use super::failure::{Failure, counted};
+use super::text::{as_json, print, print_json, width};
 
 /// Answers that must not have been given.
 const VIOLATIONS: u8 = 1;
@@ -104,28 +104,13 @@ impl Outputs {
             output.write(html::page(report)?.as_bytes())?;
         }
         if self.json_out {
-            return print(&format!("{}\n", json(report)?));
+            return print_json(report);
         }
-        print(&text::text(report, text::width()))?;
+        print(&text::text(report, width()))?;
         match self.json {
-            Some(output) => output.write(json(report)?.as_bytes()),
+            Some(output) => output.write(as_json(report)?.as_bytes()),
             None => Ok(()),
         }
-    }
-}
-
-fn json(report: &Report) -> Result<String, Failure> {
-    serde_json::to_string_pretty(report)
-        .map_err(|error| Failure::other(format!("cannot write the report as JSON: {error}")))
-}
-
-/// Whoever reads it may have had enough: `larder bench | head`.
-fn print(text: &str) -> Result<(), Failure> {
-    match anstream::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::other(format!("cannot write: {error}")))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -1,25 +1,10 @@
 //! The report as text, for a terminal of any width.
 
-use std::io::{IsTerminal, stdout};
-
 use super::format::{bytes, count, percent, plain, three_digits, time, times};
 use super::report::{
     Ended, Mode, ModeReport, Moment, Quantiles, Report, Setup, Source, Sweep, WorkloadKind,
 };
 use super::table::Table;
-
-const USUAL_WIDTH: usize = 80;
-
-/// How wide the terminal is, or what `COLUMNS` says where there is none.
-pub(super) fn width() -> usize {
-    let said = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let is_terminal = stdout().is_terminal();
-    let seen = is_terminal
-        .then(|| rustix::termios::tcgetwinsize(stdout()).ok())
-        .flatten()
-        .map(|size| usize::from(size.ws_col));
-    seen.filter(|columns| *columns > 0).or_else(said).unwrap_or(USUAL_WIDTH)
-}
 
 pub(super) fn text(report: &Report, width: usize) -> String {
     let mut text = wrapped(&heading(report), width);

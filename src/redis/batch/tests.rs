@@ -79,7 +79,7 @@ impl Scene {
     async fn until_connected(&self) {
         tokio::time::timeout(PATIENCE, async {
             while !self.store.is_connected() || self.store.read(&key(0)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::task::yield_now().await;
             }
         })
         .await

@@ -1,20 +1,9 @@
 //! Numbers with their units, for people.
 
+pub(super) use crate::command::text::thousands as count;
+
 /// Before a unit: no line ends there.
 const SPACE: char = '\u{a0}';
-
-/// `1,234,567`
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// Whole if it is large, and with three digits otherwise: `31,400`, `2.25`.
 pub(super) fn number(number: f64) -> String {
