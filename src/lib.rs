@@ -133,85 +133,48 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
-mod answer;
-mod backplane;
-mod build_error;
-mod builder;
 mod cache;
-mod checksum;
 mod clock;
-mod codec;
 /// The command of the same name. It is no part of the library's interface: it may change in any
 /// release.
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod command;
 mod currency;
-// Not in `currency.rs`, which the tests under loom include as it is.
-#[cfg(test)]
-#[path = "currency/tests.rs"]
-mod currency_tests;
-#[cfg_attr(not(feature = "redis"), allow(dead_code))]
-mod entry;
 mod error;
 mod fleet;
 mod flight;
-#[cfg(test)]
-mod fuzz;
-mod heartbeat;
-mod held;
-mod key;
-mod load;
-mod local;
-mod look;
-mod metrics;
-mod param;
-mod parts;
+mod l1;
+mod l2;
 mod policy;
 mod postgres;
-#[cfg(feature = "prometheus")]
-mod prometheus;
 mod query;
-mod read;
-#[cfg(feature = "redis")]
-mod redis;
 mod refresh;
 mod rows;
-mod serve;
 #[cfg(all(test, feature = "redis"))]
 #[path = "../tests/servers/mod.rs"]
 mod servers;
-mod stats;
-#[cfg_attr(not(feature = "redis"), allow(dead_code))]
-mod store;
 mod sync;
-mod tag;
-#[cfg(feature = "cli")]
-mod tls;
-mod trace;
+mod telemetry;
 mod value;
-mod wrapped;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
 
-pub use self::answer::{Answer, Origin, Staleness};
-pub use self::build_error::BuildError;
-pub use self::builder::QueryCacheBuilder;
 pub use self::cache::QueryCache;
+pub use self::cache::build_error::BuildError;
+pub use self::cache::builder::QueryCacheBuilder;
+pub use self::cache::read::{OnMiss, Read, ReadAnswer};
 pub use self::clock::{Clock, ManualClock};
-pub use self::codec::Codec;
 pub use self::error::{Error, ErrorKind};
-pub use self::key::KeyEncoder;
-pub use self::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
-pub use self::postgres::matview::{Finding, FindingKind, RefreshError, RefreshErrorKind};
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub use self::l2::memory::MemoryStore;
 pub use self::postgres::{CancelTls, Source, TransactionPooling};
-#[cfg(feature = "prometheus")]
-#[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
-pub use self::prometheus::{EndpointError, PrometheusEndpoint};
+pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, Query};
-pub use self::read::{OnMiss, Read, ReadAnswer};
+pub use self::refresh::postgres::{Finding, FindingKind, RefreshError, RefreshErrorKind};
 pub use self::refresh::{
     Activity, CheckReport, HookError, MaterializedView, PlannedView, RefreshEvent, RefreshHook,
     RefreshOutcome, RefreshPlan, RefreshReport, Refresher, RefresherBuilder, RowChanges,
@@ -221,9 +184,12 @@ pub use self::refresh::{
 #[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
 pub use self::refresh::{Webhook, WebhookError};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
-pub use self::stats::{CacheStats, Latency, QueryStats};
-#[cfg(any(test, feature = "test-util"))]
-#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
-pub use self::store::memory::MemoryStore;
-pub use self::tag::{Tag, Tagged};
-pub use self::wrapped::Wrapped;
+#[cfg(feature = "prometheus")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
+pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint};
+pub use self::telemetry::stats::{CacheStats, Latency, QueryStats};
+pub use self::value::answer::{Answer, Origin, Staleness};
+pub use self::value::codec::Codec;
+pub use self::value::key::KeyEncoder;
+pub use self::value::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
+pub use self::value::tag::{Tag, Tagged};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
-use crate::stats::{Lane, Tally};
-use crate::tag::Depends;
+use crate::telemetry::stats::{Lane, Tally};
+use crate::value::tag::Depends;
 
 /// The longest life that may be asked for. Anything above is taken for a slip of the unit.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);

@@ -1,10 +1,11 @@
-//! Here and not at the foot of `currency.rs`: `tests/loom` takes that file into a program where
+//! Here and not at the foot of `table.rs`: `tests/loom` takes that file into a program where
 //! these tests could not run.
 
 use std::iter::once;
 
-use super::currency::{Announcement, Currency, Heard, Position, Stamp};
-use super::tag::Cell;
+use super::table::Announcement;
+use super::{Currency, Heard, Position, Stamp};
+use crate::value::tag::Cell;
 
 const LINK: u64 = 7;
 

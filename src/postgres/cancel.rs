@@ -65,8 +65,8 @@ where
 /// ```
 #[derive(Clone)]
 pub struct CancelTls {
-    pub(super) pool: Pool,
-    pub(super) canceller: Canceller,
+    pub(crate) pool: Pool,
+    pub(crate) canceller: Canceller,
 }
 
 impl CancelTls {

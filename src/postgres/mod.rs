@@ -1,7 +1,6 @@
 //! Where [`Rows`](crate::Rows) come from: PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
-pub(crate) mod matview;
 mod run;
 
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use tokio_postgres::Client;
 
 pub use self::cancel::CancelTls;
 use crate::error::Error;
-use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image};
+use crate::value::param::OwnedParams;
 
 /// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], which is
 /// a [`CancelTls`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`];

@@ -10,8 +10,8 @@ use tokio_postgres::{Client, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
 use crate::error::{Error, ErrorKind};
-use crate::param::OwnedParams;
 use crate::rows::{ColumnSets, Image, ImageWriter};
+use crate::value::param::OwnedParams;
 
 pub(super) async fn on_pool(
     pool: Pool,

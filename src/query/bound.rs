@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Query, of_user};
-use crate::param::{Also, Param, Params, SqlParams};
-use crate::parts::Load;
+use crate::cache::inner::Load;
+use crate::cache::read::{OnMiss, Read};
 use crate::postgres::{self, Source};
-use crate::read::{OnMiss, Read};
 use crate::rows::{Image, Rows};
-use crate::tag::Tagged;
 use crate::value::Value;
+use crate::value::param::{Also, Param, Params, SqlParams};
+use crate::value::tag::Tagged;
 
 /// A [`Query`] with its parameters.
 #[derive(Clone, Copy)]

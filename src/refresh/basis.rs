@@ -7,10 +7,10 @@ use tokio_postgres::Error;
 use super::notes::Basis;
 use super::shared::Shared;
 use super::turn::Occasion;
-use crate::postgres::matview::lineage::Lineage;
-use crate::postgres::matview::sight;
-use crate::postgres::matview::transaction::Turn;
-use crate::postgres::matview::writes::{self, COUNTED_SINCE, Owing, REPORTED_AFTER};
+use crate::refresh::postgres::lineage::Lineage;
+use crate::refresh::postgres::sight;
+use crate::refresh::postgres::transaction::Turn;
+use crate::refresh::postgres::writes::{self, COUNTED_SINCE, Owing, REPORTED_AFTER};
 
 /// How sure to be that nothing was written.
 #[derive(Debug, Clone)]

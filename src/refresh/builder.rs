@@ -20,13 +20,13 @@ use super::ticks;
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
-use crate::metrics;
 use crate::policy::WrongSetting;
 use crate::postgres::CancelTls;
-use crate::postgres::matview::listen::{self, Listen};
-use crate::postgres::matview::session::{Session, Source};
-use crate::postgres::matview::{RefreshError, sight};
-use crate::trace;
+use crate::refresh::postgres::listen::{self, Listen};
+use crate::refresh::postgres::session::{Session, Source};
+use crate::refresh::postgres::{RefreshError, sight};
+use crate::telemetry::metrics;
+use crate::telemetry::trace;
 
 /// Settings of a [`Refresher`]. Nothing happens before [`start`](RefresherBuilder::start).
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::postgres::matview::Finding;
+use crate::refresh::postgres::Finding;
 
 /// What [`Refresher::check`](crate::Refresher::check) has found. Its `Display` is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::report::{RefreshReport, RowChanges};
-use crate::postgres::matview::RefreshError;
+use crate::refresh::postgres::RefreshError;
 
 /// What a hook is told about a refresh. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -11,12 +11,12 @@ use super::backoff;
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::error::BoxError;
-use crate::metrics;
-use crate::postgres::matview::lineage::Lineage;
-use crate::postgres::matview::listen::Listen;
-use crate::postgres::matview::session::Session;
-use crate::postgres::matview::sight;
-use crate::trace;
+use crate::refresh::postgres::lineage::Lineage;
+use crate::refresh::postgres::listen::Listen;
+use crate::refresh::postgres::session::Session;
+use crate::refresh::postgres::sight;
+use crate::telemetry::metrics;
+use crate::telemetry::trace;
 
 /// How long a process of the fleet has to announce what it has committed. After that it is dead, or
 /// cut off, and whoever notices announces it.

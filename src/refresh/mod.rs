@@ -9,6 +9,7 @@ mod follow;
 mod hook;
 mod notes;
 mod plan;
+pub(crate) mod postgres;
 mod refresher;
 mod report;
 mod schedule;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::postgres::matview::lineage::Lineage;
+use crate::refresh::postgres::lineage::Lineage;
 
 /// Which of a refresher's views read which, directly or through other views.
 #[derive(Debug, Default)]

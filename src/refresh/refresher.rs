@@ -19,10 +19,10 @@ use super::turn::{Attempt, Occasion};
 use super::view::Mode;
 use crate::postgres::CancelTls;
 use crate::postgres::cancel::LIMIT;
-use crate::postgres::matview::check::{self, Wanted};
-use crate::postgres::matview::lineage::Lineage;
-use crate::postgres::matview::session::Session;
-use crate::postgres::matview::{RefreshError, RefreshErrorKind, sight, trigger};
+use crate::refresh::postgres::check::{self, Wanted};
+use crate::refresh::postgres::lineage::Lineage;
+use crate::refresh::postgres::session::Session;
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind, sight, trigger};
 
 /// Refreshes materialized views on schedule, each by one process of a service at a time, and makes
 /// cached results that read them stale when they have changed.

@@ -18,12 +18,12 @@ use super::status::{Activity, ViewStatus};
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
-use crate::metrics;
-use crate::postgres::matview::RefreshError;
-use crate::postgres::matview::session::Source;
-use crate::postgres::matview::sight::Seen;
-use crate::stats::PublishedView;
-use crate::trace;
+use crate::refresh::postgres::RefreshError;
+use crate::refresh::postgres::session::Source;
+use crate::refresh::postgres::sight::Seen;
+use crate::telemetry::metrics;
+use crate::telemetry::stats::PublishedView;
+use crate::telemetry::trace;
 
 pub(super) struct Shared {
     pub(super) source: Source,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::policy::WrongSetting;
-use crate::postgres::matview::{RefreshError, RefreshErrorKind};
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 
 /// Why a refresher could not be started: a setting out of range, something that is no materialized
 /// view, or a PostgreSQL that does not answer. Nothing was executed.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::report::RefreshReport;
-use crate::postgres::matview::RefreshError;
-use crate::stats::PublishedView;
+use crate::refresh::postgres::RefreshError;
+use crate::telemetry::stats::PublishedView;
 
 /// How it stands with a view, in this process.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use super::schedule::Schedule;
 use super::shared::{Closing, Shared, View};
 use super::status::Activity;
 use super::turn::{Attempt, Occasion};
-use crate::postgres::matview::sight::Seen;
-use crate::postgres::matview::writes::REPORTED_AFTER;
+use crate::refresh::postgres::sight::Seen;
+use crate::refresh::postgres::writes::REPORTED_AFTER;
 
 /// How far the clocks of two processes may be apart for one to notice, without a note of it, that the
 /// other has refreshed a view for the tick that has just come here. Half the interval if that is less.

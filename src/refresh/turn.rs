@@ -9,10 +9,10 @@ use super::notes::{Basis, Note};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
 use super::view::Mode;
-use crate::postgres::matview::sight::Seen;
-use crate::postgres::matview::transaction::{self, How, Refreshed, Taken, Turn};
-use crate::postgres::matview::{RefreshError, RefreshErrorKind, check};
-use crate::trace::Span;
+use crate::refresh::postgres::sight::Seen;
+use crate::refresh::postgres::transaction::{self, How, Refreshed, Taken, Turn};
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
+use crate::telemetry::trace::Span;
 
 /// Why a view is to be refreshed.
 #[derive(Debug, Clone)]

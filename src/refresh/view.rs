@@ -8,12 +8,12 @@ use futures_util::future::BoxFuture;
 
 use super::hook::HookError;
 use super::schedule::Schedule;
-use crate::param::SqlParams;
 use crate::policy::WrongSetting;
-use crate::postgres::matview::transaction::Limits;
 use crate::postgres::{CancelTls, TransactionPooling};
 use crate::query::Query;
-use crate::tag::Tag;
+use crate::refresh::postgres::transaction::Limits;
+use crate::value::param::SqlParams;
+use crate::value::tag::Tag;
 
 /// A materialized view to be refreshed: its name, when, and how.
 ///

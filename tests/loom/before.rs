@@ -1,5 +1,5 @@
-//! What is in front of moka is no older than what moka has: `src/local/front.rs`, used as
-//! `src/local.rs` uses it.
+//! What is in front of moka is no older than what moka has: `src/l1/front.rs`, used as
+//! `src/l1/mod.rs` uses it.
 
 use std::sync::Arc as Shared;
 

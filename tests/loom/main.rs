@@ -1,7 +1,7 @@
 //! The memory order of the table of what is current, and of the front of memory, by [loom]: every
 //! order in which threads can meet, and for every load each store that the memory model lets it see.
 //!
-//! What is tried is the source itself, `src/currency.rs` and `src/local/front.rs`, with loom's
+//! What is tried is the source itself, `src/currency/table.rs` and `src/l1/front.rs`, with loom's
 //! primitives in the place of `std`'s. Each model is a few operations of two or three threads, and
 //! what must hold in all of its orders. Those of two threads are explored whole. Of those of three, and of two with much to
 //! do, all orders are in which threads are suspended against their will twice at most.
@@ -30,10 +30,10 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 #[allow(dead_code, reason = "a part of the crate, as it is")]
-#[path = "../../src/currency.rs"]
+#[path = "../../src/currency/table.rs"]
 mod currency;
 #[allow(dead_code, reason = "a part of the crate, as it is")]
-#[path = "../../src/local/front.rs"]
+#[path = "../../src/l1/front.rs"]
 mod front;
 
 mod before;
@@ -43,7 +43,15 @@ mod sync;
 mod tag;
 
 use crate::key as clock;
-use crate::key as held;
+
+/// The rooms of the crate that the two files import from.
+mod l1 {
+    pub(crate) use crate::key as entry;
+}
+
+mod value {
+    pub(crate) use crate::{key, tag};
+}
 
 use crate::currency::{Currency, Heard, Position, Stamp};
 use crate::own::{acknowledged_while_loading, load_that_meets_an_invalidation};

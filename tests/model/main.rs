@@ -1,7 +1,7 @@
 //! An exhaustive model of how the cache knows what is still current: all that can happen, in every
 //! order, within small bounds.
 //!
-//! The models mirror `src/currency.rs`, `src/flight.rs` and the scripts in `src/redis/lua`, for one
+//! The models mirror `src/currency/table.rs`, `src/flight/mod.rs` and the scripts in `src/l2/redis/lua`, for one
 //! key. They do not run that code: they show that its rules suffice, and the mutants show that each
 //! rule is needed.
 //!

@@ -1,4 +1,4 @@
-//! [`Table`]: what one process knows of the one tag that results depend on, as `src/currency.rs`
+//! [`Table`]: what one process knows of the one tag that results depend on, as `src/currency/table.rs`
 //! has it.
 
 use crate::mutation::Mutation;

@@ -82,7 +82,7 @@ mod tests {
     use super::super::TIMEOUT;
     use super::super::tests::{Log, after, all, fails, hangs, log, panics, says, to_log};
     use super::*;
-    use crate::postgres::matview::{RefreshError, RefreshErrorKind};
+    use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

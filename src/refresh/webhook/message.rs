@@ -11,8 +11,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGE
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::postgres::matview::{RefreshError, RefreshErrorKind};
 use crate::refresh::event::RefreshEvent;
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 use crate::refresh::report::RefreshOutcome;
 
 /// What all attempts to deliver one event have in common, so that a receiver can tell a repetition.

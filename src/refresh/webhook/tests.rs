@@ -11,8 +11,8 @@ use wiremock::matchers::{any, header, method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::*;
-use crate::postgres::matview::{RefreshError, RefreshErrorKind};
 use crate::refresh::hook::{FailureKind, HookFailure};
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 use crate::refresh::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 
 const KEY: &[u8] = b"sixteen bytes, or more";

@@ -1,0 +1,218 @@
+//! [`QueryCacheBuilder::build`]: the one place that knows every part.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use super::builder::QueryCacheBuilder;
+#[cfg(feature = "redis")]
+use super::builder::{RedisSettings, without_credentials};
+use crate::cache::QueryCache;
+use crate::cache::build_error::{BuildError, Kind};
+use crate::cache::inner::{Core, Phase};
+use crate::currency::Currency;
+use crate::fleet::Fleet;
+use crate::fleet::heartbeat::Heartbeat;
+use crate::fleet::notices::Backplane;
+use crate::flight::Flights;
+use crate::l1::{Local, Sweeper};
+use crate::l2::Store;
+use crate::policy::{Policy, WrongSetting};
+use crate::rows::ColumnSets;
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Reporter;
+use crate::telemetry::stats::{Counters, Numbers, Publisher};
+use crate::value::key::MacKey;
+
+const NAMESPACE: &str = "local";
+const LONGEST_NAMESPACE: usize = 64;
+/// Fewer bytes are guessed.
+const SHORTEST_SECRET: usize = 16;
+
+impl QueryCacheBuilder {
+    /// Checks the settings, connects to Redis if there is one, and makes the cache.
+    ///
+    /// # Errors
+    ///
+    /// A setting out of range, with what was given and what is allowed; a Redis that does not
+    /// answer, unless it is [optional](QueryCacheBuilder::redis_optional); no Tokio runtime around.
+    pub async fn build(self) -> Result<QueryCache, BuildError> {
+        let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
+        #[cfg_attr(not(feature = "cli"), expect(unused_mut))]
+        let mut policy = Policy::default().with(&self.settings)?;
+        #[cfg(feature = "cli")]
+        if self.past_memory {
+            policy.l1_ttl = Duration::ZERO;
+        }
+        let namespace = self.checked_namespace()?;
+        if self.max_bytes == 0 {
+            return Err(wrong("max_bytes", "0", "at least 1 byte"));
+        }
+        if self.concurrent_loads == 0 || self.concurrent_loads > Semaphore::MAX_PERMITS {
+            let allowed = "at least 1 load, and no more than memory could hold";
+            return Err(wrong("concurrent_loads", self.concurrent_loads, allowed));
+        }
+        let blind_ttl = self.checked_blindness()?;
+        if self.secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET) {
+            let allowed = "at least 16 bytes";
+            return Err(wrong("secret", "shorter than that", allowed));
+        }
+        if let Some(every) = self.publish_stats
+            && !(Duration::from_millis(100)..=Duration::from_secs(60 * 60)).contains(&every)
+        {
+            let allowed = "from 100 milliseconds to 1 hour";
+            return Err(wrong("publish_stats", format_args!("{every:?}"), allowed));
+        }
+        let counters = Arc::new(Counters::new(&namespace));
+        let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
+        let local = Local::new(self.max_bytes);
+        let numbers = Numbers::new(counters.clone(), local.clone(), self.max_bytes);
+        let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
+            Publisher::start(&runtime, fleet.store.clone(), numbers.clone(), every)
+        });
+        #[cfg(feature = "metrics")]
+        let reporter = Reporter::start(&runtime, numbers.clone(), &namespace);
+        let core = Core {
+            fleet,
+            _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
+            namespace,
+            policy,
+            codec: self.codec,
+            secret: self.secret.map(|secret| MacKey::of_secret(&secret.0)),
+            clock: self.clock,
+            currency,
+            blind_ttl,
+            local,
+            flights: Flights::default(),
+            loads: Semaphore::new(self.concurrent_loads),
+            columns: Arc::new(ColumnSets::default()),
+            counters,
+            numbers,
+            publisher,
+            #[cfg(feature = "metrics")]
+            _reporter: reporter,
+            closing: watch::Sender::new(Phase::Open),
+            runtime,
+        };
+        Ok(QueryCache::new(Arc::new(core)))
+    }
+
+    fn checked_blindness(&self) -> Result<Duration, BuildError> {
+        const LONGEST: Duration = Duration::from_secs(60 * 60);
+        const SHORTEST: Duration = Duration::from_millis(20);
+        let (max_blind, blind_ttl) = (self.max_blind, self.blind_ttl.unwrap_or(self.max_blind));
+        if !(SHORTEST..=LONGEST).contains(&max_blind) {
+            let allowed = "from 20 milliseconds to 1 hour";
+            return Err(wrong("max_blind", format_args!("{max_blind:?}"), allowed));
+        }
+        if blind_ttl > LONGEST {
+            return Err(wrong("blind_ttl", format_args!("{blind_ttl:?}"), "up to 1 hour"));
+        }
+        Ok(blind_ttl)
+    }
+
+    /// The table of what is current, and the shared tier that keeps it so, if there is one.
+    async fn fleet(
+        &self,
+        runtime: &Handle,
+        namespace: &str,
+        counters: &Arc<Counters>,
+    ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
+        let backplane = Arc::new(Backplane::new(Arc::new(Currency::shared())));
+        let Some(store) = self.store(namespace, &backplane).await? else {
+            return Ok((Arc::new(Currency::alone()), None));
+        };
+        let heartbeat = Heartbeat::start(
+            runtime,
+            store.clone(),
+            backplane.clone(),
+            counters.clone(),
+            self.clock.clone(),
+            self.max_blind,
+        );
+        let currency = backplane.currency.clone();
+        let fleet = Fleet::new(store, backplane, heartbeat, self.clock.clone(), runtime.clone());
+        Ok((currency, Some(Arc::new(fleet))))
+    }
+
+    fn checked_namespace(&self) -> Result<String, BuildError> {
+        let Some(namespace) = &self.namespace else {
+            #[cfg(feature = "redis")]
+            if self.redis.is_some() {
+                let allowed = "a name for what this cache's results belong to, since Redis may be \
+                               shared with others";
+                return Err(wrong("namespace", "not set", allowed));
+            }
+            return Ok(NAMESPACE.to_owned());
+        };
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if (1..=LONGEST_NAMESPACE).contains(&namespace.len()) && namespace.bytes().all(legal) {
+            return Ok(namespace.clone());
+        }
+        let allowed = "1 to 64 ASCII letters, digits, `-`, `_` and `.`";
+        Err(wrong("namespace", format_args!("{namespace:?}"), allowed))
+    }
+
+    async fn store(
+        &self,
+        namespace: &str,
+        backplane: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
+        #[cfg(any(test, feature = "test-util"))]
+        if let Some(store) = &self.memory_store {
+            return Ok(Some(Arc::new(store.join(namespace, backplane.clone()))));
+        }
+        self.redis_store(namespace, backplane).await
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn redis_store(
+        &self,
+        _: &str,
+        _: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
+        Ok(None)
+    }
+
+    #[cfg(feature = "redis")]
+    async fn redis_store(
+        &self,
+        namespace: &str,
+        backplane: &Arc<Backplane>,
+    ) -> Result<Option<Arc<dyn Store>>, BuildError> {
+        use crate::l2::redis::{Link, RedisStore};
+
+        const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+        let Some(RedisSettings { url, optional, timeout }) = &self.redis else {
+            return Ok(None);
+        };
+        if timeout.is_zero() || *timeout > LONGEST_TIMEOUT {
+            let allowed = "more than zero, up to 60 seconds";
+            return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
+        }
+        let link = Link::new(url, *timeout).map_err(|_| {
+            let allowed = "redis://[user:password@]host[:port][/database] or unix:///path/to.sock";
+            wrong("redis", format_args!("{:?}", without_credentials(url)), allowed)
+        })?;
+        if *optional {
+            link.connect_later();
+        } else if let Err(error) = link.connect().await {
+            let address = link.address();
+            return Err(BuildError::new(Kind::Unreachable { address, source: error.into() }));
+        }
+        let address = link.address();
+        let store = RedisStore::new(link, namespace, backplane.clone());
+        if !optional && let Err(error) = store.check().await {
+            return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
+        }
+        Ok(Some(Arc::new(store)))
+    }
+}
+
+fn wrong(setting: &'static str, given: impl fmt::Display, allowed: &str) -> BuildError {
+    WrongSetting { setting, given: given.to_string(), allowed: allowed.to_owned() }.into()
+}

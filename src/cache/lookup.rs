@@ -1,0 +1,150 @@
+//! What the shared tier has under a key, and whether it may be served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::inner::Core;
+use crate::clock::{self, Instant};
+use crate::currency::Stamp;
+use crate::flight::Landing;
+use crate::l1::entry::{Held, Life};
+use crate::l2::entry::{self, Opened};
+use crate::l2::{Found, Token};
+use crate::policy::Plan;
+use crate::telemetry::stats::{count, count_bytes};
+use crate::telemetry::trace::{self, Span};
+use crate::value::key::CacheKey;
+use crate::value::tag::Depends;
+use crate::value::{Value, unless_it_panics};
+
+/// What a look into Redis gave.
+pub(crate) enum Sight<V: Value> {
+    Fresh(Arc<V::Stored>, Landing),
+    /// Nothing to serve as fresh. If what is there may be served as stale, it is in memory now.
+    Nothing(Missed),
+}
+
+/// Why there is nothing to serve: what whoever loads has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missed {
+    Absent,
+    /// There is an entry that is not wanted, of this load.
+    Unwanted(Token),
+    /// There is an entry that does not hold together, of that load by its own account.
+    Refused(Token),
+    /// Redis has not answered. It is not asked again for this read.
+    Unreachable,
+}
+
+impl Core {
+    /// Looks into Redis. Whatever goes wrong there is a counted miss. `answered` is called when
+    /// Redis has answered.
+    pub(crate) async fn find<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        answered: impl FnOnce(),
+    ) -> Sight<V> {
+        let Some(fleet) = &self.fleet else { return Sight::Nothing(Missed::Unreachable) };
+        // Before the question is sent: what remains of the entry's life is counted from here, so
+        // that the time the answer took is not added to it.
+        let asked = self.clock.now();
+        let shown = self.currency.stamp().moment;
+        let span = Span::look_up(plan.tally.name(), key);
+        let found = span.around(fleet.look(key)).await;
+        let took = clock::since(self.clock.now(), asked);
+        span.looked_up(&found, took);
+        plan.tally.looked_up(took);
+        answered();
+        let (bytes, now) = match found {
+            Ok(Found::Entry { bytes, now }) => {
+                count_bytes(&plan.tally.l2_bytes_read, bytes.len());
+                (bytes, now)
+            }
+            Ok(Found::Nothing) => {
+                count(&self.counters.l2_misses);
+                return Sight::Nothing(Missed::Absent);
+            }
+            Err(_) => {
+                count(&self.counters.l2_errors);
+                return Sight::Nothing(Missed::Unreachable);
+            }
+        };
+        let Ok(opened) = entry::open(key, &bytes, self.secret.as_ref()) else {
+            count(&self.counters.l2_refused);
+            return Sight::Nothing(entry::token(&bytes).map_or(Missed::Absent, Missed::Refused));
+        };
+        let seen = Missed::Unwanted(opened.header.token);
+        let at = opened.header.at;
+        let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
+        let depends = depends(&opened, plan);
+        // Before it is decoded: what was invalidated is not worth it.
+        let current = self.currency.is_current(&stamp, depends.cells());
+        if !current {
+            count(&plan.tally.outdated);
+            trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &plan.depends));
+            if !plan.policy.allow_invalidated {
+                return Sight::Nothing(seen);
+            }
+        }
+        let remaining = Duration::from_millis(opened.header.ends.saturating_sub(now));
+        // Its writer gave it no more than its life. With more left than that, Redis's clock has been
+        // put back since; its age cannot be told.
+        let Some(stored_for) = opened.header.life.checked_sub(remaining) else {
+            count(&self.counters.l2_refused);
+            return Sight::Nothing(Missed::Refused(opened.header.token));
+        };
+        let life = life(&opened, asked, stored_for, remaining, plan);
+        let now = self.clock.now();
+        let fresh = current && life.is_fresh(&plan.policy, now);
+        let longest = plan.policy.longest_stale();
+        if !fresh && !life.allows_stale(&plan.policy, longest, now) {
+            count(&self.counters.l2_misses);
+            return Sight::Nothing(seen);
+        }
+        let Opened { header, payload, .. } = opened;
+        let bytes = payload.len();
+        let decoded = unless_it_panics(|| V::decode(header.codec, payload, &self.columns));
+        let Some(value) = decoded.map(Arc::new) else {
+            count(&self.counters.l2_refused);
+            return Sight::Nothing(seen);
+        };
+        let held = Held::new(key, value.clone(), bytes, life, (stamp, header.token), depends);
+        if fresh {
+            return Sight::Fresh(value, Landing { held, shown });
+        }
+        count(&self.counters.l2_misses);
+        // For whoever is content with it while a new one is loaded, or if that fails. What memory
+        // has, may be newer.
+        if self.local.get(key).is_none_or(|here| here.life.born < held.life.born) {
+            self.local.insert(*key, held);
+        }
+        Sight::Nothing(seen)
+    }
+}
+
+/// What the entry depends on. Nearly always these are the query's own tags, whose names are known.
+fn depends(opened: &Opened, plan: &Plan) -> Arc<Depends> {
+    match plan.depends.numbers() == opened.cells {
+        true => plan.depends.clone(),
+        // A reader that declares more than the writer did is right as well.
+        false => Arc::new(plan.depends.with_cells(&opened.cells)),
+    }
+}
+
+fn life(
+    opened: &Opened,
+    asked: Instant,
+    stored_for: Duration,
+    remaining: Duration,
+    plan: &Plan,
+) -> Life {
+    let before = |instant: Instant, by: Duration| {
+        instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
+    };
+    let born = before(asked, stored_for);
+    let dies = clock::after(asked, remaining);
+    let ends = clock::after(born, opened.header.ttl).min(dies);
+    let kept = plan.policy.kept(asked, dies);
+    Life { as_of: before(born, opened.header.load), born, copied: asked, ends, kept }
+}

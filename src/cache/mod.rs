@@ -1,0 +1,424 @@
+//! [`QueryCache`]: the path of a read, top to bottom.
+
+mod build;
+pub(crate) mod build_error;
+pub(crate) mod builder;
+pub(crate) mod inner;
+pub(crate) mod load;
+pub(crate) mod lookup;
+pub(crate) mod read;
+pub(crate) mod serve;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::timeout;
+
+use crate::cache::inner::{Core, Load, Phase};
+use crate::cache::load::{LOADING, Reload};
+use crate::cache::lookup::{Missed, Sight};
+use crate::cache::serve::Asked;
+use crate::error::{Error, ErrorKind};
+use crate::flight::{Arrival, Failure, Flights, Joined};
+use crate::l2::Token;
+use crate::policy::Plan;
+use crate::telemetry::stats::{CacheStats, QueryStats, count};
+use crate::telemetry::trace::{self, Span};
+use crate::value::Value;
+use crate::value::answer::{Answer, Origin};
+use crate::value::key::CacheKey;
+use crate::value::tag::{Cell, Tag};
+
+/// A cache of query results: in memory, over a Redis that other processes share.
+///
+/// It is a handle; clones share one cache. Make it once, keep it for the life of the program, and
+/// hand clones around.
+///
+/// Results may be asked for from any thread and from any Tokio runtime with timers (and, for
+/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). A load runs on the caller's runtime if
+/// that has several threads, and otherwise on the one that the cache was built in, so that it goes
+/// on without its caller; the connection to Redis lives on the latter. Best build the cache in the
+/// program's main runtime.
+///
+/// ```
+/// use larder::QueryCache;
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = QueryCache::builder()
+///     .namespace("shop")
+///     // .redis("redis://127.0.0.1:6379")
+///     .max_bytes(256 << 20)
+///     .ttl(Duration::from_secs(300))
+///     .build()
+///     .await?;
+/// # let _ = cache;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct QueryCache {
+    pub(crate) core: Arc<Core>,
+    /// Ends with the last handle, and what runs in the background with it.
+    _last: Arc<LastHandle>,
+}
+
+impl QueryCache {
+    pub(crate) fn new(core: Arc<Core>) -> QueryCache {
+        QueryCache { _last: Arc::new(LastHandle(core.clone())), core }
+    }
+
+    /// What the cache did since it was built.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let stats = cache.query("SELECT 1").name("one");
+    /// for _ in 0..4 {
+    ///     stats.load(|| async { Ok::<_, std::io::Error>(1_i32) }).await?;
+    /// }
+    /// assert_eq!((cache.stats().l1_hits, cache.stats().loads), (3, 1));
+    /// let of_one = &cache.query_stats()[0];
+    /// assert_eq!((&*of_one.name, of_one.hit_ratio()), ("one", Some(0.75)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> CacheStats {
+        self.core.numbers.of_cache(&self.query_stats())
+    }
+
+    /// What the cache did for each query since it was built, by [name](crate::Query::name).
+    pub fn query_stats(&self) -> Vec<QueryStats> {
+        self.core.numbers.of_queries()
+    }
+
+    /// Makes all results stale that depend on one of these tags: in this process at once, in all
+    /// others by the time that this returns `Ok`, as far as they ask Redis (see below).
+    ///
+    /// Call it **after** the transaction that changed the data has committed. Before that, a result
+    /// loaded in between would show the old data and count as loaded after the invalidation.
+    ///
+    /// It costs one round trip to Redis, whatever the number of results.
+    ///
+    /// ```
+    /// # use larder::{Origin, QueryCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let orders = cache.query("SELECT count(*) FROM orders").tag("orders");
+    /// let count = || orders.load(|| async { Ok::<_, std::io::Error>(7_i64) });
+    /// count().await?;
+    /// assert_eq!(count().answer().await?.origin(), Origin::L1);
+    /// // … INSERT INTO orders …; COMMIT; and then:
+    /// cache.invalidate(["orders"]).await?;
+    /// assert_eq!(count().answer().await?.origin(), Origin::Loaded);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Consistency
+    ///
+    /// No read that begins after this returned `Ok` is answered with a result whose load began
+    /// before: none in this process, and none that is answered from Redis anywhere. Another
+    /// process's memory is told by a push, within a millisecond or so; cut off from Redis, it stops
+    /// serving what it cannot show to be current after
+    /// [`max_blind`](crate::QueryCacheBuilder::max_blind) at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unannounced`]: Redis has not acknowledged it. In this process it is in force all
+    /// the same, and it is kept to be announced as soon as Redis takes it. Without Redis there are
+    /// no errors.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped at any point after its first poll, it goes on in the background like one that failed.
+    pub async fn invalidate<T: Into<Tag>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), Error> {
+        let mut cells: Vec<Cell> = tags.into_iter().map(|tag| tag.into().cell()).collect();
+        cells.sort();
+        cells.dedup();
+        self.core.invalidate(&cells).await
+    }
+
+    /// Makes all results stale, of all queries of this namespace, as
+    /// [`invalidate`](QueryCache::invalidate) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`invalidate`](QueryCache::invalidate).
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.core.invalidate(&[Cell::EVERYTHING]).await
+    }
+
+    pub(crate) async fn invalidate_cell(&self, cell: Cell) -> Result<(), Error> {
+        self.core.invalidate(&[cell]).await
+    }
+
+    /// Stops what runs in the background: announces what could not be announced yet, gives back the
+    /// leases of loads under way, closes the connections to Redis, and returns when that is done,
+    /// after a second at most.
+    ///
+    /// Loads under way go on for those who wait for them. Reads that come later are answered as if
+    /// Redis were away for good. Dropping the last handle (`QueryCache`, `Query`, `Wrapped`) does
+    /// the same without waiting for it, and cancels loads that nobody can be waiting for any more.
+    pub async fn shutdown(&self) {
+        self.core.closing.send_if_modified(|phase| {
+            let first = *phase == Phase::Open;
+            *phase = (*phase).max(Phase::ShutDown);
+            first
+        });
+        if let Some(publisher) = &self.core.publisher {
+            publisher.withdraw().await;
+        }
+        if let Some(fleet) = &self.core.fleet {
+            fleet.shut_down().await;
+        }
+    }
+}
+
+impl fmt::Debug for QueryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryCache")
+            .field("namespace", &self.core.namespace)
+            .field("policy", &self.core.policy)
+            .field("redis", &self.core.fleet.is_some())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+struct LastHandle(Arc<Core>);
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        // Loads hold the core, and with it the connections; they hear this and let go.
+        self.0.closing.send_replace(Phase::Abandoned);
+    }
+}
+
+/// How much longer than its load's deadline a caller waits for a flight. A flight ends by itself
+/// before that, unless the runtime that it runs on is blocked.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Everything after a miss in memory.
+    pub(crate) async fn miss<V: Value>(
+        self: Arc<Self>,
+        key: CacheKey,
+        plan: Arc<Plan>,
+        load: Load<V::Stored>,
+    ) -> Result<Answer<V>, Error> {
+        count(&self.counters.misses);
+        let tally = plan.tally.clone();
+        let outcome = self.seek(key, plan, load).await;
+        tally.answered(&outcome);
+        outcome
+    }
+
+    async fn seek<V: Value>(
+        self: Arc<Self>,
+        key: CacheKey,
+        plan: Arc<Plan>,
+        load: Load<V::Stored>,
+    ) -> Result<Answer<V>, Error> {
+        let begin = tokio::time::Instant::now();
+        let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
+        let deadline = plan.policy.load_deadline;
+        if let Some(settled) = self.settle::<V>(&key, &plan, asked).await {
+            return settled;
+        }
+        // A task that runs the query takes it from here. One that is dropped before, with a runtime
+        // that has shut down, leaves it.
+        let load = Arc::new(Mutex::new(Some(load)));
+        let mut place = self.place();
+        let mut moved = false;
+        let nested = LOADING.try_with(|()| ()).is_ok();
+        let mut joined = self.flights.join(key);
+        if let Joined::Later(_) = joined {
+            count(&self.counters.coalesced);
+        }
+        loop {
+            let (mut passenger, origin) = match joined {
+                Joined::Later(passenger) => {
+                    // A new one is on the way; whoever may be served an old one need not wait.
+                    if let Some(stale) = self.while_revalidating::<V>(&key, &plan) {
+                        return Ok(stale);
+                    }
+                    (passenger, Origin::Coalesced)
+                }
+                Joined::First(flight) => {
+                    // The flight that was under way when we found nothing in memory may have stored
+                    // its result and ended since. From here on nobody else can start one.
+                    if self.local.has(&key)
+                        && let Some(hit) = self.hit(&key, &plan)
+                    {
+                        return Ok(hit.answer);
+                    }
+                    let missed = match self.find::<V>(&key, &plan, || flight.found()).await {
+                        Sight::Fresh(value, landing) => {
+                            let (now, held) = (self.clock.now(), &landing.held);
+                            let (age, life, token) = (held.age(now), held.life, held.token);
+                            // Taken over, this look was so slow that a newer result may be in
+                            // memory.
+                            if flight.is_current() {
+                                self.local.insert(key, held.clone());
+                            }
+                            flight.land(Ok(landing));
+                            if plan
+                                .policy
+                                .is_due_early(life.load(), life.remaining(&plan.policy, now))
+                            {
+                                self.reload::<V>(key, &plan, load, token);
+                            }
+                            return Ok(Answer::new(V::of(value), Origin::L2, age));
+                        }
+                        Sight::Nothing(missed) => missed,
+                    };
+                    let until = tokio::time::Instant::now() + deadline + GRACE;
+                    let Some(passenger) = flight.loads(until) else {
+                        joined = self.flights.join(key);
+                        continue;
+                    };
+                    let stale = self.while_revalidating::<V>(&key, &plan);
+                    place.spawn(self.clone().fly::<V>(
+                        flight,
+                        key,
+                        plan.clone(),
+                        load.clone(),
+                        missed,
+                    ));
+                    if let Some(stale) = stale {
+                        count(&self.counters.refreshes);
+                        return Ok(stale);
+                    }
+                    (passenger, Origin::Loaded)
+                }
+            };
+            if nested {
+                passenger.hurry();
+            }
+            let arrival = passenger.arrival(self.look_limit());
+            joined = match timeout(deadline + GRACE, arrival).await {
+                Err(_) => {
+                    self.flights.forget(key, &passenger);
+                    return self.or_stale(&key, &plan, Error::deadline(deadline));
+                }
+                Ok(Arrival::Landed(Ok(landing))) => {
+                    let now = self.clock.now();
+                    let age = landing.held.age(now);
+                    let fresh = self.serves(&landing, &plan, asked, now);
+                    match landing.held.value() {
+                        _ if !fresh => self.flights.join(key),
+                        Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
+                        // Two types of one name, which share keys.
+                        None => Flights::alone(key),
+                    }
+                }
+                // A deadline of another query, or one that began before we asked, is not ours. But two
+                // loads that need each other would keep each other alive by trying again.
+                Ok(Arrival::Landed(Err(failure)))
+                    if failure.error.kind() == ErrorKind::Deadline
+                        && !nested
+                        && origin == Origin::Coalesced
+                        && begin.elapsed() < deadline =>
+                {
+                    self.flights.join(key)
+                }
+                // The table it did not find may be what the invalidation was about.
+                Ok(Arrival::Landed(Err(Failure { stamp: Some(stamp), .. })))
+                    if stamp.moment <= asked.moment
+                        && !self.currency.is_current(&stamp, plan.depends.cells()) =>
+                {
+                    self.flights.join(key)
+                }
+                Ok(Arrival::Landed(Err(failure))) => {
+                    return self.or_stale(&key, &plan, failure.error);
+                }
+                Ok(Arrival::Vanished) => {
+                    if load.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                        return Err(Error::closed());
+                    }
+                    if origin == Origin::Loaded {
+                        // The runtime refused the task. There is one other to try.
+                        place = Handle::try_current().map_err(|_| Error::closed())?;
+                        if std::mem::replace(&mut moved, true) {
+                            return Err(Error::closed());
+                        }
+                    }
+                    self.flights.join(key)
+                }
+                Ok(Arrival::Stuck) => self.flights.take_over(key, &passenger),
+            };
+        }
+    }
+
+    /// Loads a result anew in the background, unless somebody is at it already.
+    pub(crate) fn reload<V: Value>(
+        self: &Arc<Self>,
+        key: CacheKey,
+        plan: &Arc<Plan>,
+        load: Reload<V>,
+        seen: Token,
+    ) {
+        let Joined::First(flight) = self.flights.join(key) else { return };
+        let until = tokio::time::Instant::now() + plan.policy.load_deadline + GRACE;
+        if flight.loads(until).is_some() {
+            count(&self.counters.refreshes);
+            let flying =
+                self.clone().fly::<V>(flight, key, plan.clone(), load, Missed::Unwanted(seen));
+            self.place().spawn(flying);
+        }
+    }
+
+    /// The runtime for a load.
+    ///
+    /// It must go on while others wait, whatever becomes of the caller. A runtime of many threads
+    /// does, the caller's at least as long as ours: ours may have shut down. One of a single thread
+    /// stands still whenever nobody blocks on it, as ours may for good; the caller's is moving now.
+    fn place(&self) -> Handle {
+        match Handle::try_current() {
+            Ok(callers)
+                if callers.runtime_flavor() == RuntimeFlavor::MultiThread
+                    || self.runtime.runtime_flavor() != RuntimeFlavor::MultiThread =>
+            {
+                callers
+            }
+            _ => self.runtime.clone(),
+        }
+    }
+
+    /// How long a look into Redis can take before something else than Redis keeps it.
+    fn look_limit(&self) -> Duration {
+        self.fleet.as_ref().map_or(GRACE, |fleet| 4 * fleet.store.limit())
+    }
+
+    /// The one way that all invalidations take.
+    async fn invalidate(&self, cells: &[Cell]) -> Result<(), Error> {
+        if cells.is_empty() {
+            return Ok(());
+        }
+        count(&self.counters.invalidations);
+        let (span, began) = (Span::invalidate(cells.len()), std::time::Instant::now());
+        let Some(fleet) = &self.fleet else {
+            self.currency.invalidate_alone(cells);
+            span.ends("alone", began.elapsed(), None);
+            return Ok(());
+        };
+        let outcome = span.around(fleet.invalidate(cells)).await;
+        let word = if outcome.is_ok() { "announced" } else { "unannounced" };
+        span.ends(word, began.elapsed(), None);
+        outcome.map_err(|_| {
+            count(&self.counters.unannounced);
+            trace::unannounced(cells.len());
+            Error::unannounced()
+        })
+    }
+}

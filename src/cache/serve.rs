@@ -1,0 +1,161 @@
+//! What memory may answer, and to whom.
+
+use std::time::Duration;
+
+use crate::cache::inner::Core;
+use crate::clock::{self, Instant};
+use crate::error::Error;
+use crate::flight::Landing;
+use crate::l1::entry::Held;
+use crate::l2::Token;
+use crate::policy::Plan;
+use crate::telemetry::stats::count;
+use crate::telemetry::trace;
+use crate::value::Value;
+use crate::value::answer::{Answer, Origin, Staleness};
+use crate::value::key::CacheKey;
+
+/// When a read began.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) at: Instant,
+    /// In this process's count of loads and invalidations.
+    pub(crate) moment: u64,
+}
+
+/// A hit in memory.
+pub(crate) struct Hit<V> {
+    pub(crate) answer: Answer<V>,
+    /// Its life is about to end, and this read was drawn to load it anew.
+    pub(crate) due: Option<Token>,
+}
+
+impl Core {
+    /// A hit in memory: no lock of ours, no allocation, one look at the clock.
+    #[inline]
+    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, plan: &Plan) -> Option<Hit<V>> {
+        let now = self.clock.now();
+        let hit = self.local.read(key, |held| {
+            if !held.life.allows(&plan.policy, now) || !self.is_current(held, now) {
+                return None;
+            }
+            let remaining = held.life.remaining(&plan.policy, now);
+            let due = plan.policy.is_due_early(held.life.load(), remaining);
+            let value = V::of(held.value::<V::Stored>()?);
+            let answer = Answer::new(value, Origin::L1, held.age(now));
+            Some(Hit { answer, due: due.then_some(held.token) })
+        })?;
+        plan.l1_hits.add();
+        Some(hit)
+    }
+
+    /// Whether a result can be shown to be current to a reader who came at `at`.
+    ///
+    /// The table must be confirmed: then it holds all that had been acknowledged `max_blind` before
+    /// that. Or the load began so shortly before that the result cannot be older than we may be
+    /// blind, whatever was invalidated since.
+    #[inline]
+    fn is_current(&self, held: &Held, at: Instant) -> bool {
+        // First the time, then the cells: what they say is then at least as new.
+        let confirmed = at < self.currency.confirmed_until();
+        self.currency.is_current(&held.stamp, held.depends.cells())
+            && (confirmed
+                || held.stamp.is_ours() && at < clock::after(held.life.as_of, self.blind_ttl))
+    }
+
+    /// What memory may still have to say after a miss: a result that one beat shows to be current,
+    /// or an error that is kept as an answer.
+    pub(crate) async fn settle<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        asked: Asked,
+    ) -> Option<Result<Answer<V>, Error>> {
+        if let Some(fleet) = &self.fleet
+            && fleet.store.is_connected()
+            && !fleet.is_confirmed()
+            && fleet.confirm().await
+            && let Some(hit) = self.hit(key, plan)
+        {
+            return Some(Ok(hit.answer));
+        }
+        let held = self.local.get(key)?;
+        if !self.currency.is_current(&held.stamp, held.depends.cells()) {
+            count(&plan.tally.outdated);
+            let depends = (&*held.depends, &*plan.depends);
+            trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
+            return None;
+        }
+        let failure = held.failure()?;
+        if !held.life.allows(&plan.policy, asked.at) || !self.is_current(&held, asked.at) {
+            return None;
+        }
+        // Only for queries that asked for it.
+        plan.policy.negative_life(failure.sqlstate()?.code())?;
+        count(&plan.tally.negative_hits);
+        Some(Err(failure))
+    }
+
+    /// Whether the result of a flight may be given to a reader who waited for it.
+    ///
+    /// A load that began after the reader asked has seen all that was committed by then, and one that
+    /// was shown to be current after that as well. One from before is judged like anything in memory:
+    /// a read that began after an invalidation never takes the result of a load from before it.
+    /// Whoever brought it may also be content with older results than this query is.
+    pub(crate) fn serves(
+        &self,
+        Landing { held, shown }: &Landing,
+        plan: &Plan,
+        asked: Asked,
+        now: Instant,
+    ) -> bool {
+        held.stamp.moment > asked.moment
+            || *shown > asked.moment && held.life.is_fresh(&plan.policy, now)
+            || held.life.allows(&plan.policy, now) && self.is_current(held, asked.at)
+    }
+
+    /// The stale result that may be served while a new one is loaded.
+    pub(crate) fn while_revalidating<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+    ) -> Option<Answer<V>> {
+        self.stale(key, plan, plan.policy.stale_while_revalidate)
+    }
+
+    /// The error of a load, or the stale result that may be served instead.
+    pub(crate) fn or_stale<V: Value>(
+        &self,
+        key: &CacheKey,
+        plan: &Plan,
+        error: Error,
+    ) -> Result<Answer<V>, Error> {
+        self.stale(key, plan, plan.policy.stale_if_error).ok_or(error)
+    }
+
+    /// What is in memory, if it may be served for so long beyond its time to live.
+    fn stale<V: Value>(&self, key: &CacheKey, plan: &Plan, beyond: Duration) -> Option<Answer<V>> {
+        if beyond.is_zero() {
+            return None;
+        }
+        let (held, now) = (self.local.get(key)?, self.clock.now());
+        if !held.life.allows_stale(&plan.policy, beyond, now) {
+            return None;
+        }
+        let staleness = match self.is_current(&held, now) {
+            // The new one has come already.
+            true if held.life.allows(&plan.policy, now) => {
+                let age = held.age(now);
+                let value = held.value::<V::Stored>()?;
+                plan.l1_hits.add();
+                return Some(Answer::new(V::of(value), Origin::L1, age));
+            }
+            true => Staleness::Expired,
+            false if plan.policy.allow_invalidated => Staleness::Invalidated,
+            false => return None,
+        };
+        let age = held.age(now);
+        let value = held.value::<V::Stored>()?;
+        Some(Answer::stale(V::of(value), staleness, age))
+    }
+}

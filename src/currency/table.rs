@@ -1,0 +1,391 @@
+//! [`Currency`]: which results are still current.
+//!
+//! Stale fills are not prevented: they are dead on arrival. One number per namespace, *seq*, counts
+//! invalidations. A result carries a [`Stamp`] that says as of which seq its load began; this table
+//! says, for each cell, at which seq a tag of that cell was last invalidated. A result is current
+//! while none of its cells has a higher number than its stamp.
+//!
+//! The numbers belong to a lineage of the directory in Redis, its *epoch*. A directory that was lost,
+//! or replaced by an older one, begins a new and larger epoch, and with that every older result is
+//! dead.
+//!
+//! An invalidation of this process's own is in force here before Redis has heard of it: its cells
+//! are *pending*. While a cell is pending, what counts is whether a load began after the
+//! invalidation was asked for, by the process's own count of *moments*.
+//!
+//! # Memory order
+//!
+//! Readers take no lock. They read the epoch, then cells, then the epoch again (a seqlock whose
+//! version is the epoch, which never comes back to an old value). Writers hold the ledger's lock.
+//! Whoever replaces the table closes the epoch first; cells are stored before `applied`, and both
+//! before `confirmed_until`, so that whoever sees one of those sees the cells that it speaks of.
+
+use std::collections::BTreeMap;
+
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
+use crate::value::tag::Cell;
+
+/// What a result was loaded as of; taken before its load began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Stamp {
+    pub(crate) epoch: u64,
+    pub(crate) asof: u64,
+    /// The load's place in this process's count of moments; 0 for a result of another process.
+    pub(crate) moment: u64,
+}
+
+impl Stamp {
+    /// Whether the load was this process's.
+    #[inline]
+    pub(crate) fn is_ours(&self) -> bool {
+        self.moment != 0
+    }
+}
+
+/// What the directory says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+}
+
+/// No epoch is known yet. Results of it are current until the first is.
+const UNKNOWN: u64 = 0;
+/// The table is being replaced.
+const CLOSED: u64 = u64::MAX;
+/// Instead of a cell's number: the ledger has to be asked.
+const PENDING: u64 = u64::MAX;
+
+/// The table, shared by all who read, write and renew it.
+pub(crate) struct Currency {
+    epoch: AtomicU64,
+    /// The instant at which the last accepted confirmation ends.
+    confirmed_until: AtomicU64,
+    cells: Box<[AtomicU64]>,
+    /// All invalidations up to this one are in the cells.
+    applied: AtomicU64,
+    /// Counts the loads and invalidations of this process, in the order in which they began.
+    moments: AtomicU64,
+    ledger: Mutex<Ledger>,
+}
+
+/// What only writers see, and readers of pending cells.
+#[derive(Default)]
+struct Ledger {
+    /// Invalidations of this process that Redis has not acknowledged.
+    pending: BTreeMap<Cell, Pending>,
+    /// The connection on which the last accepted beat was answered.
+    beat_on: Option<u64>,
+}
+
+struct Pending {
+    /// The cell's number but for what is pending.
+    known: u64,
+    /// When the invalidation was asked for; of several, the last.
+    moment: u64,
+}
+
+/// Invalidations on their way to Redis, all that were pending when it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) cells: Vec<Cell>,
+    /// All that were asked for up to this moment are in it.
+    pub(crate) upto: u64,
+}
+
+/// What is to be done after a message from Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Heard {
+    /// Nothing; the table is as new as the message.
+    Applied,
+    /// Something was missed: ask for a beat.
+    Behind,
+    /// It is of a lineage that has ended.
+    Outdated,
+}
+
+impl Currency {
+    /// A table that a directory in Redis keeps current.
+    pub(crate) fn shared() -> Currency {
+        Currency::new(UNKNOWN, 0)
+    }
+
+    /// The table of a cache that shares nothing: always confirmed.
+    pub(crate) fn alone() -> Currency {
+        Currency::new(1, u64::MAX)
+    }
+
+    fn new(epoch: u64, confirmed_until: u64) -> Currency {
+        Currency {
+            epoch: AtomicU64::new(epoch),
+            confirmed_until: AtomicU64::new(confirmed_until),
+            cells: (0..Cell::COUNT).map(|_| AtomicU64::new(0)).collect(),
+            applied: AtomicU64::new(0),
+            moments: AtomicU64::new(0),
+            ledger: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Until when the table is confirmed: all invalidations that Redis had acknowledged `max_blind`
+    /// before that are in it.
+    ///
+    /// Read it before [`is_current`](Currency::is_current): what that reads is then at least as new.
+    #[inline]
+    pub(crate) fn confirmed_until(&self) -> u64 {
+        self.confirmed_until.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing that a result depends on has been invalidated since its load began.
+    #[inline]
+    pub(crate) fn is_current(
+        &self,
+        stamp: &Stamp,
+        cells: impl Iterator<Item = Cell> + Clone,
+    ) -> bool {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let mut newest = self.cells[Cell::EVERYTHING.index()].load(Ordering::Relaxed);
+        for cell in cells.clone() {
+            newest = newest.max(self.cells[cell.index()].load(Ordering::Relaxed));
+        }
+        // If one of these cells was written by whoever replaces the table, the epoch read next is
+        // no longer the one read before.
+        fence(Ordering::Acquire);
+        if self.epoch.load(Ordering::Relaxed) != epoch || epoch != stamp.epoch {
+            return false;
+        }
+        newest <= stamp.asof || newest == PENDING && self.is_current_by_ledger(stamp, cells)
+    }
+
+    #[cold]
+    fn is_current_by_ledger(&self, stamp: &Stamp, cells: impl Iterator<Item = Cell>) -> bool {
+        let ledger = self.lock();
+        self.epoch.load(Ordering::Relaxed) == stamp.epoch
+            && cells.chain([Cell::EVERYTHING]).all(|cell| match ledger.pending.get(&cell) {
+                Some(pending) => pending.known <= stamp.asof && stamp.moment > pending.moment,
+                None => self.cells[cell.index()].load(Ordering::Relaxed) <= stamp.asof,
+            })
+    }
+
+    /// The number of the last invalidation that a result of these cells must know of.
+    pub(crate) fn newest(&self, cells: impl Iterator<Item = Cell>) -> u64 {
+        let ledger = self.lock();
+        let known = |cell: Cell| match ledger.pending.get(&cell) {
+            Some(pending) => pending.known,
+            None => self.cells[cell.index()].load(Ordering::Relaxed),
+        };
+        cells.chain([Cell::EVERYTHING]).map(known).max().unwrap_or(0)
+    }
+
+    /// Which of its cells made a result stale, and at which number; `None` for the cell if it was a
+    /// new epoch.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn killer(
+        &self,
+        stamp: &Stamp,
+        cells: impl Iterator<Item = Cell>,
+    ) -> Option<(Option<Cell>, u64)> {
+        let ledger = self.lock();
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        if epoch != stamp.epoch {
+            return Some((None, epoch));
+        }
+        cells.chain([Cell::EVERYTHING]).find_map(|cell| {
+            let pending = ledger.pending.get(&cell);
+            let number = match pending {
+                Some(pending) => pending.known,
+                None => self.cells[cell.index()].load(Ordering::Relaxed),
+            };
+            let pends = pending.is_some_and(|pending| stamp.moment <= pending.moment);
+            (pends || number > stamp.asof).then_some((Some(cell), number))
+        })
+    }
+
+    /// The stamp of a load that begins now.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let asof = self.applied.load(Ordering::Acquire);
+        fence(Ordering::Acquire);
+        if epoch != CLOSED && self.epoch.load(Ordering::Relaxed) == epoch {
+            return Stamp { epoch, asof, moment };
+        }
+        // Whoever replaces the table holds the lock.
+        let _ledger = self.lock();
+        let (epoch, asof) = (self.epoch.load(Ordering::Relaxed), &self.applied);
+        Stamp { epoch, asof: asof.load(Ordering::Relaxed), moment }
+    }
+
+    /// The present moment: loads with a higher one begin later.
+    pub(crate) fn moment(&self) -> u64 {
+        self.moments.load(Ordering::SeqCst)
+    }
+
+    /// Up to where the table is; sent with every question that depends on it.
+    pub(crate) fn position(&self) -> Position {
+        let _ledger = self.lock();
+        self.position_under_lock()
+    }
+
+    fn position_under_lock(&self) -> Position {
+        Position {
+            epoch: self.epoch.load(Ordering::Relaxed),
+            seq: self.applied.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the table knows all that the directory, which answered a question asked on this
+    /// connection when the table was at `asked`, knew.
+    pub(crate) fn covers(&self, directory: Position, connection: u64, asked: Position) -> bool {
+        let ledger = self.lock();
+        let mine = self.position_under_lock();
+        // Lower than what we knew when we asked: it has lost something, and a beat finds out what.
+        let went_back = directory.epoch == asked.epoch && directory.seq < asked.seq;
+        ledger.beat_on == Some(connection)
+            && directory.epoch == mine.epoch
+            && directory.seq <= mine.seq
+            && !went_back
+    }
+
+    /// Begins invalidations: from here on no result whose load began before is current in this
+    /// process. Returns their moment.
+    pub(crate) fn invalidate(&self, cells: &[Cell]) -> u64 {
+        let mut ledger = self.lock();
+        let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
+        for &cell in cells {
+            let at = &self.cells[cell.index()];
+            match ledger.pending.get_mut(&cell) {
+                Some(pending) => pending.moment = moment,
+                None => {
+                    let known = at.load(Ordering::Relaxed);
+                    ledger.pending.insert(cell, Pending { known, moment });
+                    at.store(PENDING, Ordering::Release);
+                }
+            }
+        }
+        moment
+    }
+
+    /// Invalidates in a table that shares nothing.
+    pub(crate) fn invalidate_alone(&self, cells: &[Cell]) {
+        let _ledger = self.lock();
+        let seq = self.applied.load(Ordering::Relaxed) + 1;
+        for cell in cells {
+            self.cells[cell.index()].store(seq, Ordering::Release);
+        }
+        self.applied.store(seq, Ordering::Release);
+    }
+
+    /// All that Redis has not acknowledged, if there is any.
+    pub(crate) fn unannounced(&self) -> Option<Announcement> {
+        let ledger = self.lock();
+        let upto = ledger.pending.values().map(|pending| pending.moment).max()?;
+        Some(Announcement { cells: ledger.pending.keys().copied().collect(), upto })
+    }
+
+    /// Redis has acknowledged an announcement, at this position.
+    ///
+    /// [`Heard::Behind`]: the table has to catch up first, and then this has to be said again.
+    /// [`Heard::Outdated`]: it was said to a lineage that has ended, and has to be announced again.
+    pub(crate) fn acknowledged(&self, announcement: &Announcement, at: Position) -> Heard {
+        let mut ledger = self.lock();
+        let mine = self.position_under_lock();
+        if at.epoch > mine.epoch {
+            return Heard::Behind;
+        }
+        if at.epoch < mine.epoch {
+            return Heard::Outdated;
+        }
+        for cell in &announcement.cells {
+            let Some(pending) = ledger.pending.get_mut(cell) else { continue };
+            pending.known = pending.known.max(at.seq);
+            // One that was asked for again meanwhile is still to be announced.
+            if pending.moment <= announcement.upto {
+                let known = pending.known;
+                ledger.pending.remove(cell);
+                self.cells[cell.index()].store(known, Ordering::Release);
+            }
+        }
+        if at.seq == mine.seq + 1 {
+            self.applied.store(at.seq, Ordering::Release);
+        }
+        Heard::Applied
+    }
+
+    /// An invalidation of another process, or the echo of one of ours.
+    pub(crate) fn pushed(&self, at: Position, cells: &[Cell]) -> Heard {
+        let mut ledger = self.lock();
+        let mine = self.position_under_lock();
+        if at.epoch != mine.epoch {
+            return if at.epoch > mine.epoch { Heard::Behind } else { Heard::Outdated };
+        }
+        for &cell in cells {
+            self.raise(&mut ledger, cell, at.seq);
+        }
+        if at.seq > mine.seq + 1 {
+            return Heard::Behind;
+        }
+        if at.seq == mine.seq + 1 {
+            self.applied.store(at.seq, Ordering::Release);
+        }
+        Heard::Applied
+    }
+
+    /// The answer to a beat that was sent on this connection: the directory's position, and the
+    /// cells above the position that was sent with it. Confirms the table until `until`.
+    pub(crate) fn beat(
+        &self,
+        at: Position,
+        cells: &[(Cell, u64)],
+        connection: u64,
+        until: u64,
+    ) -> Heard {
+        let mut ledger = self.lock();
+        let mine = self.position_under_lock();
+        if at.epoch < mine.epoch {
+            return Heard::Outdated;
+        }
+        if at.epoch > mine.epoch {
+            self.epoch.store(CLOSED, Ordering::Relaxed);
+            fence(Ordering::Release);
+            // A cell that is pending stays so: whether loads of the new epoch began after the
+            // invalidation is not known yet.
+            for (index, cell) in self.cells.iter().enumerate() {
+                if Cell::numbered(index as u64).is_some_and(|it| !ledger.pending.contains_key(&it))
+                {
+                    cell.store(0, Ordering::Relaxed);
+                }
+            }
+            ledger.pending.values_mut().for_each(|pending| pending.known = 0);
+            self.applied.store(0, Ordering::Relaxed);
+        }
+        for &(cell, seq) in cells {
+            self.raise(&mut ledger, cell, seq);
+        }
+        if at.seq > self.applied.load(Ordering::Relaxed) {
+            self.applied.store(at.seq, Ordering::Release);
+        }
+        self.epoch.store(at.epoch, Ordering::Release);
+        ledger.beat_on = Some(connection);
+        if until > self.confirmed_until.load(Ordering::Relaxed) {
+            self.confirmed_until.store(until, Ordering::Release);
+        }
+        Heard::Applied
+    }
+
+    fn raise(&self, ledger: &mut Ledger, cell: Cell, seq: u64) {
+        match ledger.pending.get_mut(&cell) {
+            Some(pending) => pending.known = pending.known.max(seq),
+            None => {
+                let cell = &self.cells[cell.index()];
+                if cell.load(Ordering::Relaxed) < seq {
+                    cell.store(seq, Ordering::Release);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! [`Backplane`]: what other processes of the fleet tell this one, and who waits for it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::currency::{Currency, Heard};
+use crate::l2::{Done, Listener, Notice};
+use crate::value::key::{CacheKey, KeyHasher};
+
+/// Hears the notices of the shared tier.
+///
+/// All of them are hints. An invalidation that is not heard is found by the next beat; the end of
+/// another process's load that is not heard, when its lease ends.
+pub(crate) struct Backplane {
+    pub(crate) currency: Arc<Currency>,
+    /// Asks the heartbeat for a beat.
+    pub(crate) beat: Notify,
+    listening: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Who waits for another process's load of a key. Nearly always it is one flight.
+    keys: HashMap<CacheKey, Vec<(u64, oneshot::Sender<Word>)>, KeyHasher>,
+    /// The last waiter's number.
+    number: u64,
+}
+
+/// What a waiter is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The load has ended, like this.
+    Done(Done),
+    /// A notice may have been missed: ask.
+    Ask,
+}
+
+/// While no notices come, whoever waits for one asks again after this time.
+const DEAF: Duration = Duration::from_millis(100);
+
+impl Backplane {
+    pub(crate) fn new(currency: Arc<Currency>) -> Backplane {
+        Backplane {
+            currency,
+            beat: Notify::new(),
+            listening: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to listen for the end of another process's load. Done before asking whether there is
+    /// one: an end between the question and the listening would be missed.
+    pub(crate) fn wait_for(self: &Arc<Self>, key: CacheKey) -> Waiter {
+        let (tell, told) = oneshot::channel();
+        let mut waiting = self.lock();
+        waiting.number += 1;
+        let number = waiting.number;
+        waiting.keys.entry(key).or_default().push((number, tell));
+        Waiter { backplane: self.clone(), key, number, told }
+    }
+
+    fn tell(&self, key: &CacheKey, word: Word) {
+        for (_, waiter) in self.lock().keys.remove(key).into_iter().flatten() {
+            // Whoever has gone away needs no word.
+            let _ = waiter.send(word);
+        }
+    }
+
+    /// Lets all who wait for another process's load ask again: it may be lost, or nobody can tell
+    /// them of its end.
+    pub(crate) fn ask_all(&self) {
+        for (_, waiter) in self.lock().keys.drain().flat_map(|(_, waiters)| waiters) {
+            let _ = waiter.send(Word::Ask);
+        }
+    }
+}
+
+impl Listener for Backplane {
+    fn hear(&self, notice: Notice) {
+        match notice {
+            Notice::Connected => self.beat.notify_one(),
+            // Whoever waits for another process's load will not find its result there.
+            Notice::Disconnected => self.ask_all(),
+            Notice::Listening => {
+                self.listening.store(true, Ordering::Release);
+                self.beat.notify_one();
+                self.ask_all();
+            }
+            Notice::Deaf => {
+                self.listening.store(false, Ordering::Release);
+                self.ask_all();
+            }
+            Notice::Invalidated { at, cells } => match self.currency.pushed(at, &cells) {
+                Heard::Behind => self.beat.notify_one(),
+                Heard::Applied | Heard::Outdated => {}
+            },
+            Notice::Done { key, done } => self.tell(&key, Word::Done(done)),
+        }
+    }
+}
+
+/// Waits for the end of another process's load.
+pub(crate) struct Waiter {
+    backplane: Arc<Backplane>,
+    key: CacheKey,
+    number: u64,
+    told: oneshot::Receiver<Word>,
+}
+
+impl Waiter {
+    /// Waits for the end of the load, and no longer than its lease.
+    pub(crate) async fn word(mut self, lease: Duration) -> Word {
+        let listening = self.backplane.listening.load(Ordering::Acquire);
+        let patience = if listening { lease } else { lease.min(DEAF) };
+        match timeout(patience, &mut self.told).await {
+            Ok(Ok(word)) => word,
+            Ok(Err(_)) | Err(_) => Word::Ask,
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut waiting = self.backplane.lock();
+        if let Some(waiters) = waiting.keys.get_mut(&self.key) {
+            waiters.retain(|(number, _)| *number != self.number);
+            if waiters.is_empty() {
+                waiting.keys.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::currency::Position;
+    use crate::value::key::{Digest, KeyEncoder, Shape};
+    use futures_util::FutureExt;
+
+    const LEASE: Duration = Duration::from_secs(2);
+
+    fn key(number: u64) -> CacheKey {
+        KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
+    }
+
+    fn backplane() -> Arc<Backplane> {
+        Arc::new(Backplane::new(Arc::new(Currency::shared())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_load_wakes_those_who_wait_for_its_key() {
+        let backplane = backplane();
+        backplane.hear(Notice::Listening);
+        let (one, two, other) =
+            (backplane.wait_for(key(1)), backplane.wait_for(key(1)), backplane.wait_for(key(2)));
+        backplane.hear(Notice::Done { key: key(1), done: Done::Filled });
+        assert_eq!(one.word(LEASE).await, Word::Done(Done::Filled));
+        assert_eq!(two.word(LEASE).await, Word::Done(Done::Filled));
+        assert!(other.word(LEASE).now_or_never().is_none());
+        assert!(backplane.lock().keys.is_empty(), "whoever leaves is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_word_a_waiter_asks_when_the_lease_ends_or_sooner_if_deaf() {
+        let backplane = backplane();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, Word::Ask);
+        assert!(begin.elapsed() >= DEAF && begin.elapsed() < LEASE);
+        backplane.hear(Notice::Listening);
+        let begin = tokio::time::Instant::now();
+        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, Word::Ask);
+        assert!(begin.elapsed() >= LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_notices_come_no_more_or_again_all_who_wait_ask() {
+        let backplane = backplane();
+        backplane.hear(Notice::Listening);
+        let waiter = backplane.wait_for(key(1));
+        backplane.hear(Notice::Deaf);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
+        let waiter = backplane.wait_for(key(1));
+        backplane.hear(Notice::Listening);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
+    }
+
+    #[test]
+    fn a_gap_in_what_is_told_asks_for_a_beat() {
+        let backplane = backplane();
+        let told = |seq| {
+            let at = Position { epoch: 7, seq };
+            backplane.hear(Notice::Invalidated { at, cells: vec![] });
+            backplane.beat.notified().now_or_never().is_some()
+        };
+        assert!(told(1), "of an epoch not known yet");
+        let at = Position { epoch: 7, seq: 1 };
+        assert_eq!(backplane.currency.beat(at, &[], 1, 9), Heard::Applied);
+        assert!(!told(2));
+        assert!(told(4));
+    }
+}

@@ -1,0 +1,188 @@
+//! Here and not at the foot of `front.rs`: `tests/loom` takes that file into a program where these
+//! tests could not run.
+
+use std::sync::Arc;
+
+use super::front::{Front, MOST, ROOM, SHARE, SLOT, SLOTS};
+use crate::clock::Instant;
+use crate::currency::Stamp;
+use crate::l1::entry::{Held, Life};
+use crate::l2::Token;
+use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
+use crate::value::tag::{Cell, Depends};
+
+/// Room for a front of one set.
+const ONE_SET: u64 = ROOM * SHARE * SLOTS;
+
+fn key(number: u64) -> CacheKey {
+    KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
+}
+
+fn held(number: u64, bytes: usize, kept: Instant) -> Arc<Held> {
+    let life = Life { as_of: 0, born: 0, copied: 0, ends: 0, kept };
+    let origin = (Stamp::default(), Token([0; 16]));
+    let depends = Arc::new(Depends::new([], Cell::of(0)));
+    Held::new(&key(number), Arc::new(()), bytes, life, origin, depends)
+}
+
+/// Which of the key's entries is here.
+fn kept(front: &Front, number: u64) -> Option<Instant> {
+    front.read(&key(number), |held| Some(held.life.kept))
+}
+
+#[test]
+fn its_entries_never_weigh_more_than_its_share() {
+    assert_eq!(SLOT, 32);
+    for max_bytes in [1, 4096, ONE_SET - 1, ONE_SET, 3 * ONE_SET, 1 << 28, u64::MAX] {
+        let front = Front::new(max_bytes);
+        assert!(front.bytes() <= max_bytes / SHARE);
+        assert!(front.sets.len() as u64 * SLOTS <= MOST);
+        assert_eq!(front.sets.is_empty(), max_bytes < ONE_SET);
+        // What just fits, and what just does not.
+        let room = (front.largest as usize).saturating_sub(384);
+        for (bytes, fits) in [(room, true), (room + 1, false)] {
+            front.watch(&key(1)).promote(&held(1, bytes, 1));
+            let fits = fits && max_bytes >= ONE_SET || front.largest == u32::MAX;
+            assert_eq!(!front.sets.is_empty() && kept(&front, 1).is_some(), fits);
+            front.watch(&key(1)).replace(&key(1), &held(1, usize::MAX, 1));
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_asked_moka_before_it_was_given_another_brings_nothing() {
+    let front = Front::new(ONE_SET);
+    let reader = front.watch(&key(1));
+    front.watch(&key(1)).replace(&key(1), &held(1, 0, 2));
+    reader.promote(&held(1, 0, 1));
+    assert_eq!(kept(&front, 1), Some(2));
+}
+
+#[test]
+fn nor_does_it_when_the_slots_have_come_to_be_what_they_were() {
+    let front = Front::new(ONE_SET);
+    let others = [held(2, 0, 1), held(3, 0, 1)];
+    let promote =
+        || (2..).zip(&others).for_each(|(key_of, it)| front.watch(&key(key_of)).promote(it));
+    promote();
+    let reader = front.watch(&key(1));
+    front.watch(&key(1)).replace(&key(1), &held(1, 0, 2));
+    promote();
+    assert_eq!([1, 2, 3].map(|number| kept(&front, number)), [None, Some(1), Some(1)]);
+    reader.promote(&held(1, 0, 1));
+    assert_eq!(kept(&front, 1), None);
+}
+
+#[test]
+fn what_was_promoted_in_between_is_replaced() {
+    let front = Front::new(ONE_SET);
+    let (reader, writer) = (front.watch(&key(1)), front.watch(&key(1)));
+    reader.promote(&held(1, 0, 1));
+    assert_eq!(kept(&front, 1), Some(1));
+    writer.replace(&key(1), &held(1, 0, 2));
+    assert_eq!(kept(&front, 1), Some(2));
+}
+
+#[test]
+fn two_writers_that_come_in_the_wrong_order_leave_nothing() {
+    let front = Front::new(ONE_SET);
+    front.watch(&key(1)).promote(&held(1, 0, 1));
+    // To moka: first 2, then 3.
+    let (first, second) = (front.watch(&key(1)), front.watch(&key(1)));
+    second.replace(&key(1), &held(1, 0, 3));
+    assert_eq!(kept(&front, 1), Some(3));
+    first.replace(&key(1), &held(1, 0, 2));
+    assert_eq!(kept(&front, 1), None);
+}
+
+#[test]
+fn the_last_two_that_were_read_or_written_have_the_slots() {
+    let front = Front::new(ONE_SET);
+    let all = || [1, 2, 3].map(|number| kept(&front, number));
+    front.watch(&key(1)).promote(&held(1, 0, 1));
+    front.watch(&key(2)).replace(&key(2), &held(2, 0, 2));
+    assert_eq!(all(), [Some(1), Some(2), None]);
+    // In its place.
+    front.watch(&key(1)).replace(&key(1), &held(1, 0, 3));
+    front.watch(&key(2)).promote(&held(2, 0, 4));
+    assert_eq!(all(), [Some(3), Some(4), None]);
+    front.watch(&key(3)).promote(&held(3, 0, 5));
+    assert_eq!(all(), [None, Some(4), Some(5)]);
+    // One that cannot stay drives out none but its own key's.
+    front.watch(&key(1)).replace(&key(1), &held(1, 1 << 16, 6));
+    assert_eq!(all(), [None, Some(4), Some(5)]);
+    front.watch(&key(2)).replace(&key(2), &held(2, 1 << 16, 6));
+    assert_eq!(all(), [None, None, Some(5)]);
+    // Its place is still its own, and what is in the other stays.
+    front.watch(&key(2)).promote(&held(2, 0, 7));
+    assert_eq!(all(), [None, Some(7), Some(5)]);
+    front.sweep(5);
+    assert_eq!(all(), [None, Some(7), None]);
+    front.watch(&key(1)).promote(&held(1, 0, 8));
+    assert_eq!(all(), [Some(8), Some(7), None]);
+}
+
+/// Whatever is done in whatever order, no key has two entries here, and what it has is what it was
+/// given last.
+#[test]
+fn a_key_has_one_entry_here_at_most() {
+    let front = Front::new(ONE_SET);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut last = [0; 4];
+    for count in 1..20_000 {
+        let number = random.usize(0..4);
+        let of = key(number as u64);
+        match random.u8(0..4) {
+            0 => front.watch(&of).replace(&of, &held(number as u64, 1 << 16, count)),
+            1 => front.sweep(count - random.u64(0..8).min(count)),
+            2 => front.watch(&of).replace(&of, &held(number as u64, 0, count)),
+            _ => front.watch(&of).promote(&held(number as u64, 0, count)),
+        }
+        last[number] = count.max(last[number]);
+        let firsts = std::cell::RefCell::new(vec![]);
+        front.alone(|first| {
+            firsts.borrow_mut().push(first);
+            false
+        });
+        let mut firsts = firsts.into_inner();
+        let all = firsts.len();
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts.len(), all);
+        for (number, last) in last.iter().enumerate() {
+            assert!(kept(&front, number as u64).is_none_or(|kept| kept <= *last));
+        }
+    }
+}
+
+#[test]
+fn a_set_that_somebody_else_is_busy_with_is_left_to_him() {
+    let front = Front::new(ONE_SET);
+    let locked = front.sets[0].lock();
+    front.watch(&key(1)).promote(&held(1, 0, 1));
+    assert_eq!(kept(&front, 1), None);
+    drop(locked);
+}
+
+#[test]
+fn what_is_here_alone_is_counted_by_the_first_bytes_of_its_key() {
+    let front = Front::new(1 << 22);
+    assert_eq!(front.alone(|_| false), (0, 0));
+    front.watch(&key(1)).promote(&held(1, 100, 1));
+    front.watch(&key(2)).replace(&key(2), &held(2, 200, 1));
+    let elsewhere = |numbers: &'static [u64]| {
+        move |first| numbers.iter().any(|&number| key(number).first() == first)
+    };
+    assert_eq!(front.alone(elsewhere(&[])), (2, 300 + 2 * 384));
+    assert_eq!(front.alone(elsewhere(&[1])), (1, 200 + 384));
+    assert_eq!(front.alone(elsewhere(&[1, 2])), (0, 0));
+    // One key's entry after another's, in the same slots.
+    let front = Front::new(ONE_SET);
+    for number in 1..=9 {
+        front.watch(&key(number)).promote(&held(number, 0, 1));
+        let others = if number == 1 { 0 } else { 1 };
+        assert_eq!(front.alone(|first| first == key(number).first()), (others, others * 384));
+    }
+    front.sweep(1);
+    assert_eq!(front.alone(|_| false), (0, 0));
+}

@@ -1,0 +1,429 @@
+//! [`MemoryStore`]: a shared tier in memory, for caches that live in one process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::namespace::{MILLISECOND, Namespace};
+use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError, Token};
+use crate::clock::{self, Clock, Instant};
+use crate::currency::Position;
+use crate::telemetry::stats::Snapshot;
+use crate::value::key::CacheKey;
+use crate::value::tag::Cell;
+
+/// Stands in for Redis in tests: several caches of one process form a fleet over it, without a
+/// server.
+///
+/// Caches that are built [on it](crate::QueryCacheBuilder::memory_store) share results, load each
+/// of them once, and hear each other's invalidations, as they would over Redis; those of another
+/// namespace keep to themselves. It is a handle; clones are the same store.
+///
+/// ```
+/// use larder::{MemoryStore, Origin, QueryCache};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let one = QueryCache::builder().memory_store(&store).build().await?;
+/// let other = QueryCache::builder().memory_store(&store).build().await?;
+/// let count = async |cache: &QueryCache| {
+///     let orders = cache.query("SELECT count(*) FROM orders").tag("orders");
+///     orders.load(|| async { Ok::<_, std::io::Error>(7_i64) }).answer().await
+/// };
+///
+/// assert_eq!(count(&one).await?.origin(), Origin::Loaded);
+/// assert_eq!(count(&other).await?.origin(), Origin::L2);
+/// assert_eq!(count(&other).await?.origin(), Origin::L1);
+///
+/// one.invalidate(["orders"]).await?;
+/// assert_eq!(count(&other).await?.origin(), Origin::Loaded);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What can go wrong with Redis can be made to go wrong here: [`disconnect`](MemoryStore::disconnect),
+/// [`lose_everything`](MemoryStore::lose_everything) and
+/// [`drop_notices`](MemoryStore::drop_notices) are in force for all caches on the store.
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    /// One lock for all, as Redis carries out one command after the other. Never held across an
+    /// await. Notices are told under it: they come to everybody in the order in which things
+    /// happened, and whoever hears them only takes note.
+    state: Mutex<State>,
+}
+
+struct State {
+    connected: bool,
+    /// Counts connections. All caches have theirs at the same times.
+    connection: u64,
+    drops_notices: bool,
+    /// Stands for the replication id.
+    server: u64,
+    spaces: HashMap<Arc<str>, Namespace>,
+    /// Who listens, and to which namespace.
+    listeners: BTreeMap<u64, (Arc<str>, Arc<dyn Listener>)>,
+    /// The last listener's number.
+    listener: u64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> MemoryStore {
+        MemoryStore::with_clock(Clock::system())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store, whose entries live by the system's clock.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+
+    /// An empty store whose entries live by this clock. If it is a
+    /// [`ManualClock`](crate::ManualClock), give the caches the same, so that both tiers grow old
+    /// together:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{ManualClock, MemoryStore, Origin, QueryCache};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = ManualClock::new();
+    /// let store = MemoryStore::with_clock(clock.clone());
+    /// let minute = Duration::from_secs(60);
+    /// let builder = QueryCache::builder().memory_store(&store).clock(clock.clone()).ttl(minute);
+    /// let (one, other) = (builder.clone().build().await?, builder.build().await?);
+    /// let read = async |cache: &QueryCache| {
+    ///     let query = cache.query("SELECT 1");
+    ///     query.load(|| async { Ok::<_, std::io::Error>(1_i32) }).answer().await
+    /// };
+    ///
+    /// read(&one).await?;
+    /// clock.advance(minute - Duration::from_secs(1));
+    /// assert_eq!(read(&other).await?.origin(), Origin::L2);
+    /// clock.advance(Duration::from_secs(1));
+    /// assert_eq!(read(&other).await?.origin(), Origin::Loaded);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_clock(clock: impl Into<Clock>) -> MemoryStore {
+        let state = State {
+            connected: true,
+            connection: 1,
+            drops_notices: false,
+            server: 1,
+            spaces: HashMap::new(),
+            listeners: BTreeMap::new(),
+            listener: 0,
+        };
+        MemoryStore(Arc::new(Shared { clock: clock.into(), state: Mutex::new(state) }))
+    }
+
+    /// Cuts all caches off, as if Redis were down: what they ask fails at once, and they hear
+    /// nothing of each other. What is stored stays.
+    pub fn disconnect(&self) {
+        let mut state = self.0.lock();
+        if std::mem::replace(&mut state.connected, false) {
+            state.tell_all(&Notice::Deaf);
+        }
+    }
+
+    /// Ends a [`disconnect`](MemoryStore::disconnect): all caches have new connections, and learn
+    /// of it at once. While they are connected it does nothing.
+    pub fn reconnect(&self) {
+        let mut state = self.0.lock();
+        if !std::mem::replace(&mut state.connected, true) {
+            state.connection += 1;
+            state.tell_all(&Notice::Connected);
+            state.tell_all(&Notice::Listening);
+        }
+    }
+
+    /// Forgets all results, leases and invalidations, as Redis does that is told `FLUSHALL`, or
+    /// that was restarted or replaced and keeps nothing on disk. Caches find out with their next
+    /// question; what they hold in memory is stale from then on, since nobody can say any more what
+    /// has been invalidated.
+    pub fn lose_everything(&self) {
+        let mut state = self.0.lock();
+        state.spaces.clear();
+        state.server += 1;
+    }
+
+    /// From now on, whether what caches tell each other is lost: that something was invalidated,
+    /// and that a load has ended. All of that is a hint that may be lost over Redis, too. A cache
+    /// hears of an invalidation with its next beat then, a quarter of a second later, and of
+    /// another's load when its lease has run out.
+    pub fn drop_notices(&self, drop: bool) {
+        self.0.lock().drops_notices = drop;
+    }
+
+    /// A cache's part in it. Notices go to `listener`.
+    pub(crate) fn join(&self, namespace: &str, listener: Arc<dyn Listener>) -> Member {
+        let namespace: Arc<str> = namespace.into();
+        let mut state = self.0.lock();
+        if state.connected {
+            listener.hear(Notice::Listening);
+        }
+        state.listener += 1;
+        let number = state.listener;
+        state.listeners.insert(number, (namespace.clone(), listener));
+        Member { shared: self.0.clone(), namespace, number, closed: AtomicBool::new(false) }
+    }
+
+    /// Lets a test do what is not asked of a store: look, and plant what does not belong there.
+    #[cfg(all(test, feature = "redis"))]
+    pub(crate) fn meddle<T>(
+        &self,
+        namespace: &str,
+        meddle: impl FnOnce(&mut Namespace, Instant) -> T,
+    ) -> T {
+        let now = self.0.clock.now();
+        meddle(self.0.lock().space(&namespace.into()), now)
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.lock();
+        f.debug_struct("MemoryStore")
+            .field("connected", &state.connected)
+            .field("drops_notices", &state.drops_notices)
+            .field("caches", &state.listeners.len())
+            .field("entries", &state.spaces.values().map(|it| it.entries.len()).sum::<usize>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn space(&mut self, namespace: &Arc<str>) -> &mut Namespace {
+        self.spaces.entry(namespace.clone()).or_default()
+    }
+
+    /// What a cache learns of its own connection.
+    fn tell_all(&self, notice: &Notice) {
+        self.listeners.values().for_each(|(_, listener)| listener.hear(notice.clone()));
+    }
+
+    /// What caches tell each other.
+    fn publish(&self, namespace: &str, notice: &Notice) {
+        if self.drops_notices {
+            return;
+        }
+        for (_, listener) in self.listeners.values().filter(|(of, _)| **of == *namespace) {
+            listener.hear(notice.clone());
+        }
+    }
+}
+
+/// One cache's part in a [`MemoryStore`].
+pub(crate) struct Member {
+    shared: Arc<Shared>,
+    namespace: Arc<str>,
+    /// The listener's.
+    number: u64,
+    closed: AtomicBool,
+}
+
+impl Member {
+    /// Carries out what one script does, and tells whoever listens what it tells.
+    fn act<T>(
+        &self,
+        act: impl FnOnce(&mut Namespace, Now) -> (T, Option<Notice>),
+    ) -> Result<T, StoreError> {
+        let mut state = self.shared.lock();
+        if !state.connected || self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable);
+        }
+        let now =
+            Now { at: self.shared.clock.now(), server: state.server, connection: state.connection };
+        let (answer, notice) = act(state.space(&self.namespace), now);
+        if let Some(notice) = notice {
+            state.publish(&self.namespace, &notice);
+        }
+        Ok(answer)
+    }
+}
+
+impl Store for Member {
+    fn limit(&self) -> Duration {
+        // What the builder gives Redis by default. Nothing here takes any time.
+        Duration::from_millis(50)
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.clock.now()
+    }
+
+    fn time_of(&self, instant: Instant) -> Option<u64> {
+        Some(instant / MILLISECOND)
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.closed.load(Ordering::Acquire) && self.shared.lock().connected
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let listener = self.shared.lock().listeners.remove(&self.number);
+        // Not under the lock: it may be the last owner of what it tells.
+        drop(listener);
+    }
+
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let found = space.read(key, now.at);
+                let directory = space.directory.as_ref().map(|directory| directory.at);
+                (Glance { found, directory, connection: now.connection }, None)
+            })
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        ask: Ask,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(async move { self.act(|space, now| (space.lease(key, ask, now.at), None)) })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.act(|space, now| (space.renew(key, token, now.at), None)) })
+    }
+
+    fn fill<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        fill: Fill,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.act(|space, now| space.fill(key, &fill, now.at)) })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+        done: Done,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                space.expire(key, now.at);
+                ((), space.give_back(key, token, done))
+            })
+        })
+    }
+
+    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let directory = space.head(now.server, known);
+                let above = if known.epoch == directory.at.epoch { known.seq } else { 0 };
+                let cells = directory.cells.iter().map(|(&cell, &seq)| (cell, seq));
+                let cells = cells.filter(|&(_, seq)| seq > above).collect();
+                (Beat { at: directory.at, cells, connection: now.connection }, None)
+            })
+        })
+    }
+
+    fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move { self.act(|space, _| (space.notes.get(name).cloned(), None)) })
+    }
+
+    fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, _| {
+                space.notes.insert(name.to_owned(), note);
+                ((), None)
+            })
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        id: &'a str,
+        snapshot: Bytes,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let ends = clock::after(now.at, lasts);
+                space.published.insert(id.to_owned(), (ends, snapshot));
+                ((), None)
+            })
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.act(|space, _| {
+                space.published.remove(id);
+                ((), None)
+            })
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                space.published.retain(|_, (ends, _)| *ends > now.at);
+                let all = space.published.values().map(|(ends, bytes)| Snapshot {
+                    bytes: bytes.clone(),
+                    remaining: clock::since(*ends, now.at),
+                });
+                (all.collect(), None)
+            })
+        })
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        known: Position,
+        cells: &'a [Cell],
+    ) -> BoxFuture<'a, Result<Position, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let directory = space.head(now.server, known);
+                directory.at.seq += 1;
+                let at = directory.at;
+                directory.cells.extend(cells.iter().map(|&cell| (cell, at.seq)));
+                (at, Some(Notice::Invalidated { at, cells: cells.to_vec() }))
+            })
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// When and where something is carried out.
+#[derive(Clone, Copy)]
+struct Now {
+    at: Instant,
+    server: u64,
+    connection: u64,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! [`Namespace`]: what Redis holds of a namespace, and what the scripts in `redis/lua` do with it.
+//!
+//! One method for one script, line by line; a test puts the same questions to both.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use super::{Ask, Done, Fill, Found, LEASE, Leased, Notice, Token};
+use crate::clock::{self, Instant};
+use crate::currency::Position;
+use crate::l2::entry;
+use crate::value::key::{CacheKey, KeyHasher};
+use crate::value::tag::Cell;
+
+/// In nanoseconds, as the model's clock counts.
+pub(super) const MILLISECOND: u64 = 1_000_000;
+
+/// All that is stored of one namespace.
+#[derive(Default)]
+pub(crate) struct Namespace {
+    pub(crate) directory: Option<Directory>,
+    pub(crate) entries: HashMap<CacheKey, Kept, KeyHasher>,
+    pub(crate) leases: HashMap<CacheKey, Lease, KeyHasher>,
+    pub(crate) notes: HashMap<String, Bytes>,
+    /// By process, with the end of each.
+    pub(crate) published: HashMap<String, (Instant, Bytes)>,
+}
+
+pub(crate) struct Directory {
+    pub(crate) at: Position,
+    /// The number of each cell's last invalidation.
+    pub(crate) cells: BTreeMap<Cell, u64>,
+    /// The server that it belongs to.
+    pub(crate) server: u64,
+}
+
+/// What is under the name of an entry.
+pub(crate) struct Kept {
+    /// `None`: something of another type than a string.
+    pub(crate) bytes: Option<Bytes>,
+    /// `None`: never.
+    pub(crate) ends: Option<Instant>,
+}
+
+pub(crate) struct Lease {
+    pub(crate) token: Token,
+    pub(crate) at: Position,
+    /// Whether somebody waits for its end.
+    pub(crate) awaited: bool,
+    pub(crate) ends: Instant,
+}
+
+impl Namespace {
+    /// Removes what has ended.
+    pub(crate) fn expire(&mut self, key: &CacheKey, now: Instant) {
+        if self.entries.get(key).and_then(|kept| kept.ends).is_some_and(|ends| ends <= now) {
+            self.entries.remove(key);
+        }
+        if self.leases.get(key).is_some_and(|lease| lease.ends <= now) {
+            self.leases.remove(key);
+        }
+    }
+
+    /// The stored entry's stamp and token, if it is an entry.
+    fn stored(&self, key: &CacheKey) -> Option<(Position, Token)> {
+        entry::origin(self.entries.get(key)?.bytes.as_ref()?)
+    }
+
+    pub(super) fn read(&mut self, key: &CacheKey, now: Instant) -> Found {
+        self.expire(key, now);
+        match self.entries.get(key) {
+            None | Some(Kept { bytes: None, .. }) => Found::Nothing,
+            // Of a millisecond that has begun nothing remains.
+            Some(Kept { bytes: Some(bytes), .. }) => {
+                Found::Entry { bytes: bytes.clone(), now: now.div_ceil(MILLISECOND) }
+            }
+        }
+    }
+
+    pub(super) fn lease(&mut self, key: &CacheKey, ask: Ask, now: Instant) -> Leased {
+        self.expire(key, now);
+        if ask.refused && self.stored(key).is_some_and(|(_, token)| Some(token) == ask.seen) {
+            self.entries.remove(key);
+        }
+        if self.stored(key).is_some_and(|(at, token)| {
+            at.epoch == ask.at.epoch && at.seq >= ask.need && Some(token) != ask.seen
+        }) {
+            return Leased::Entry;
+        }
+        // The asker has not heard of a new epoch: what it loads would be dead.
+        if self.stored(key).is_some_and(|(at, _)| at.epoch > ask.at.epoch) {
+            return Leased::Entry;
+        }
+        let mut awaited = false;
+        if let Some(lease) = self.leases.get_mut(key) {
+            if lease.token == ask.token {
+                return Leased::Granted;
+            }
+            // A load of an older epoch, or from before an invalidation, is of no use to the asker: it
+            // takes the lease over, and with it those who wait.
+            let of_use = lease.at.epoch == ask.at.epoch && lease.at.seq >= ask.need;
+            if of_use || lease.at.epoch > ask.at.epoch {
+                lease.awaited = true;
+                return Leased::Wait(clock::since(lease.ends, now));
+            }
+            awaited = lease.awaited;
+        }
+        let ends = clock::after(now, LEASE);
+        self.leases.insert(*key, Lease { token: ask.token, at: ask.at, awaited, ends });
+        Leased::Granted
+    }
+
+    pub(super) fn renew(&mut self, key: &CacheKey, token: Token, now: Instant) -> bool {
+        self.expire(key, now);
+        let lease = self.leases.get_mut(key).filter(|lease| lease.token == token);
+        lease.map(|lease| lease.ends = clock::after(now, LEASE)).is_some()
+    }
+
+    pub(super) fn fill(
+        &mut self,
+        key: &CacheKey,
+        fill: &Fill,
+        now: Instant,
+    ) -> (bool, Option<Notice>) {
+        self.expire(key, now);
+        let ours = match self.leases.get(key) {
+            Some(lease) if lease.token != fill.token => return (false, None),
+            lease => lease.is_some(),
+        };
+        let ends = fill.ends.saturating_mul(MILLISECOND);
+        let mut write = ends > now;
+        if let Some((at, _)) = self.stored(key) {
+            // The lease may have ended meanwhile, or have been granted to a process that was behind.
+            // What is there must not be replaced by something older.
+            let newer = (fill.at.epoch, fill.at.seq).cmp(&(at.epoch, at.seq));
+            let lasts_longer = || self.entries[key].ends.is_none_or(|there| ends > there);
+            write &= newer.is_gt() || newer.is_eq() && (ours || lasts_longer());
+        }
+        if write {
+            let bytes = [&fill.header[..], &fill.payload].concat();
+            let kept = Kept { bytes: Some(bytes.into()), ends: Some(ends) };
+            self.entries.insert(*key, kept);
+        }
+        (write, self.give_back(key, fill.token, Done::Filled))
+    }
+
+    /// Ends a lease, unless it is another's. What those are told who wait for that, if somebody may.
+    pub(super) fn give_back(&mut self, key: &CacheKey, token: Token, done: Done) -> Option<Notice> {
+        match self.leases.get(key) {
+            Some(lease) if lease.token != token => return None,
+            Some(lease) if !lease.awaited => {
+                self.leases.remove(key);
+                return None;
+            }
+            // One that was lost has taken the word with it whether anybody waits.
+            _ => drop(self.leases.remove(key)),
+        }
+        Some(Notice::Done { key: *key, done })
+    }
+
+    /// The head of all scripts on the directory: it as it is, or one of a new lineage.
+    pub(super) fn head(&mut self, server: u64, known: Position) -> &mut Directory {
+        // Drawn whether it is needed or not, as it is for Redis, where nobody knows yet.
+        let random = u64::from(fastrand::u32(..1 << 24));
+        let epoch = self.directory.as_ref().map_or(0, |directory| directory.at.epoch);
+        let serves = |directory: &Directory| {
+            directory.server == server
+                && known.epoch <= directory.at.epoch
+                && !(known.epoch == directory.at.epoch && known.seq > directory.at.seq)
+        };
+        if !self.directory.as_ref().is_some_and(serves) {
+            self.directory = None;
+        }
+        self.directory.get_or_insert_with(|| {
+            let count = (known.epoch.max(epoch) >> 24) + 1;
+            let at = Position { epoch: count << 24 | random, seq: 0 };
+            Directory { at, cells: BTreeMap::new(), server }
+        })
+    }
+}

@@ -1,0 +1,304 @@
+//! What becomes of look-ups that come together. Each test has one thread, so that it decides who
+//! comes when: nothing is sent while it does not await.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::l2::redis::RedisStore;
+use crate::l2::{Listener, Notice, Store};
+use crate::servers::{Proxy, Redis, Way};
+use crate::value::tag::Cell;
+
+/// Of a busy machine, in tests that are not about time limits.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// In those that are.
+const LIMIT: Duration = Duration::from_millis(100);
+
+struct Deaf;
+
+impl Listener for Deaf {
+    fn hear(&self, _: Notice) {}
+}
+
+struct Scene {
+    server: Redis,
+    proxy: Proxy,
+    store: RedisStore,
+}
+
+type Look<'a> = Pin<Box<dyn Future<Output = Result<Glance, StoreError>> + Send + 'a>>;
+
+async fn store(url: &str, limit: Duration) -> RedisStore {
+    let link = Link::new(url, limit).unwrap();
+    link.connect().await.unwrap();
+    RedisStore::new(link, "batch", Arc::new(Deaf))
+}
+
+impl Scene {
+    async fn new(limit: Duration) -> Scene {
+        let server = Redis::start_tcp().unwrap();
+        let proxy = Proxy::to_redis(&server).unwrap();
+        let store = store(&proxy.url(), limit).await;
+        store.beat(Position { epoch: 0, seq: 0 }).await.unwrap();
+        let scene = Scene { server, proxy, store };
+        for number in 0..100 {
+            scene.put(number, format!("value {number}").as_bytes());
+        }
+        scene.server.command(&["CONFIG", "RESETSTAT"]).unwrap();
+        scene
+    }
+
+    fn name(&self, number: u8) -> String {
+        self.store.names.entry(&key(number))
+    }
+
+    fn put(&self, number: u8, value: &[u8]) {
+        self.server.command(&[b"SET", self.name(number).as_bytes(), value]).unwrap();
+    }
+
+    /// How often the directory was asked.
+    fn questions(&self) -> u64 {
+        let stats = self.server.command(&["INFO", "commandstats"]).unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zmscore:calls="));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    }
+
+    /// Begins look-ups, in this order.
+    fn begin<'a>(&'a self, keys: &'a [CacheKey]) -> Vec<Look<'a>> {
+        keys.iter().map(|key| begun(self.store.read(key))).collect()
+    }
+
+    /// As a fleet that needs it does.
+    async fn until_connected(&self) {
+        tokio::time::timeout(PATIENCE, async {
+            while !self.store.is_connected() || self.store.read(&key(0)).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("redis is used again");
+    }
+}
+
+fn key(number: u8) -> CacheKey {
+    CacheKey::of_bytes([number; 32])
+}
+
+fn keys(count: u8) -> Vec<CacheKey> {
+    (0..count).map(key).collect()
+}
+
+/// Polled once.
+fn begun(mut look: Look<'_>) -> Look<'_> {
+    assert!(look.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    look
+}
+
+fn value(glance: &Result<Glance, StoreError>) -> Option<&str> {
+    match &glance.as_ref().unwrap().found {
+        Found::Entry { bytes, .. } => Some(std::str::from_utf8(bytes).unwrap()),
+        Found::Nothing => None,
+    }
+}
+
+fn all_have_theirs(answers: &[Result<Glance, StoreError>]) {
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!(value(answer), Some(&*format!("value {number}")));
+    }
+}
+
+#[tokio::test]
+async fn one_goes_at_once_and_those_who_come_meanwhile_go_together() {
+    let scene = Scene::new(PATIENCE).await;
+    let keys = keys(1 + 2 * MOST as u8);
+    let answers = join_all(scene.begin(&keys)).await;
+    all_have_theirs(&answers);
+    assert_eq!(scene.questions(), 3);
+    // And when all have been answered, the next one goes by itself again.
+    assert!(value(&scene.store.read(&keys[0]).await).is_some());
+    assert_eq!(scene.questions(), 4);
+    assert_eq!(scene.store.looks.0.lock().under_way, 0);
+}
+
+#[tokio::test]
+async fn the_same_key_may_be_looked_for_twice_in_a_batch() {
+    let scene = Scene::new(PATIENCE).await;
+    let keys = [key(1), key(2), key(2), key(1)];
+    let answers = join_all(scene.begin(&keys)).await;
+    let values: Vec<_> = answers.iter().map(|answer| value(answer).unwrap()).collect();
+    assert_eq!(values, ["value 1", "value 2", "value 2", "value 1"]);
+    assert_eq!(scene.questions(), 2);
+}
+
+#[tokio::test]
+async fn what_is_foreign_damaged_or_missing_harms_no_other_of_the_batch() {
+    let scene = Scene::new(PATIENCE).await;
+    let (list, gone, empty) = (scene.name(3), scene.name(5), 7);
+    scene.server.command(&["DEL", &list, &gone]).unwrap();
+    scene.server.command(&["RPUSH", &list, "of another type"]).unwrap();
+    scene.put(empty, b"");
+    let keys = keys(10);
+    let answers = join_all(scene.begin(&keys)).await;
+    for (number, answer) in answers.iter().enumerate() {
+        match number {
+            3 | 5 => assert_eq!(value(answer), None),
+            7 => assert_eq!(value(answer), Some("")),
+            _ => assert_eq!(value(answer), Some(&*format!("value {number}"))),
+        }
+    }
+    // Alone they are told the same.
+    for number in [3, 5] {
+        assert_eq!(value(&scene.store.read(&key(number)).await), None);
+    }
+}
+
+#[tokio::test]
+async fn an_invalidation_between_two_look_ups_of_a_batch_is_known_to_the_later_one() {
+    let scene = Scene::new(PATIENCE).await;
+    let keys = keys(4);
+    let before = scene.store.read(&keys[0]).await.unwrap().directory.unwrap();
+    let [_alone, earlier] = <[_; 2]>::try_from(scene.begin(&keys[..2])).ok().unwrap();
+    // Another process's, acknowledged while this thread stands still.
+    let url = scene.server.url();
+    let acknowledged = thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let other = store(&url, PATIENCE).await;
+            other.invalidate(before, &[Cell::of(1)]).await.unwrap()
+        })
+    });
+    let acknowledged = acknowledged.join().unwrap();
+    assert!(acknowledged.seq > before.seq);
+    let later = scene.begin(&keys[2..]);
+    scene.server.command(&["CONFIG", "RESETSTAT"]).unwrap();
+    for answer in join_all(later.into_iter().chain([earlier])).await {
+        assert_eq!(answer.unwrap().directory, Some(acknowledged));
+    }
+    // The one alone, and all the others together.
+    assert_eq!(scene.questions(), 2);
+}
+
+#[tokio::test]
+async fn callers_who_leave_harm_nobody() {
+    let scene = Scene::new(PATIENCE).await;
+    let keys = keys(20);
+    // Before anything is sent: the one who went alone, who called the others, and the last.
+    let mut looks = scene.begin(&keys);
+    for leaver in [19, 8, 1, 0] {
+        drop(looks.remove(leaver));
+    }
+    for answer in join_all(looks).await {
+        assert!(value(&answer).is_some());
+    }
+    // When all is on its way to Redis.
+    scene.proxy.stall(Way::ToClient);
+    let asked = scene.questions();
+    let mut looks = scene.begin(&keys);
+    while scene.questions() < asked + 2 {
+        tokio::task::yield_now().await;
+    }
+    for leaver in [19, 8, 1, 0] {
+        drop(looks.remove(leaver));
+    }
+    scene.proxy.release();
+    for answer in join_all(looks).await {
+        assert!(value(&answer).is_some());
+    }
+    // All of them.
+    drop(scene.begin(&keys));
+    all_have_theirs(&join_all(scene.begin(&keys)).await);
+    assert_eq!(scene.store.looks.0.lock().waiting.len(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_in_mid_batch_costs_everybody_the_time_limit_and_is_given_up() {
+    let scene = Scene::new(LIMIT).await;
+    scene.until_connected().await;
+    scene.proxy.stall(Way::ToClient);
+    let keys = keys(100);
+    // As many as were under way together are one timeout; two in a row, and the connection goes.
+    for connected in [true, false] {
+        let answers = join_all(scene.begin(&keys)).await;
+        assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
+        assert_eq!(scene.store.is_connected(), connected);
+    }
+    scene.proxy.pass();
+    scene.until_connected().await;
+    let again = join_all(keys.iter().map(|key| scene.store.read(key))).await;
+    assert_eq!(again.iter().filter(|answer| answer.is_err()).count(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_mid_batch_is_an_error_to_everybody_at_once() {
+    let scene = Scene::new(PATIENCE).await;
+    // More than the one alone is answered with, and less than the batch.
+    scene.proxy.reset_after(400);
+    let keys = keys(30);
+    let begin = std::time::Instant::now();
+    let answers = join_all(scene.begin(&keys)).await;
+    assert!(begin.elapsed() < PATIENCE);
+    assert!(answers.iter().skip(1).all(|answer| *answer == Err(StoreError::Unavailable)));
+    scene.proxy.pass();
+    scene.until_connected().await;
+    all_have_theirs(&join_all(scene.begin(&keys)).await);
+}
+
+/// A store whose tasks run on a runtime that moves only while the test lets it.
+fn elsewhere(scene: &Scene) -> (Runtime, RedisStore) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let store = runtime.block_on(store(&scene.proxy.url(), LIMIT));
+    (runtime, store)
+}
+
+#[test]
+fn a_runtime_that_ends_or_stands_still_keeps_nobody() {
+    let here = Builder::new_current_thread().enable_all().build().unwrap();
+    let scene = here.block_on(Scene::new(PATIENCE));
+    let keys = keys(5);
+    // It stands still: nobody waits longer than the time limit, which counts as for one alone.
+    let (runtime, store) = elsewhere(&scene);
+    for connected in [true, false] {
+        let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
+        assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
+        assert_eq!(store.is_connected(), connected);
+    }
+    drop((store, runtime));
+    // It ends, with a task that was called.
+    let (runtime, store) = elsewhere(&scene);
+    let looks =
+        here.block_on(async { keys.iter().map(|key| begun(store.read(key))).collect::<Vec<_>>() });
+    runtime.shutdown_background();
+    let answers = here.block_on(join_all(looks));
+    assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
+    // And none can be called any more.
+    let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
+    assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
+}
+
+#[tokio::test]
+async fn large_entries_go_in_small_batches() {
+    let scene = Scene::new(PATIENCE).await;
+    let large = vec![b'x'; BYTES / 2];
+    (0..20).for_each(|number| scene.put(number, &large));
+    let keys = keys(21);
+    let shared = &scene.store.looks.0;
+    assert_eq!(shared.most(), MOST);
+    // The first batch is a surprise.
+    join_all(scene.begin(&keys)).await;
+    assert!((2..=3).contains(&shared.most()), "{}", shared.most());
+    let asked = scene.questions();
+    join_all(scene.begin(&keys)).await;
+    assert!(scene.questions() >= asked + 1 + 20 / 3);
+    // Small ones are believed in after a while.
+    (0..20).for_each(|number| scene.put(number, b"small"));
+    while shared.most() < MOST {
+        join_all(scene.begin(&keys)).await;
+    }
+}

@@ -1,0 +1,492 @@
+//! [`Link`]: one connection to Redis, kept up by a task of its own.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    ServerErrorKind, Value,
+};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::script::Call;
+use crate::clock::{self, Clock, Instant};
+use crate::l2::{Listener, Notice, StoreError};
+use crate::telemetry::trace;
+
+/// How long connecting may take, the greeting included.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
+/// Pauses between attempts to connect: from the first to the last, doubling. With the last one and
+/// the time an attempt takes, a Redis that is back is used again within a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// A connection that lived for so long was a good one.
+const STEADY: Duration = Duration::from_secs(1);
+/// So many commands in a row without an answer in time, and the connection is given up. One may be
+/// a hiccup, and so may all that were under way together; a connection whose other end was frozen
+/// or cut off without a word never fails by itself.
+const TIMEOUTS: u32 = 2;
+
+/// A multiplexed connection, replaced when it breaks.
+///
+/// While there is none, commands are refused at once instead of waiting for one: a read has
+/// PostgreSQL to go to. The task that connects again ends with the link.
+pub(crate) struct Link {
+    shared: Arc<Shared>,
+    limit: Duration,
+    runtime: Handle,
+    keeper: JoinHandle<()>,
+}
+
+struct Shared {
+    client: Client,
+    limit: Duration,
+    address: String,
+    /// Who is told of every new connection.
+    listener: OnceLock<Arc<dyn Listener>>,
+    /// Held for the time of a clone, never across an await.
+    current: Mutex<Current>,
+    broken: Notify,
+}
+
+#[derive(Default)]
+struct Current {
+    connection: Option<MultiplexedConnection>,
+    /// For good: there will be no other.
+    closed: bool,
+    /// Counts connections.
+    number: u64,
+    timeouts: u32,
+    /// When the oldest command was sent since the last answer that was taken.
+    unanswered: Option<Instant>,
+    time: Option<Reference>,
+}
+
+impl Current {
+    fn sent(&self) -> Sent {
+        Sent { number: self.number, timeouts: self.timeouts }
+    }
+}
+
+/// Redis's clock beside ours: what both showed at one moment, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Reference {
+    redis: i128,
+    ours: Instant,
+}
+
+impl Reference {
+    fn now(answer: &Value) -> Option<Reference> {
+        let (seconds, micros): (i64, i64) = redis::from_redis_value_ref(answer).ok()?;
+        let redis = i128::from(seconds) * 1_000_000_000 + i128::from(micros) * 1_000;
+        Some(Reference { redis, ours: Clock::system().now() })
+    }
+}
+
+impl Link {
+    /// Makes a link. Nothing is sent yet; see [`connect`](Link::connect).
+    pub(crate) fn new(url: &str, limit: Duration) -> Result<Link, RedisError> {
+        let client = client(url)?;
+        let shared = Arc::new(Shared {
+            address: client.get_connection_info().addr().to_string(),
+            client,
+            limit,
+            listener: OnceLock::new(),
+            current: Mutex::default(),
+            broken: Notify::new(),
+        });
+        let keeper = tokio::spawn(keep(shared.clone()));
+        Ok(Link { shared, limit, runtime: Handle::current(), keeper })
+    }
+
+    /// Names who is told of every new connection from now on.
+    pub(super) fn tell(&self, listener: Arc<dyn Listener>) {
+        let _ = self.shared.listener.set(listener);
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.shared.client.clone()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.shared.lock().connection.is_some()
+    }
+
+    /// Closes the connection for good.
+    pub(super) fn close(&self) {
+        self.keeper.abort();
+        let mut current = self.shared.lock();
+        current.closed = true;
+        current.connection = None;
+    }
+
+    /// Connects for the first time. A slow answer is one here: whether Redis keeps to the time limit
+    /// shows in use.
+    pub(crate) async fn connect(&self) -> Result<(), RedisError> {
+        let connection = connect(&self.shared.client, CONNECT).await?;
+        self.shared.install(connection);
+        Ok(())
+    }
+
+    /// Lets the keeper do the connecting, for a start without Redis.
+    pub(crate) fn connect_later(&self) {
+        self.shared.broken.notify_one();
+    }
+
+    /// The server's address, without credentials.
+    pub(crate) fn address(&self) -> String {
+        self.shared.address.clone()
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The one that connections live on.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// What a time limit that begins now is to be counted by; see [`timed_out`](Link::timed_out).
+    pub(super) fn sent(&self) -> Sent {
+        self.shared.lock().sent()
+    }
+
+    /// Somebody has waited in vain, whose command somebody else has sent, since `sent` was taken.
+    pub(super) fn timed_out(&self, sent: Sent) {
+        self.shared.timed_out(sent);
+    }
+
+    /// A point of the system's clock by Redis's clock, in milliseconds since 1970, or a little
+    /// before it.
+    pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
+        let Reference { redis, ours } = self.shared.lock().time?;
+        let ahead = i128::from(instant) - i128::from(ours);
+        i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
+    }
+
+    /// Several commands in one round trip, and the number of the connection they went on; an error
+    /// among their replies is one of the values.
+    pub(crate) async fn pipeline(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<(Vec<Value>, u64), StoreError> {
+        let count = commands.len();
+        self.send(self.limit, async |connection| {
+            connection.send_packed_commands(commands, 0, count).await
+        })
+        .await
+    }
+
+    /// A script's reply, and the number of the connection it came on.
+    pub(super) async fn call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+        self.patient_call(call, self.limit).await
+    }
+
+    /// The same with a time limit of its own.
+    pub(super) async fn patient_call(
+        &self,
+        call: &Call,
+        limit: Duration,
+    ) -> Result<(Value, u64), StoreError> {
+        self.send(limit, async |connection| run(connection, call).await).await
+    }
+
+    /// The same, and Redis's clock is read on the way.
+    pub(super) async fn timed_call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+        let (replies, connection) = self
+            .send(self.limit, async |connection| {
+                let mut both = Pipeline::with_capacity(2);
+                both.cmd("TIME").add_command(call.by_digest.clone());
+                let replies = connection.send_packed_commands(&both, 0, 2).await?;
+                let [time, reply] = <[Value; 2]>::try_from(replies).map_err(|_| {
+                    RedisError::from((ErrorKind::UnexpectedReturnType, "two replies expected"))
+                })?;
+                let reply = match reply.extract_error() {
+                    Err(error) if is_unknown(&error) => run(connection, call).await?,
+                    reply => reply?,
+                };
+                Ok((time, reply))
+            })
+            .await?;
+        let (time, reply) = replies;
+        if let Some(reference) = Reference::now(&time) {
+            let mut current = self.shared.lock();
+            if current.number == connection {
+                current.time = Some(reference);
+            }
+        }
+        Ok((reply, connection))
+    }
+
+    /// One call, with the error that it meets.
+    pub(super) async fn check(&self, call: &Call) -> Result<(), RedisError> {
+        let mut connection = self.connection()?;
+        bounded(CONNECT, run(&mut connection, call)).await.map(drop)
+    }
+
+    /// Several commands, with the first error that they meet.
+    pub(super) async fn check_pipeline(&self, commands: &Pipeline) -> Result<(), RedisError> {
+        let mut connection = self.connection()?;
+        let count = commands.len();
+        let replies = bounded(CONNECT, connection.send_packed_commands(commands, 0, count)).await?;
+        replies.into_iter().try_for_each(|reply| reply.extract_error().map(drop))
+    }
+
+    fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let connection = self.shared.lock().connection.clone();
+        connection.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+    }
+
+    async fn send<T>(
+        &self,
+        limit: Duration,
+        send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<(T, u64), StoreError> {
+        let (mut connection, sent) = self.current().ok_or(StoreError::Unavailable)?;
+        match timeout(limit, send(&mut connection)).await {
+            Ok(Ok(reply)) => {
+                self.shared.answered(sent);
+                Ok((reply, sent.number))
+            }
+            Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
+                self.shared.give_up(sent);
+                Err(StoreError::Unavailable)
+            }
+            Ok(Err(_)) => {
+                self.shared.answered(sent);
+                Err(StoreError::Unavailable)
+            }
+            Err(_) => {
+                self.shared.timed_out(sent);
+                Err(StoreError::Unavailable)
+            }
+        }
+    }
+
+    fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
+        let mut current = self.shared.lock();
+        let sent = current.sent();
+        let connection = current.connection.clone()?;
+        let now = Clock::system().now();
+        // Callers who lose patience before we do drop their command and report nothing. If nobody
+        // has taken an answer for so long, a command that no caller can drop finds out why.
+        let unanswered = *current.unanswered.get_or_insert(now);
+        if clock::since(now, unanswered) > TIMEOUTS * self.limit {
+            current.unanswered = Some(now);
+            let (shared, limit) = (self.shared.clone(), self.limit);
+            // Not on the caller's runtime, which may end with the call.
+            self.runtime.spawn(probe(shared, connection.clone(), sent, limit));
+        }
+        Some((connection, sent))
+    }
+}
+
+/// A client for connections to a server, as all of them are to be.
+pub(super) fn client(url: &str) -> Result<Client, RedisError> {
+    #[cfg(feature = "cli")]
+    if url.starts_with("rediss:") {
+        crate::l2::tls::prepare();
+    }
+    let info = url.into_connection_info()?;
+    // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
+    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    // The name of the client library, for lists of clients: one right more to ask for, which
+    // servers before 7.2 do not know, and a line in the server's log of refusals without it.
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    let info = info.set_redis_settings(settings);
+    Client::open(info)
+}
+
+async fn probe(
+    shared: Arc<Shared>,
+    mut connection: MultiplexedConnection,
+    sent: Sent,
+    limit: Duration,
+) {
+    let ping = redis::cmd("PING");
+    match timeout(limit, connection.send_packed_command(&ping)).await {
+        Ok(Ok(_)) => shared.answered(sent),
+        _ => shared.give_up(sent),
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn install(&self, (connection, time): (MultiplexedConnection, Option<Reference>)) {
+        {
+            let mut current = self.lock();
+            if current.closed {
+                return;
+            }
+            current.unanswered = None;
+            current.time = time;
+            current.connection = Some(connection);
+            current.number += 1;
+            current.timeouts = 0;
+        }
+        trace::connection(&self.address, true);
+        if let Some(listener) = self.listener.get() {
+            listener.hear(Notice::Connected);
+        }
+    }
+
+    fn answered(&self, sent: Sent) {
+        let mut current = self.lock();
+        if current.number == sent.number {
+            current.timeouts = 0;
+            current.unanswered = None;
+        }
+    }
+
+    fn timed_out(&self, sent: Sent) {
+        let lost = {
+            let mut current = self.lock();
+            // Of many commands that were sent before the last timeout, that one has counted.
+            if current.number != sent.number || current.timeouts != sent.timeouts {
+                return;
+            }
+            current.timeouts += 1;
+            if current.timeouts >= TIMEOUTS { current.connection.take() } else { None }
+        };
+        if lost.is_some() {
+            self.gone();
+        }
+    }
+
+    /// Not under the lock: whoever is told may be anybody's code.
+    fn gone(&self) {
+        trace::connection(&self.address, false);
+        self.broken.notify_one();
+        if let Some(listener) = self.listener.get() {
+            listener.hear(Notice::Disconnected);
+        }
+    }
+
+    fn give_up(&self, sent: Sent) {
+        let lost = {
+            let mut current = self.lock();
+            // Of many commands that fail together only the first calls the keeper.
+            if current.number == sent.number { current.connection.take() } else { None }
+        };
+        if lost.is_some() {
+            self.gone();
+        }
+    }
+}
+
+/// Which connection a command was sent on, and after how many timeouts in a row. The late failure of
+/// a command on an old connection must not bring down its successor.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    number: u64,
+    timeouts: u32,
+}
+
+/// Connects again, whenever the connection was given up.
+async fn keep(shared: Arc<Shared>) {
+    let mut pause = Pause::default();
+    let mut connected = None;
+    loop {
+        shared.broken.notified().await;
+        // A server that accepts connections and breaks them at once is not besieged with them.
+        if let Some(at) = connected {
+            pause.rest(clock::since(Clock::system().now(), at)).await;
+        }
+        loop {
+            // One that greets more slowly than it may answer is no better than one that is silent.
+            match connect(&shared.client, shared.limit).await {
+                Ok(connection) => break shared.install(connection),
+                Err(_) => pause.rest(Duration::ZERO).await,
+            }
+        }
+        connected = Some(Clock::system().now());
+    }
+}
+
+/// What lies between attempts to connect.
+pub(super) struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Pause {
+        Pause(FIRST_PAUSE)
+    }
+}
+
+impl Pause {
+    /// Waits, longer each time, after a connection that `lived` so long.
+    pub(super) async fn rest(&mut self, lived: Duration) {
+        if lived >= STEADY {
+            self.0 = FIRST_PAUSE;
+        }
+        // Not all processes of a fleet at the same instant.
+        sleep(self.0.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+        self.0 = (2 * self.0).min(LAST_PAUSE);
+    }
+}
+
+/// Calls a script, by its whole code if Redis does not know it.
+async fn run(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, RedisError> {
+    let reply = send(connection, &call.by_digest).await;
+    match reply {
+        Err(error) if is_unknown(&error) => send(connection, &call.by_code()).await,
+        reply => reply,
+    }
+}
+
+async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
+}
+
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+async fn connect(
+    client: &Client,
+    limit: Duration,
+) -> Result<(MultiplexedConnection, Option<Reference>), RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        // Every call has a time limit of its own, which also counts towards giving up.
+        .set_response_timeout(None);
+    let greeting = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // A server that wants a password, or is still loading its data, accepts connections too.
+        redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        let asked = Clock::system().now();
+        let time = redis::cmd("TIME").query_async::<Value>(&mut connection).await;
+        if clock::since(Clock::system().now(), asked) > limit {
+            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        }
+        // Where it is not allowed, nothing is written, for nobody could say how long it may live.
+        let time = time.ok().and_then(|answer| Reference::now(&answer));
+        Ok((connection, time))
+    };
+    bounded(CONNECT, greeting).await
+}
+
+pub(super) async fn bounded<T>(
+    limit: Duration,
+    attempt: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    timeout(limit, attempt).await.unwrap_or_else(|_| {
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
+        Err(late.into())
+    })
+}

@@ -1,0 +1,438 @@
+//! [`RedisStore`]: the shared tier.
+
+mod batch;
+#[cfg(feature = "cli")]
+pub(crate) mod console;
+#[cfg(test)]
+mod differential;
+mod link;
+mod published;
+mod script;
+mod subscription;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use redis::{Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
+
+use self::batch::Looks;
+pub(crate) use self::link::Link;
+use self::script::{Call, Script};
+use self::subscription::Subscription;
+use crate::clock::{Clock, Instant};
+use crate::currency::Position;
+use crate::l2::entry::FORMAT;
+use crate::l2::{
+    Ask, Beat, Done, Fill, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
+};
+use crate::telemetry::stats::Snapshot;
+use crate::value::key::CacheKey;
+use crate::value::tag::Cell;
+
+/// How long an invalidation waits for Redis: whoever calls it wants it to be heard, and has not
+/// all day.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Entries and leases as strings of their own, each with an expiry, and one sorted set for the
+/// directory.
+pub(crate) struct RedisStore {
+    link: Arc<Link>,
+    looks: Looks,
+    subscription: Subscription,
+    names: Arc<Names>,
+    scripts: Scripts,
+}
+
+/// How things are called in Redis. What follows the prefix of an entry is the hash, so that neither
+/// SQL nor a parameter can be read from a key's name. The braces keep an entry and its lease on one
+/// node of a cluster.
+struct Names {
+    /// `larder:<namespace>:<entry format>:{`
+    entries: String,
+    directory: String,
+    channel: String,
+    /// `larder:<namespace>:note:`
+    notes: String,
+    stats: String,
+}
+
+struct Scripts {
+    beat: Script,
+    invalidate: Script,
+    lease: Script,
+    renew: Script,
+    fill: Script,
+    release: Script,
+    publish: Script,
+}
+
+impl Names {
+    fn new(namespace: &str) -> Names {
+        Names {
+            entries: format!("larder:{namespace}:{FORMAT}:{{"),
+            directory: format!("larder:{namespace}:directory"),
+            channel: format!("larder:{namespace}:notices"),
+            notes: format!("larder:{namespace}:note:"),
+            stats: format!("larder:{namespace}:stats"),
+        }
+    }
+
+    fn entry(&self, key: &CacheKey) -> String {
+        self.of(key, "}")
+    }
+
+    fn note(&self, name: &str) -> String {
+        format!("{}{name}", self.notes)
+    }
+
+    fn lease(&self, key: &CacheKey) -> String {
+        self.of(key, "}:lease")
+    }
+
+    /// That of all names of entries.
+    fn entry_length(&self) -> usize {
+        self.entries.len() + 2 * size_of::<CacheKey>() + 1
+    }
+
+    fn of(&self, key: &CacheKey, end: &str) -> String {
+        let hex = key.to_hex();
+        let mut name = String::with_capacity(self.entries.len() + hex.len() + end.len());
+        name.push_str(&self.entries);
+        name.push_str(&hex);
+        name.push_str(end);
+        name
+    }
+}
+
+impl Scripts {
+    fn new() -> Scripts {
+        const DIRECTORY: &str = include_str!("lua/directory.lua");
+        const ENTRY: &str = include_str!("lua/entry.lua");
+        Scripts {
+            beat: Script::new(&[DIRECTORY, include_str!("lua/beat.lua")]),
+            invalidate: Script::new(&[DIRECTORY, include_str!("lua/invalidate.lua")]),
+            lease: Script::new(&[ENTRY, include_str!("lua/lease.lua")]),
+            renew: Script::new(&[ENTRY, include_str!("lua/renew.lua")]),
+            fill: Script::new(&[ENTRY, include_str!("lua/fill.lua")]),
+            release: Script::new(&[ENTRY, include_str!("lua/release.lua")]),
+            publish: Script::new(&[include_str!("lua/publish.lua")]),
+        }
+    }
+}
+
+impl RedisStore {
+    /// Notices go to `listener`, which also learns of new connections of the link.
+    pub(crate) fn new(link: Link, namespace: &str, listener: Arc<dyn Listener>) -> RedisStore {
+        let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
+        link.tell(listener.clone());
+        let subscription = Subscription::start(link.client(), names.channel.clone(), listener);
+        let looks = Looks::new(link.clone(), names.clone());
+        RedisStore { link, looks, subscription, names, scripts: Scripts::new() }
+    }
+
+    /// Whether Redis does what the protocol needs: a beat, looks for nothing, and a lease that is
+    /// nobody's, with their error.
+    pub(crate) async fn check(&self) -> Result<(), RedisError> {
+        let start = Position { epoch: 0, seq: 0 };
+        self.link.check(&self.beat_command(start)).await?;
+        for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
+            self.link.check_pipeline(&Looks::commands(&self.names, keys)).await?;
+        }
+        let (key, token) = (CacheKey::random(), Token::random());
+        let ask = Ask { token, at: start, need: 0, seen: None, refused: false };
+        self.link.check(&self.lease_command(&key, &ask)).await?;
+        self.link.check(&self.renew_command(&key, token)).await?;
+        self.link.check(&self.release_command(&key, token, Done::Without)).await
+    }
+
+    fn beat_command(&self, known: Position) -> Call {
+        let mut call = self.scripts.beat.call(&[&self.names.directory]);
+        self.head(&mut call, known);
+        call
+    }
+
+    fn lease_command(&self, key: &CacheKey, ask: &Ask) -> Call {
+        let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
+        let mut lease = ask.token.0.to_vec();
+        lease.extend(ask.at.epoch.to_be_bytes());
+        lease.extend(ask.at.seq.to_be_bytes());
+        let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
+        call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
+        call.arg(LEASE.as_millis() as u64).arg(lease);
+        call.arg(u8::from(ask.refused));
+        call
+    }
+
+    fn renew_command(&self, key: &CacheKey, token: Token) -> Call {
+        let mut call = self.on_entry(&self.scripts.renew, key, token);
+        call.arg(LEASE.as_millis() as u64);
+        call
+    }
+
+    fn release_command(&self, key: &CacheKey, token: Token, done: Done) -> Call {
+        let mut call = self.on_entry(&self.scripts.release, key, token);
+        call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
+        call
+    }
+
+    /// What all scripts on the directory want to know.
+    fn head(&self, call: &mut Call, known: Position) {
+        call.arg(known.epoch).arg(known.seq).arg(fastrand::u32(..1 << 24));
+    }
+
+    fn on_entry(&self, script: &Script, key: &CacheKey, token: Token) -> Call {
+        let mut call = script.call(&[&self.names.entry(key), &self.names.lease(key)]);
+        call.arg(&token.0);
+        call
+    }
+}
+
+impl Store for RedisStore {
+    fn limit(&self) -> Duration {
+        self.link.limit()
+    }
+
+    fn now(&self) -> Instant {
+        // Redis's clock is known by how it stands to this one.
+        Clock::system().now()
+    }
+
+    fn time_of(&self, instant: Instant) -> Option<u64> {
+        self.link.time_of(instant).and_then(|time| time.try_into().ok())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.is_connected()
+    }
+
+    fn close(&self) {
+        self.subscription.stop();
+        self.link.close();
+    }
+
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
+        Box::pin(self.looks.look(key))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        ask: Ask,
+    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        Box::pin(async move {
+            let call = self.lease_command(key, &ask);
+            match self.link.call(&call).await?.0 {
+                Value::Int(remaining) => {
+                    let remaining = u64::try_from(remaining).unwrap_or(0);
+                    Ok(Leased::Wait(Duration::from_millis(remaining)))
+                }
+                reply => match bytes(&reply) {
+                    Some(b"granted") => Ok(Leased::Granted),
+                    Some(b"entry") => Ok(Leased::Entry),
+                    _ => Err(StoreError::Unavailable),
+                },
+            }
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let call = self.renew_command(key, token);
+            Ok(self.link.call(&call).await?.0 == Value::Int(1))
+        })
+    }
+
+    fn fill<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        fill: Fill,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            // Not PX, a life from when the command is carried out. A command whose answer we gave
+            // up on may still lie before a frozen server, which carries it out when it thaws: an
+            // expired result would begin a second life.
+            let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
+            call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
+            call.arg(&[Done::Filled.byte()]).arg(key.as_bytes());
+            call.arg(Entry(&fill.header, &fill.payload));
+            Ok(self.link.call(&call).await?.0 == Value::Int(1))
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+        done: Done,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let call = self.release_command(key, token, done);
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
+        Box::pin(async move {
+            let call = self.beat_command(known);
+            let (reply, connection) = self.link.timed_call(&call).await?;
+            beat(&reply, connection).ok_or(StoreError::Unavailable)
+        })
+    }
+
+    fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(1);
+            all.cmd("GET").arg(self.names.note(name));
+            match self.link.pipeline(&all).await?.0.pop() {
+                Some(Value::BulkString(note)) => Ok(Some(note.into())),
+                Some(Value::Nil) => Ok(None),
+                _ => Err(StoreError::Unavailable),
+            }
+        })
+    }
+
+    fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(1);
+            all.cmd("SET").arg(self.names.note(name)).arg(&note[..]);
+            all.arg("PX").arg(NOTED.as_millis() as u64);
+            match self.link.pipeline(&all).await?.0.pop() {
+                Some(Value::Okay) => Ok(()),
+                _ => Err(StoreError::Unavailable),
+            }
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        id: &'a str,
+        snapshot: Bytes,
+        lasts: Duration,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            call.arg(id).arg(lasts.as_millis() as u64).arg(&snapshot[..]);
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            call.arg(id);
+            self.link.call(&call).await.map(drop)
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(async move {
+            let mut all = Pipeline::with_capacity(2);
+            all.cmd("TIME").cmd("HGETALL").arg(&self.names.stats);
+            let (replies, _) = self.link.pipeline(&all).await?;
+            published::snapshots(&replies).ok_or(StoreError::Unavailable)
+        })
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        known: Position,
+        cells: &'a [Cell],
+    ) -> BoxFuture<'a, Result<Position, StoreError>> {
+        Box::pin(async move {
+            let mut call = self.scripts.invalidate.call(&[&self.names.directory]);
+            self.head(&mut call, known);
+            call.arg(&self.names.channel);
+            for cell in cells {
+                call.arg(cell.index());
+            }
+            let (reply, _) = self.link.patient_call(&call, PATIENCE).await?;
+            match &reply {
+                Value::Array(reply) => match reply.as_slice() {
+                    [epoch, seq] => number(epoch)
+                        .zip(number(seq))
+                        .map(|(epoch, seq)| Position { epoch, seq })
+                        .ok_or(StoreError::Unavailable),
+                    _ => Err(StoreError::Unavailable),
+                },
+                _ => Err(StoreError::Unavailable),
+            }
+        })
+    }
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    std::str::from_utf8(bytes(value)?).ok()?.parse().ok()
+}
+
+/// The directory keeps its marks as scores below zero.
+fn mark(value: &Value) -> Option<u64> {
+    let score: f64 = match value {
+        Value::Double(score) => *score,
+        other => std::str::from_utf8(bytes(other)?).ok()?.parse().ok()?,
+    };
+    // Whole numbers below 2^53 are exact.
+    let number = -score;
+    (0.0..9_007_199_254_740_992.0).contains(&number).then_some(number as u64)
+}
+
+fn beat(reply: &Value, connection: u64) -> Option<Beat> {
+    let Value::Array(reply) = reply else { return None };
+    let [epoch, seq, Value::Array(cells)] = reply.as_slice() else { return None };
+    let at = Position { epoch: number(epoch)?, seq: number(seq)? };
+    let cells = cells
+        .chunks_exact(2)
+        .map(|pair| Some((Cell::numbered(number(&pair[0])?)?, number(&pair[1])?)))
+        .collect::<Option<Vec<_>>>()?;
+    Some(Beat { at, cells, connection })
+}
+
+/// Header and payload as one argument, without putting them together first.
+struct Entry<'a>(&'a Bytes, &'a Bytes);
+
+impl ToRedisArgs for Entry<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let mut arg = out.writer_for_next_arg();
+        for part in [self.0, self.1] {
+            std::io::Write::write_all(&mut arg, part).expect("writing to memory does not fail");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_an_entry_and_its_lease_together() {
+        let names = Names::new("shop");
+        let key = CacheKey::of_bytes([7; 32]);
+        let hex = "07".repeat(32);
+        assert_eq!(names.entry(&key), format!("larder:shop:3:{{{hex}}}"));
+        assert_eq!(names.lease(&key), format!("larder:shop:3:{{{hex}}}:lease"));
+    }
+
+    #[test]
+    fn a_mark_is_a_whole_number_below_zero_or_nothing() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        assert_eq!(mark(&text("-16777221")), Some(16_777_221));
+        assert_eq!(mark(&text("-0")), Some(0));
+        assert_eq!(mark(&Value::Double(-9_007_199_254_740_991.0)), Some(9_007_199_254_740_991));
+        for wrong in [text("5"), text("nan"), text("-inf"), text(""), Value::Nil] {
+            assert_eq!(mark(&wrong), None);
+        }
+    }
+}

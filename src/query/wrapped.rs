@@ -1,0 +1,141 @@
+//! [`Wrapped`]: a query function that answers from the cache.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cache::inner::{Brought, Load};
+use crate::cache::read::{OnMiss, Read};
+use crate::error::Error;
+use crate::query::{Query, of_user};
+use crate::value::Value;
+use crate::value::key::Shape;
+use crate::value::param::Params;
+use crate::value::tag::Tagged;
+
+/// A query function behind the cache; what [`Query::wrap`] makes.
+///
+/// `A` are its parameters, a tuple, and `T` its result. The function's own type does not show, so
+/// it can be a field of a struct: `Wrapped<(i64,), UserStats>`. A clone costs a few reference
+/// counts; calls from many tasks at once are what it is for.
+pub struct Wrapped<A, T> {
+    query: Query,
+    /// Of `T`; computed once.
+    shape: Shape,
+    function: Arc<Function<A, T>>,
+}
+
+type Function<A, T> =
+    dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<Brought<T>, Error>> + Send + Sync;
+
+impl Query {
+    /// Puts the query around a function that runs it: over any driver, with any mapping.
+    ///
+    /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
+    /// The value may be anything that serde can write and read back. Two functions around the same
+    /// SQL with the same type of result share their results: the cache cannot look into them. Give
+    /// one of them a [`scope`](Query::scope) if they make different things of it.
+    ///
+    /// It may ask the cache for other results. One that asks for its own, with the same parameters,
+    /// waits for itself until the [deadline](Query::load_deadline).
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct UserStats { orders: i64 }
+    /// # #[derive(Clone)] struct Db;
+    /// # impl Db { async fn stats(&self, _: &str, _: i64) -> Result<UserStats, std::io::Error> { Ok(UserStats { orders: 3 }) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// # let db = Db;
+    /// let user_stats = cache
+    ///     .query("SELECT count(*) FROM orders WHERE user_id = $1")
+    ///     .wrap(move |sql, (user_id,): (i64,)| {
+    ///         let db = db.clone();
+    ///         async move { db.stats(&sql, user_id).await }
+    ///     });
+    /// let stats = user_stats.call((42,)).await?;
+    /// assert_eq!(stats.orders, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wrap<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
+    where
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        Wrapped::new(self, move |sql, args| {
+            let running = function(sql, args);
+            async move { running.await.map(Tagged::new) }
+        })
+    }
+
+    /// The same around a function that reports what its result depends on; see [`Tagged`].
+    pub fn wrap_tagged<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
+    where
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
+    {
+        Wrapped::new(self, function)
+    }
+}
+
+impl<A, T> Wrapped<A, T>
+where
+    A: Params + Send + 'static,
+    T: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    fn new<E, F, Fut>(query: Query, function: F) -> Wrapped<A, T>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
+    {
+        let function = move |sql, args| {
+            let running = function(sql, args);
+            async move { running.await.map(Tagged::into_parts).map_err(of_user) }.boxed()
+        };
+        Wrapped { query, shape: <Arc<T>>::shape(), function: Arc::new(function) }
+    }
+
+    /// The function's result for these parameters: from memory, from Redis, or by calling it.
+    ///
+    /// # Errors
+    ///
+    /// What the function returned, as the source of an
+    /// [`ErrorKind::Query`](crate::ErrorKind::Query); [`Panicked`](crate::ErrorKind::Panicked) and
+    /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
+    pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>> {
+        let call = self.query.call(self.shape, &args);
+        Read::new(self.query.core(), call, move || -> Load<T> {
+            let (function, sql) = (self.function.clone(), self.query.sql().clone());
+            // Called within the load, so that a panic before the function's first await is caught
+            // as well.
+            Box::new(move || async move { function(sql, args).await }.boxed())
+        })
+    }
+}
+
+impl<A, T> Clone for Wrapped<A, T> {
+    fn clone(&self) -> Wrapped<A, T> {
+        Wrapped { query: self.query.clone(), shape: self.shape, function: self.function.clone() }
+    }
+}
+
+impl<A, T> fmt::Debug for Wrapped<A, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrapped").field("query", &self.query).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! [`Reporter`]: the task that hands a cache's counters to the recorder.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{Key, Label, Recorder};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::ABOUT;
+use super::table::{ALL, Kind, describe};
+use crate::telemetry::stats::{CacheStats, Numbers, QueryStats};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Tells the recorder from time to time what a cache has counted, until it is dropped, and a last
+/// time then.
+pub(crate) struct Reporter {
+    task: JoinHandle<()>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What has been told, and to whom.
+struct Told {
+    numbers: Numbers,
+    namespace: String,
+    /// Which recorder it was. One that is installed later is told all from the beginning.
+    recorder: Option<usize>,
+    cache: CacheStats,
+    queries: HashMap<String, QueryStats>,
+}
+
+impl Reporter {
+    pub(crate) fn start(runtime: &Handle, numbers: Numbers, namespace: &str) -> Reporter {
+        let told = Arc::new(Mutex::new(Told {
+            numbers,
+            namespace: namespace.to_owned(),
+            recorder: None,
+            cache: CacheStats::default(),
+            queries: HashMap::new(),
+        }));
+        let tells = told.clone();
+        let task = runtime.spawn(async move {
+            let mut ticks = interval(EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                tell(&tells, false);
+            }
+        });
+        Reporter { task, told }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.task.abort();
+        tell(&self.told, true);
+    }
+}
+
+fn tell(told: &Mutex<Told>, last: bool) {
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    metrics::with_recorder(|recorder| told.tell(recorder, last));
+}
+
+impl Told {
+    fn tell(&mut self, recorder: &dyn Recorder, last: bool) {
+        let here = Some(std::ptr::from_ref(recorder).addr());
+        if self.recorder != here {
+            self.recorder = here;
+            self.cache = CacheStats::default();
+            self.queries.clear();
+            describe(recorder);
+            let build = Key::from_parts("larder_build_info", vec![Label::new("version", VERSION)]);
+            recorder.register_gauge(&build, &ABOUT).set(1);
+        }
+        let queries = self.numbers.of_queries();
+        let mut cache = self.numbers.of_cache(&queries);
+        if last {
+            (cache.entries, cache.memory_bytes, cache.max_bytes) = (0, 0, 0);
+        }
+        self.tell_cache(recorder, &cache);
+        self.cache = cache;
+        for query in queries {
+            if self.queries.get(&query.name) != Some(&query) {
+                self.tell_query(recorder, &query);
+                self.queries.insert(query.name.clone(), query);
+            }
+        }
+    }
+
+    // Differences, and not how they stand: two caches of one namespace in one process are one
+    // series, which is their sum.
+
+    fn tell_cache(&self, recorder: &dyn Recorder, now: &CacheStats) {
+        for metric in ALL {
+            match metric.kind {
+                Kind::Cache(label, parts) => {
+                    for (value, of) in parts {
+                        let key = self.key(metric.name, None, label.map(|label| (label, *value)));
+                        let more = of(now).saturating_sub(of(&self.cache));
+                        recorder.register_counter(&key, &ABOUT).increment(more);
+                    }
+                }
+                Kind::Gauge(of) => {
+                    let gauge = recorder.register_gauge(&self.key(metric.name, None, None), &ABOUT);
+                    gauge.increment(of(now) as f64 - of(&self.cache) as f64);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn tell_query(&self, recorder: &dyn Recorder, now: &QueryStats) {
+        let before = self.queries.get(&now.name);
+        for metric in ALL {
+            let Kind::Query(label, parts) = metric.kind else { continue };
+            for (value, of) in parts {
+                let label = label.map(|label| (label, *value));
+                let key = self.key(metric.name, Some(&now.name), label);
+                let more = of(now).saturating_sub(before.map_or(0, of));
+                recorder.register_counter(&key, &ABOUT).increment(more);
+            }
+        }
+    }
+
+    fn key(
+        &self,
+        name: &'static str,
+        query: Option<&str>,
+        label: Option<(&'static str, &'static str)>,
+    ) -> Key {
+        let mut labels = vec![Label::new("namespace", self.namespace.clone())];
+        labels.extend(query.map(|query| Label::new("query", query.to_owned())));
+        labels.extend(label.map(|(name, value)| Label::new(name, value)));
+        Key::from_parts(name, labels)
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,270 @@
+//! All metrics, in one table: what they are called, and where their numbers are.
+
+use metrics::{Recorder, Unit};
+
+use crate::telemetry::stats::{CacheStats, QueryStats};
+
+pub(super) struct Metric {
+    pub(super) name: &'static str,
+    unit: Unit,
+    pub(super) kind: Kind,
+    pub(super) help: &'static str,
+}
+
+/// What it is, and where its numbers are.
+pub(super) enum Kind {
+    /// A counter by `namespace` and `query`, and by one more label if that is named.
+    Query(Option<&'static str>, Parts<QueryStats>),
+    /// A counter by `namespace`, and by one more label if that is named.
+    Cache(Option<&'static str>, Parts<CacheStats>),
+    /// A gauge by `namespace`.
+    Gauge(fn(&CacheStats) -> u64),
+    /// One, by `version`.
+    Build,
+    /// A counter by `view`, told where it happens.
+    View,
+    /// Told where it happens.
+    Histogram,
+}
+
+/// Values of the label, and the number of each.
+type Parts<T> = &'static [(&'static str, fn(&T) -> u64)];
+
+pub(super) const LOOKUPS: &str = "larder_l2_lookup_duration_seconds";
+pub(super) const LOADS: &str = "larder_load_duration_seconds";
+pub(super) const REFRESHES: &str = "larder_refresh_duration_seconds";
+
+const fn metric(name: &'static str, unit: Unit, kind: Kind, help: &'static str) -> Metric {
+    Metric { name, unit, kind, help }
+}
+
+/// In the order of the documentation.
+pub(super) const ALL: &[Metric] = &[
+    metric(
+        "larder_reads_total",
+        Unit::Count,
+        Kind::Query(
+            Some("origin"),
+            &[
+                ("l1", |query| query.l1_hits),
+                ("l2", |query| query.l2_hits),
+                ("coalesced", |query| query.coalesced),
+                ("loaded", |query| query.loaded),
+                ("stale", |query| query.stale),
+                ("failed", |query| query.failed),
+            ],
+        ),
+        "Reads answered, by where the answer came from",
+    ),
+    metric(
+        "larder_negative_hits_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.negative_hits)]),
+        "Reads answered with an error that was kept as an answer",
+    ),
+    metric(
+        "larder_outdated_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.outdated)]),
+        "Results found and not served because they had been invalidated",
+    ),
+    metric(
+        "larder_loads_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.loads)]),
+        "Loads begun: queries sent to PostgreSQL",
+    ),
+    metric(
+        "larder_load_errors_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.load_errors)]),
+        "Loads that failed, or whose deadline passed before their turn",
+    ),
+    metric(LOADS, Unit::Seconds, Kind::Histogram, "How long loads took, failed ones included"),
+    metric(
+        "larder_loaded_bytes_total",
+        Unit::Bytes,
+        Kind::Query(None, &[("", |query| query.loaded_bytes)]),
+        "Bytes of results that were loaded, as far as they may be stored",
+    ),
+    metric(LOOKUPS, Unit::Seconds, Kind::Histogram, "How long Redis took to be looked into"),
+    metric(
+        "larder_redis_bytes_total",
+        Unit::Bytes,
+        Kind::Query(
+            Some("direction"),
+            &[("read", |query| query.l2_bytes_read), ("written", |query| query.l2_bytes_written)],
+        ),
+        "Bytes of entries read from and written to Redis",
+    ),
+    metric(
+        "larder_l2_misses_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.l2_misses)]),
+        "Look-ups in Redis that found nothing young enough",
+    ),
+    metric(
+        "larder_l2_refused_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.l2_refused)]),
+        "Look-ups in Redis that found something that is not this key's entry",
+    ),
+    metric(
+        "larder_l2_errors_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.l2_errors)]),
+        "Commands that Redis did not answer in time or answered with an error, and look-ups left out",
+    ),
+    metric(
+        "larder_l2_writes_total",
+        Unit::Count,
+        Kind::Cache(
+            Some("outcome"),
+            &[("written", |cache| cache.l2_writes), ("overtaken", |cache| cache.l2_overtaken)],
+        ),
+        "Results written to Redis, and those not written because they were overtaken",
+    ),
+    metric(
+        "larder_unstored_total",
+        Unit::Count,
+        Kind::Cache(
+            Some("reason"),
+            &[("oversized", |cache| cache.oversized), ("codec", |cache| cache.unstorable)],
+        ),
+        "Results answered and not stored",
+    ),
+    metric(
+        "larder_background_loads_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.refreshes)]),
+        "Loads begun while the result was still served",
+    ),
+    metric(
+        "larder_lease_waits_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.lease_waits)]),
+        "Loads of other processes that were waited for",
+    ),
+    metric(
+        "larder_invalidations_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.invalidations)]),
+        "Invalidations made by this process",
+    ),
+    metric(
+        "larder_unannounced_invalidations_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.unannounced)]),
+        "Invalidations that Redis had not acknowledged when they returned",
+    ),
+    metric(
+        "larder_epochs_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.epochs)]),
+        "How often Redis was found to count invalidations anew",
+    ),
+    metric(
+        "larder_unpublished_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.unpublished)]),
+        "How often the numbers for the command could not be written to Redis",
+    ),
+    metric("larder_entries", Unit::Count, Kind::Gauge(|cache| cache.entries), "Results in memory"),
+    metric(
+        "larder_memory_bytes",
+        Unit::Bytes,
+        Kind::Gauge(|cache| cache.memory_bytes),
+        "What results in memory take of the limit",
+    ),
+    metric(
+        "larder_memory_limit_bytes",
+        Unit::Bytes,
+        Kind::Gauge(|cache| cache.max_bytes),
+        "What results in memory may take",
+    ),
+    metric(
+        "larder_refreshes_total",
+        Unit::Count,
+        Kind::View,
+        "Attempts to refresh a materialized view, by what came of them",
+    ),
+    metric(
+        REFRESHES,
+        Unit::Seconds,
+        Kind::Histogram,
+        "How long refreshes took, failed ones included",
+    ),
+    metric(
+        "larder_refreshes_noticed_total",
+        Unit::Count,
+        Kind::View,
+        "Refreshes made by others that this process noticed first",
+    ),
+    metric(
+        "larder_refresh_hook_failures_total",
+        Unit::Count,
+        Kind::View,
+        "Hooks of refreshes that failed, panicked, ran into their timeout or were left out",
+    ),
+    metric("larder_build_info", Unit::Count, Kind::Build, "One, with the version of the library"),
+];
+
+pub(super) fn describe(recorder: &dyn Recorder) {
+    for metric in ALL {
+        let (name, unit) = (metric.name.into(), Some(metric.unit));
+        match metric.kind {
+            Kind::Query(..) | Kind::Cache(..) | Kind::View => {
+                recorder.describe_counter(name, unit, metric.help.into());
+            }
+            Kind::Gauge(_) | Kind::Build => recorder.describe_gauge(name, unit, metric.help.into()),
+            Kind::Histogram => recorder.describe_histogram(name, unit, metric.help.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCS: &str = include_str!("../../docs/metrics.md");
+
+    #[test]
+    fn the_documentation_has_a_row_for_every_metric_and_for_nothing_else() {
+        let rows = DOCS.lines().filter_map(|line| line.strip_prefix("| `larder_"));
+        let rows: Vec<_> = rows.map(|row| row.split_once('`').unwrap()).collect();
+        let names: Vec<_> = rows.iter().map(|(name, _)| format!("larder_{name}")).collect();
+        assert_eq!(names, ALL.iter().map(|metric| metric.name).collect::<Vec<_>>());
+        for (metric, (_, row)) in ALL.iter().zip(rows) {
+            assert!(row.contains(metric.help), "{}: {row}", metric.name);
+            let kind = match metric.kind {
+                Kind::Query(..) | Kind::Cache(..) | Kind::View => "| counter |",
+                Kind::Gauge(_) | Kind::Build => "| gauge |",
+                Kind::Histogram => "| histogram |",
+            };
+            assert!(row.contains(kind), "{}: {row}", metric.name);
+            let labels: &[&str] = match &metric.kind {
+                Kind::Query(more, _) => &["namespace", "query", more.unwrap_or_default()],
+                Kind::Cache(more, _) => &["namespace", more.unwrap_or_default()],
+                Kind::Gauge(_) => &["namespace"],
+                Kind::Build => &["version"],
+                Kind::View => &["view"],
+                Kind::Histogram if metric.name == REFRESHES => &["view"],
+                Kind::Histogram => &["namespace", "query"],
+            };
+            for label in labels.iter().filter(|label| !label.is_empty()) {
+                assert!(row.contains(&format!("`{label}`")), "{}: {row}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_tell_their_unit_and_kind() {
+        for Metric { name, unit, kind, .. } in ALL {
+            let counts = matches!(kind, Kind::Query(..) | Kind::Cache(..) | Kind::View);
+            assert_eq!(name.ends_with("_total"), counts, "{name}");
+            let bare = name.trim_end_matches("_total");
+            assert_eq!(bare.ends_with("_bytes"), *unit == Unit::Bytes, "{name}");
+            assert_eq!(bare.ends_with("_seconds"), *unit == Unit::Seconds, "{name}");
+        }
+    }
+}

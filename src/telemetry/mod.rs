@@ -1,0 +1,7 @@
+//! What the cache reports of itself: counters, latencies, metrics, spans and events.
+
+pub(crate) mod metrics;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
+pub(crate) mod stats;
+pub(crate) mod trace;

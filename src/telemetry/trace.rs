@@ -1,0 +1,187 @@
+//! Spans and events for `tracing`: what the cache has to tell beside its numbers. Without the feature
+//! all of them are nothing.
+//!
+//! None of them holds SQL, a parameter, a value or a secret. A key is told by the first 16 digits of its
+//! hash, as its name in Redis shows them.
+
+mod span;
+
+use std::time::Duration;
+
+pub(crate) use self::span::Span;
+use crate::currency::{Currency, Stamp};
+use crate::refresh::postgres::RefreshError;
+use crate::refresh::{CheckReport, HookFailure, RefreshOutcome, RefreshReport};
+use crate::value::key::CacheKey;
+use crate::value::tag::Depends;
+
+/// A result was found and not served, because something that it depends on was invalidated.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn invalidated(
+    key: &CacheKey,
+    tier: &'static str,
+    currency: &Currency,
+    stamp: &Stamp,
+    (found, query): (&Depends, &Depends),
+) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::DEBUG)
+        && let Some((cell, at)) = currency.killer(stamp, found.cells())
+    {
+        let by = match cell {
+            None => "a new epoch: redis had lost what it knew".to_owned(),
+            Some(crate::value::tag::Cell::EVERYTHING) => "everything".to_owned(),
+            Some(cell) => {
+                // An entry from Redis knows its cells only; the query knows its tags.
+                let mut tags: Vec<&str> =
+                    found.named(cell).chain(query.named(cell)).map(|tag| tag.as_str()).collect();
+                tags.dedup();
+                match tags.as_slice() {
+                    [] => "the query itself, or a tag that its loader reported".to_owned(),
+                    tags => tags.join(" or "),
+                }
+            }
+        };
+        let key = &key.to_hex()[..16];
+        tracing::debug!(
+            target: "larder",
+            key,
+            tier,
+            by,
+            at,
+            loaded_as_of = stamp.asof,
+            epoch = stamp.epoch,
+            "a result was not served: it was invalidated after its load began"
+        );
+    }
+}
+
+/// The lineage of the directory in Redis has changed: all that was cached before is dead.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn epoch(from: u64, to: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        from,
+        to,
+        "redis counts invalidations anew: it was started, emptied or replaced, or this is the first \
+         time; results from before are not served any more"
+    );
+}
+
+/// The connection to Redis is gone, or there again.
+#[cfg(feature = "redis")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn connection(address: &str, up: bool) {
+    #[cfg(feature = "tracing")]
+    match up {
+        true => tracing::info!(target: "larder", address, "connected to redis"),
+        false => tracing::warn!(
+            target: "larder",
+            address,
+            "redis does not answer and is passed over; queries go to postgresql until it does"
+        ),
+    }
+}
+
+/// An invalidation could not be announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn unannounced(cells: usize) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        tags = cells,
+        "an invalidation is in force in this process and could not be announced to the others; it \
+         will be as soon as redis takes it"
+    );
+}
+
+/// A load has ended.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::TRACE) {
+        let key = &key.to_hex()[..16];
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::trace!(target: "larder", key, took_us, bytes, "a query was run");
+    }
+}
+
+/// An attempt to refresh a view came to an end without a failure.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refreshed(report: &RefreshReport) {
+    #[cfg(feature = "tracing")]
+    {
+        let (view, outcome) = (report.view(), report.outcome());
+        let took_ms = u64::try_from(report.duration().as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            RefreshOutcome::Refreshed(_) => {
+                tracing::info!(target: "larder", view, took_ms, %outcome, "a view was refreshed");
+            }
+            RefreshOutcome::Skipped(_) => {
+                tracing::debug!(target: "larder", view, %outcome, "a view was not refreshed");
+            }
+        }
+        for warning in report.warnings() {
+            tracing::warn!(target: "larder", view, warning, "a view was refreshed, with a warning");
+        }
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _: &RefreshOutcome = report.outcome();
+}
+
+/// An attempt to refresh a view failed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refresh_failed(error: &RefreshError, failures_in_a_row: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        view = error.view(),
+        failures_in_a_row,
+        %error,
+        "a view could not be refreshed"
+    );
+}
+
+/// A hook failed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn hook_failed(view: &str, failure: &HookFailure) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "larder", view, %failure, "a hook of a refresh failed");
+}
+
+/// A refresh was noticed that nobody had announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn noticed(view: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        view,
+        "somebody else has refreshed a view; results that read it are stale from now on"
+    );
+}
+
+/// Whether anybody would hear a warning.
+pub(crate) fn warns() -> bool {
+    #[cfg(feature = "tracing")]
+    return tracing::enabled!(target: "larder", tracing::Level::WARN);
+    #[cfg(not(feature = "tracing"))]
+    return false;
+}
+
+/// What was found out about a refresher's views at its start.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn found(report: &CheckReport) {
+    #[cfg(feature = "tracing")]
+    for check in report.views() {
+        for finding in check.findings() {
+            let view = check.view();
+            match finding.kind().is_fatal() {
+                true => {
+                    tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed");
+                }
+                false => tracing::warn!(target: "larder", view, %finding, "about a view"),
+            }
+        }
+    }
+}

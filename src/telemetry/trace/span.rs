@@ -1,0 +1,119 @@
+//! [`Span`]: what takes time, for `tracing`. Without the feature it is nothing.
+//!
+//! The fields are listed in `docs/tracing.md`. An outcome is a word of ours: the text of an error may
+//! show what its query was about.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::l2::{Found, StoreError};
+use crate::refresh::postgres::RefreshErrorKind;
+use crate::value::key::CacheKey;
+
+/// Cloning it gives the same span.
+#[derive(Clone)]
+pub(crate) struct Span {
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+#[cfg(feature = "tracing")]
+macro_rules! span {
+    ($level:ident, $name:literal, $($field:ident = $value:expr),*) => {
+        Span {
+            span: tracing::span!(
+                target: "larder",
+                tracing::Level::$level,
+                $name,
+                $($field = $value,)*
+                took_us = tracing::field::Empty,
+                bytes = tracing::field::Empty,
+                outcome = tracing::field::Empty,
+            ),
+        }
+    };
+}
+
+#[cfg(not(feature = "tracing"))]
+macro_rules! span {
+    ($level:ident, $name:literal, $($field:ident = $value:expr),*) => {
+        Span {}
+    };
+}
+
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+impl Span {
+    /// A load, from before its right to load is asked for until its result is in both tiers.
+    pub(crate) fn load(query: &str, key: &CacheKey) -> Span {
+        span!(DEBUG, "load", query = query, key = &key.to_hex()[..16])
+    }
+
+    /// A look into Redis.
+    pub(crate) fn look_up(query: &str, key: &CacheKey) -> Span {
+        span!(TRACE, "look_up", query = query, key = &key.to_hex()[..16])
+    }
+
+    /// An invalidation.
+    pub(crate) fn invalidate(tags: usize) -> Span {
+        span!(DEBUG, "invalidate", tags = tags)
+    }
+
+    /// An attempt to refresh a view.
+    pub(crate) fn refresh(view: &str) -> Span {
+        span!(INFO, "refresh", view = view)
+    }
+
+    /// What is done in it.
+    pub(crate) fn around<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        #[cfg(feature = "tracing")]
+        return tracing::Instrument::instrument(future, self.span.clone());
+        #[cfg(not(feature = "tracing"))]
+        return future;
+    }
+
+    /// How it came out.
+    pub(crate) fn ends(&self, outcome: &str, took: Duration, bytes: Option<usize>) {
+        #[cfg(feature = "tracing")]
+        {
+            self.span.record("took_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            if let Some(bytes) = bytes {
+                self.span.record("bytes", bytes);
+            }
+            self.span.record("outcome", outcome);
+        }
+    }
+
+    pub(crate) fn looked_up(&self, found: &Result<Found, StoreError>, took: Duration) {
+        let (outcome, bytes) = match found {
+            Ok(Found::Entry { bytes, .. }) => ("entry", Some(bytes.len())),
+            Ok(Found::Nothing) => ("nothing", None),
+            Err(StoreError::Unavailable) => ("unanswered", None),
+        };
+        self.ends(outcome, took, bytes);
+    }
+
+    pub(crate) fn failed(&self, error: &Error, took: Duration) {
+        self.ends(&word(&error.kind()), took, None);
+    }
+
+    pub(crate) fn refresh_failed(&self, kind: RefreshErrorKind, took: Duration) {
+        self.ends(&word(&kind), took, None);
+    }
+}
+
+/// `TooLarge` as `too_large`.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+fn word(kind: &impl fmt::Debug) -> String {
+    #[allow(unused_mut)]
+    let mut word = String::new();
+    #[cfg(feature = "tracing")]
+    for letter in format!("{kind:?}").chars() {
+        if letter.is_ascii_uppercase() && !word.is_empty() {
+            word.push('_');
+        }
+        word.push(letter.to_ascii_lowercase());
+    }
+    word
+}
