@@ -1,12 +1,10 @@
 //! How long a result lives and how long its load may take: set on the cache, overridden per query.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
-use crate::telemetry::stats::{Lane, Tally};
-use crate::value::tag::Depends;
+use crate::error::WrongSetting;
 
 /// The longest life that may be asked for. Anything above is taken for a slip of the unit.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -36,16 +34,6 @@ pub(crate) struct Negative {
     pub(crate) ttl: Duration,
 }
 
-/// What a query brings to each of its reads.
-pub(crate) struct Plan {
-    pub(crate) policy: Policy,
-    /// The tally's, here because a hit counts nothing else.
-    pub(crate) l1_hits: Lane,
-    pub(crate) tally: Arc<Tally>,
-    /// The cells of its declared tags and its own.
-    pub(crate) depends: Arc<Depends>,
-}
-
 /// The settings in force for one query.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
@@ -65,20 +53,6 @@ pub(crate) struct Policy {
     pub(crate) negative_sqlstates: Option<Negative>,
     /// XFetch's β; 0 for never.
     pub(crate) early_refresh: f64,
-}
-
-/// A setting that cannot be: which one, what was given, what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WrongSetting {
-    pub(crate) setting: &'static str,
-    pub(crate) given: String,
-    pub(crate) allowed: String,
-}
-
-impl fmt::Display for WrongSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is {}; allowed: {}", self.setting, self.given, self.allowed)
-    }
 }
 
 impl Default for Policy {

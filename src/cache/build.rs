@@ -12,19 +12,22 @@ use super::builder::QueryCacheBuilder;
 use super::builder::{RedisSettings, without_credentials};
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
+use crate::cache::collector::Collector;
 use crate::cache::inner::{Core, Phase};
+use crate::cache::publisher::Publisher;
 use crate::currency::Currency;
+use crate::error::WrongSetting;
 use crate::fleet::Fleet;
 use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Backplane;
 use crate::flight::Flights;
 use crate::l1::{Local, Sweeper};
 use crate::l2::Store;
-use crate::policy::{Policy, WrongSetting};
+use crate::policy::Policy;
 use crate::rows::ColumnSets;
+use crate::telemetry::counters::Counters;
 #[cfg(feature = "metrics")]
 use crate::telemetry::metrics::Reporter;
-use crate::telemetry::stats::{Counters, Numbers, Publisher};
 use crate::value::key::MacKey;
 
 const NAMESPACE: &str = "local";
@@ -69,12 +72,22 @@ impl QueryCacheBuilder {
         let counters = Arc::new(Counters::new(&namespace));
         let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
         let local = Local::new(self.max_bytes);
-        let numbers = Numbers::new(counters.clone(), local.clone(), self.max_bytes);
+        let collector = Collector::new(counters.clone(), local.clone(), self.max_bytes);
         let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
-            Publisher::start(&runtime, fleet.store.clone(), numbers.clone(), every)
+            Publisher::start(&runtime, fleet.store.clone(), collector.clone(), every)
         });
         #[cfg(feature = "metrics")]
-        let reporter = Reporter::start(&runtime, numbers.clone(), &namespace);
+        let reporter = Reporter::start(
+            &runtime,
+            Box::new({
+                let collector = collector.clone();
+                move || {
+                    let queries = collector.of_queries();
+                    (collector.of_cache(&queries), queries)
+                }
+            }),
+            &namespace,
+        );
         let core = Core {
             fleet,
             _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
@@ -90,7 +103,7 @@ impl QueryCacheBuilder {
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
             counters,
-            numbers,
+            collector,
             publisher,
             #[cfg(feature = "metrics")]
             _reporter: reporter,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::BoxError;
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 
 /// Why a cache could not be made: a setting out of range, or a Redis that does not answer.
 ///

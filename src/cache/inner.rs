@@ -8,6 +8,8 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::cache::collector::Collector;
+use crate::cache::publisher::Publisher;
 use crate::clock::Clock;
 use crate::currency::Currency;
 use crate::error::Error;
@@ -16,9 +18,9 @@ use crate::flight::Flights;
 use crate::l1::{Local, Sweeper};
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
+use crate::telemetry::counters::Counters;
 #[cfg(feature = "metrics")]
 use crate::telemetry::metrics::Reporter;
-use crate::telemetry::stats::{Counters, Numbers, Publisher};
 use crate::value::codec::Codec;
 use crate::value::key::MacKey;
 use crate::value::tag::Tag;
@@ -58,7 +60,7 @@ pub(crate) struct Core {
     pub(crate) columns: Arc<ColumnSets>,
     pub(crate) counters: Arc<Counters>,
     /// The same, and where others are.
-    pub(crate) numbers: Numbers,
+    pub(crate) collector: Collector,
     /// Ends with the cache.
     pub(crate) publisher: Option<Publisher>,
     /// Likewise.

@@ -11,6 +11,7 @@ use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Core, Load, Phase};
 use crate::cache::lookup::{Missed, Sight};
 use crate::clock;
@@ -21,12 +22,12 @@ use crate::fleet::{Fleet, Lease};
 use crate::flight::{Failure, Flight, Landing};
 use crate::l1::entry::{Held, Life};
 use crate::l2::entry::{self, Header};
-use crate::l2::{Ask, Done, Fill, LEASE, Leased, Token};
-use crate::policy::Plan;
-use crate::telemetry::stats::{count, count_bytes};
+use crate::l2::{Ask, Done, Fill, LEASE, Leased};
+use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
 use crate::value::tag::Tag;
+use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
 tokio::task_local! {
@@ -65,15 +66,15 @@ impl Core {
         self: Arc<Self>,
         flight: Flight,
         key: CacheKey,
-        plan: Arc<Plan>,
+        config: Arc<QueryConfig>,
         load: Reload<V>,
         missed: Missed,
     ) -> impl Future<Output = ()> + Send {
         // Here, and not in the task: it belongs to what its first caller does.
-        let span = Span::load(plan.tally.name(), &key);
+        let span = Span::load(config.tally.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
-            let flying = self.bring::<V>(&span, flight, key, plan, load, missed);
+            let flying = self.bring::<V>(&span, flight, key, config, load, missed);
             tokio::select! {
                 () = span.around(flying) => {}
                 // Nobody can be waiting. What the load holds is let go of, its lease first of all.
@@ -87,20 +88,20 @@ impl Core {
         span: &Span,
         flight: Flight,
         key: CacheKey,
-        plan: Arc<Plan>,
+        config: Arc<QueryConfig>,
         load: Reload<V>,
         missed: Missed,
     ) {
         let token = Token::random();
-        let deadline = plan.policy.load_deadline;
+        let deadline = config.policy.load_deadline;
         let mut attempt = Attempt::default();
         let run = async {
-            match self.right::<V>(&key, &plan, token, missed, &flight.urgent()).await {
+            match self.right::<V>(&key, &config, token, missed, &flight.urgent()).await {
                 Right::Found(landing) => return Ok(Err(landing)),
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
             }
-            self.run::<V>(&load, &plan, &flight.urgent(), &mut attempt).await.map(Ok)
+            self.run::<V>(&load, &config, &flight.urgent(), &mut attempt).await.map(Ok)
         };
         let outcome = match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
             Err(_) => Err(Error::deadline(deadline)),
@@ -116,12 +117,12 @@ impl Core {
                 return flight.land(Ok(landing));
             }
             Err(error) => {
-                count(&plan.tally.load_errors);
+                count(&config.tally.load_errors);
                 let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
-                span.failed(&error, took.unwrap_or_default());
+                span.failed(&error.kind(), took.unwrap_or_default());
                 if let Some((began, took)) = began.zip(took) {
-                    plan.tally.load_took(took);
-                    self.keep_failure(&key, &plan, &error, began);
+                    config.tally.load_took(took);
+                    self.keep_failure(&key, &config, &error, began);
                 }
                 // Given back with the word that there is no result, before those who wait here
                 // have the error and ask again.
@@ -131,24 +132,24 @@ impl Core {
         };
         let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
         let took = clock::since(ended, began);
-        plan.tally.load_took(took);
+        config.tally.load_took(took);
         let value = Arc::new(value);
-        let encoded = self.encode::<V>(&plan, &value);
+        let encoded = self.encode::<V>(&config, &value);
         let (bytes, empty) = match &encoded {
             Some((codec, payload)) => (payload.len(), V::is_empty(&value, *codec, payload)),
             None => (0, false),
         };
-        count_bytes(&plan.tally.loaded_bytes, bytes);
+        count_bytes(&config.tally.loaded_bytes, bytes);
         span.ends("loaded", took, encoded.is_some().then_some(bytes));
         trace::loaded(&key, took, encoded.is_some().then_some(bytes));
         let depends = match tags.is_empty() {
-            true => plan.depends.clone(),
-            false => Arc::new(plan.depends.and(tags)),
+            true => config.depends.clone(),
+            false => Arc::new(config.depends.and(tags)),
         };
-        let ttl = plan.policy.draw_ttl(empty);
-        let stored_life = ttl + plan.policy.longest_stale();
+        let ttl = config.policy.draw_ttl(empty);
+        let stored_life = ttl + config.policy.longest_stale();
         let ends = clock::after(ended, ttl);
-        let kept = plan.policy.kept(ended, clock::after(ended, stored_life));
+        let kept = config.policy.kept(ended, clock::after(ended, stored_life));
         let life = Life { as_of: began, born: ended, copied: ended, ends, kept };
         let held = Held::new(&key, value, bytes, life, (stamp, token), depends.clone());
         // Into memory before the callers have it, so that the next of them finds it there; into
@@ -182,7 +183,7 @@ impl Core {
         };
         count(match filled {
             Ok(true) => {
-                count_bytes(&plan.tally.l2_bytes_written, size);
+                count_bytes(&config.tally.l2_bytes_written, size);
                 &self.counters.l2_writes
             }
             Ok(false) => &self.counters.l2_overtaken,
@@ -194,7 +195,7 @@ impl Core {
     async fn right<V: Value>(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
         token: Token,
         mut missed: Missed,
         urgent: &Notify,
@@ -222,7 +223,7 @@ impl Core {
             };
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
-            let need = self.currency.newest(plan.depends.cells());
+            let need = self.currency.newest(config.depends.cells());
             let lease = fleet.ask(*key, token);
             match fleet.store.lease(key, Ask { token, at, need, seen, refused }).await {
                 Err(_) => {
@@ -242,7 +243,7 @@ impl Core {
                     }
                 }
             }
-            match self.find::<V>(key, plan, || {}).await {
+            match self.find::<V>(key, config, || {}).await {
                 Sight::Fresh(_, landing) => return Right::Found(landing),
                 Sight::Nothing(again) => missed = again,
             }
@@ -257,7 +258,7 @@ impl Core {
     async fn run<V: Value>(
         &self,
         load: &Reload<V>,
-        plan: &Plan,
+        config: &QueryConfig,
         urgent: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Loaded<V::Stored>, Error> {
@@ -271,7 +272,7 @@ impl Core {
         // of no use to him.
         let load = load.lock().unwrap_or_else(PoisonError::into_inner).take();
         let load = load.ok_or_else(Error::closed)?;
-        count(&plan.tally.loads);
+        count(&config.tally.loads);
         // The stamp first, then the load: what is invalidated while the query runs is not known to
         // the result.
         let (began, stamp) = (self.clock.now(), self.currency.stamp());
@@ -297,35 +298,36 @@ impl Core {
     fn keep_failure(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
         error: &Error,
         (began, stamp): (clock::Instant, Stamp),
     ) {
-        let Some(ttl) = error.sqlstate().and_then(|state| plan.policy.negative_life(state.code()))
+        let Some(ttl) =
+            error.sqlstate().and_then(|state| config.policy.negative_life(state.code()))
         else {
             return;
         };
         let now = self.clock.now();
         if self.local.get(key).is_some_and(|held| {
             held.failure().is_none()
-                && held.life.allows_stale(&plan.policy, plan.policy.stale_if_error, now)
+                && held.life.allows_stale(&config.policy, config.policy.stale_if_error, now)
         }) {
             return;
         }
         let ends = clock::after(now, ttl);
         let life = Life { as_of: began, born: now, copied: now, ends, kept: ends };
         let (error, origin) = (Arc::new(error.clone()), (stamp, Token::random()));
-        let held = Held::new(key, error, 0, life, origin, plan.depends.clone());
+        let held = Held::new(key, error, 0, life, origin, config.depends.clone());
         self.local.insert(*key, held);
     }
 
     /// The codec's number and the bytes to keep, unless the result is not to be kept.
-    fn encode<V: Value>(&self, plan: &Plan, value: &V::Stored) -> Option<(u8, Bytes)> {
+    fn encode<V: Value>(&self, config: &QueryConfig, value: &V::Stored) -> Option<(u8, Bytes)> {
         let Some((codec, payload)) = unless_it_panics(|| V::encode(value, self.codec)) else {
             count(&self.counters.unstorable);
             return None;
         };
-        if payload.len() > plan.policy.max_value_bytes {
+        if payload.len() > config.policy.max_value_bytes {
             count(&self.counters.oversized);
             return None;
         }

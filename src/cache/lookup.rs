@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::Core;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::flight::Landing;
 use crate::l1::entry::{Held, Life};
+use crate::l2::Found;
 use crate::l2::entry::{self, Opened};
-use crate::l2::{Found, Token};
-use crate::policy::Plan;
-use crate::telemetry::stats::{count, count_bytes};
+use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
 use crate::value::tag::Depends;
+use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
 /// What a look into Redis gave.
@@ -42,7 +43,7 @@ impl Core {
     pub(crate) async fn find<V: Value>(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
         answered: impl FnOnce(),
     ) -> Sight<V> {
         let Some(fleet) = &self.fleet else { return Sight::Nothing(Missed::Unreachable) };
@@ -50,15 +51,20 @@ impl Core {
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
         let shown = self.currency.stamp().moment;
-        let span = Span::look_up(plan.tally.name(), key);
+        let span = Span::look_up(config.tally.name(), key);
         let found = span.around(fleet.look(key)).await;
         let took = clock::since(self.clock.now(), asked);
-        span.looked_up(&found, took);
-        plan.tally.looked_up(took);
+        let (outcome, bytes) = match &found {
+            Ok(Found::Entry { bytes, .. }) => ("entry", Some(bytes.len())),
+            Ok(Found::Nothing) => ("nothing", None),
+            Err(_) => ("unanswered", None),
+        };
+        span.ends(outcome, took, bytes);
+        config.tally.looked_up(took);
         answered();
         let (bytes, now) = match found {
             Ok(Found::Entry { bytes, now }) => {
-                count_bytes(&plan.tally.l2_bytes_read, bytes.len());
+                count_bytes(&config.tally.l2_bytes_read, bytes.len());
                 (bytes, now)
             }
             Ok(Found::Nothing) => {
@@ -77,13 +83,13 @@ impl Core {
         let seen = Missed::Unwanted(opened.header.token);
         let at = opened.header.at;
         let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
-        let depends = depends(&opened, plan);
+        let depends = depends(&opened, config);
         // Before it is decoded: what was invalidated is not worth it.
         let current = self.currency.is_current(&stamp, depends.cells());
         if !current {
-            count(&plan.tally.outdated);
-            trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &plan.depends));
-            if !plan.policy.allow_invalidated {
+            count(&config.tally.outdated);
+            trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &config.depends));
+            if !config.policy.allow_invalidated {
                 return Sight::Nothing(seen);
             }
         }
@@ -94,11 +100,11 @@ impl Core {
             count(&self.counters.l2_refused);
             return Sight::Nothing(Missed::Refused(opened.header.token));
         };
-        let life = life(&opened, asked, stored_for, remaining, plan);
+        let life = life(&opened, asked, stored_for, remaining, config);
         let now = self.clock.now();
-        let fresh = current && life.is_fresh(&plan.policy, now);
-        let longest = plan.policy.longest_stale();
-        if !fresh && !life.allows_stale(&plan.policy, longest, now) {
+        let fresh = current && life.is_fresh(&config.policy, now);
+        let longest = config.policy.longest_stale();
+        if !fresh && !life.allows_stale(&config.policy, longest, now) {
             count(&self.counters.l2_misses);
             return Sight::Nothing(seen);
         }
@@ -124,11 +130,11 @@ impl Core {
 }
 
 /// What the entry depends on. Nearly always these are the query's own tags, whose names are known.
-fn depends(opened: &Opened, plan: &Plan) -> Arc<Depends> {
-    match plan.depends.numbers() == opened.cells {
-        true => plan.depends.clone(),
+fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Depends> {
+    match config.depends.numbers() == opened.cells {
+        true => config.depends.clone(),
         // A reader that declares more than the writer did is right as well.
-        false => Arc::new(plan.depends.with_cells(&opened.cells)),
+        false => Arc::new(config.depends.with_cells(&opened.cells)),
     }
 }
 
@@ -137,7 +143,7 @@ fn life(
     asked: Instant,
     stored_for: Duration,
     remaining: Duration,
-    plan: &Plan,
+    config: &QueryConfig,
 ) -> Life {
     let before = |instant: Instant, by: Duration| {
         instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
@@ -145,6 +151,6 @@ fn life(
     let born = before(asked, stored_for);
     let dies = clock::after(asked, remaining);
     let ends = clock::after(born, opened.header.ttl).min(dies);
-    let kept = plan.policy.kept(asked, dies);
+    let kept = config.policy.kept(asked, dies);
     Life { as_of: before(born, opened.header.load), born, copied: asked, ends, kept }
 }

@@ -3,9 +3,14 @@
 mod build;
 pub(crate) mod build_error;
 pub(crate) mod builder;
+mod collector;
+pub(crate) mod config;
 pub(crate) mod inner;
 pub(crate) mod load;
 pub(crate) mod lookup;
+mod publisher;
+#[cfg(all(test, feature = "redis"))]
+mod publisher_tests;
 pub(crate) mod read;
 pub(crate) mod serve;
 
@@ -16,20 +21,22 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::timeout;
 
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Core, Load, Phase};
 use crate::cache::load::{LOADING, Reload};
 use crate::cache::lookup::{Missed, Sight};
 use crate::cache::serve::Asked;
 use crate::error::{Error, ErrorKind};
 use crate::flight::{Arrival, Failure, Flights, Joined};
-use crate::l2::Token;
-use crate::policy::Plan;
-use crate::telemetry::stats::{CacheStats, QueryStats, count};
+use crate::l2::Store;
+use crate::telemetry::counters::count;
+use crate::telemetry::stats::{CacheStats, QueryStats};
 use crate::telemetry::trace::{self, Span};
 use crate::value::Value;
 use crate::value::answer::{Answer, Origin};
 use crate::value::key::CacheKey;
 use crate::value::tag::{Cell, Tag};
+use crate::value::token::Token;
 
 /// A cache of query results: in memory, over a Redis that other processes share.
 ///
@@ -71,6 +78,11 @@ impl QueryCache {
         QueryCache { _last: Arc::new(LastHandle(core.clone())), core }
     }
 
+    /// The shared tier, if there is one.
+    pub(crate) fn shared_tier(&self) -> Option<Arc<dyn Store>> {
+        self.core.fleet.as_ref().map(|fleet| fleet.store.clone())
+    }
+
     /// What the cache did since it was built.
     ///
     /// ```
@@ -89,12 +101,12 @@ impl QueryCache {
     /// # }
     /// ```
     pub fn stats(&self) -> CacheStats {
-        self.core.numbers.of_cache(&self.query_stats())
+        self.core.collector.of_cache(&self.query_stats())
     }
 
     /// What the cache did for each query since it was built, by [name](crate::Query::name).
     pub fn query_stats(&self) -> Vec<QueryStats> {
-        self.core.numbers.of_queries()
+        self.core.collector.of_queries()
     }
 
     /// Makes all results stale that depend on one of these tags: in this process at once, in all
@@ -213,12 +225,12 @@ impl Core {
     pub(crate) async fn miss<V: Value>(
         self: Arc<Self>,
         key: CacheKey,
-        plan: Arc<Plan>,
+        config: Arc<QueryConfig>,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
-        let tally = plan.tally.clone();
-        let outcome = self.seek(key, plan, load).await;
+        let tally = config.tally.clone();
+        let outcome = self.seek(key, config, load).await;
         tally.answered(&outcome);
         outcome
     }
@@ -226,13 +238,13 @@ impl Core {
     async fn seek<V: Value>(
         self: Arc<Self>,
         key: CacheKey,
-        plan: Arc<Plan>,
+        config: Arc<QueryConfig>,
         load: Load<V::Stored>,
     ) -> Result<Answer<V>, Error> {
         let begin = tokio::time::Instant::now();
         let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
-        let deadline = plan.policy.load_deadline;
-        if let Some(settled) = self.settle::<V>(&key, &plan, asked).await {
+        let deadline = config.policy.load_deadline;
+        if let Some(settled) = self.settle::<V>(&key, &config, asked).await {
             return settled;
         }
         // A task that runs the query takes it from here. One that is dropped before, with a runtime
@@ -249,7 +261,7 @@ impl Core {
             let (mut passenger, origin) = match joined {
                 Joined::Later(passenger) => {
                     // A new one is on the way; whoever may be served an old one need not wait.
-                    if let Some(stale) = self.while_revalidating::<V>(&key, &plan) {
+                    if let Some(stale) = self.while_revalidating::<V>(&key, &config) {
                         return Ok(stale);
                     }
                     (passenger, Origin::Coalesced)
@@ -258,11 +270,11 @@ impl Core {
                     // The flight that was under way when we found nothing in memory may have stored
                     // its result and ended since. From here on nobody else can start one.
                     if self.local.has(&key)
-                        && let Some(hit) = self.hit(&key, &plan)
+                        && let Some(hit) = self.hit(&key, &config)
                     {
                         return Ok(hit.answer);
                     }
-                    let missed = match self.find::<V>(&key, &plan, || flight.found()).await {
+                    let missed = match self.find::<V>(&key, &config, || flight.found()).await {
                         Sight::Fresh(value, landing) => {
                             let (now, held) = (self.clock.now(), &landing.held);
                             let (age, life, token) = (held.age(now), held.life, held.token);
@@ -272,11 +284,11 @@ impl Core {
                                 self.local.insert(key, held.clone());
                             }
                             flight.land(Ok(landing));
-                            if plan
+                            if config
                                 .policy
-                                .is_due_early(life.load(), life.remaining(&plan.policy, now))
+                                .is_due_early(life.load(), life.remaining(&config.policy, now))
                             {
-                                self.reload::<V>(key, &plan, load, token);
+                                self.reload::<V>(key, &config, load, token);
                             }
                             return Ok(Answer::new(V::of(value), Origin::L2, age));
                         }
@@ -287,11 +299,11 @@ impl Core {
                         joined = self.flights.join(key);
                         continue;
                     };
-                    let stale = self.while_revalidating::<V>(&key, &plan);
+                    let stale = self.while_revalidating::<V>(&key, &config);
                     place.spawn(self.clone().fly::<V>(
                         flight,
                         key,
-                        plan.clone(),
+                        config.clone(),
                         load.clone(),
                         missed,
                     ));
@@ -309,12 +321,12 @@ impl Core {
             joined = match timeout(deadline + GRACE, arrival).await {
                 Err(_) => {
                     self.flights.forget(key, &passenger);
-                    return self.or_stale(&key, &plan, Error::deadline(deadline));
+                    return self.or_stale(&key, &config, Error::deadline(deadline));
                 }
                 Ok(Arrival::Landed(Ok(landing))) => {
                     let now = self.clock.now();
                     let age = landing.held.age(now);
-                    let fresh = self.serves(&landing, &plan, asked, now);
+                    let fresh = self.serves(&landing, &config, asked, now);
                     match landing.held.value() {
                         _ if !fresh => self.flights.join(key),
                         Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
@@ -335,12 +347,12 @@ impl Core {
                 // The table it did not find may be what the invalidation was about.
                 Ok(Arrival::Landed(Err(Failure { stamp: Some(stamp), .. })))
                     if stamp.moment <= asked.moment
-                        && !self.currency.is_current(&stamp, plan.depends.cells()) =>
+                        && !self.currency.is_current(&stamp, config.depends.cells()) =>
                 {
                     self.flights.join(key)
                 }
                 Ok(Arrival::Landed(Err(failure))) => {
-                    return self.or_stale(&key, &plan, failure.error);
+                    return self.or_stale(&key, &config, failure.error);
                 }
                 Ok(Arrival::Vanished) => {
                     if load.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
@@ -364,16 +376,16 @@ impl Core {
     pub(crate) fn reload<V: Value>(
         self: &Arc<Self>,
         key: CacheKey,
-        plan: &Arc<Plan>,
+        config: &Arc<QueryConfig>,
         load: Reload<V>,
         seen: Token,
     ) {
         let Joined::First(flight) = self.flights.join(key) else { return };
-        let until = tokio::time::Instant::now() + plan.policy.load_deadline + GRACE;
+        let until = tokio::time::Instant::now() + config.policy.load_deadline + GRACE;
         if flight.loads(until).is_some() {
             count(&self.counters.refreshes);
             let flying =
-                self.clone().fly::<V>(flight, key, plan.clone(), load, Missed::Unwanted(seen));
+                self.clone().fly::<V>(flight, key, config.clone(), load, Missed::Unwanted(seen));
             self.place().spawn(flying);
         }
     }

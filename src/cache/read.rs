@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Core, Load};
 use crate::error::Error;
-use crate::l2::Token;
-use crate::policy::Plan;
 use crate::value::Value;
 use crate::value::answer::Answer;
 use crate::value::key::CacheKey;
+use crate::value::token::Token;
 
 /// A read under way: await it for the result, or its [`answer`](Read::answer) for the result with
 /// its origin and age.
@@ -43,7 +43,7 @@ impl<V: Value, L: FnOnce() -> Load<V::Stored>> OnMiss<V> for L {}
 enum State<'q, V, L> {
     /// Not polled yet.
     Fresh {
-        call: Result<(CacheKey, &'q Arc<Plan>), Error>,
+        call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
         detach: L,
     },
     /// Not in memory: this waits for Redis or the query. Only here the heap is touched.
@@ -55,7 +55,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     /// `detach` makes the load independent of everything borrowed; it is called on a miss.
     pub(crate) fn new(
         core: &'q Arc<Core>,
-        call: Result<(CacheKey, &'q Arc<Plan>), Error>,
+        call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
         detach: L,
     ) -> Read<'q, V, L> {
         Read { core, state: State::Fresh { call, detach } }
@@ -81,8 +81,8 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     #[inline]
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<V>, Error>> {
         if let State::Fresh { call, .. } = &self.state {
-            if let Ok((key, plan)) = call
-                && let Some(hit) = self.core.hit(key, plan)
+            if let Ok((key, config)) = call
+                && let Some(hit) = self.core.hit(key, config)
             {
                 match hit.due {
                     None => self.state = State::Done,
@@ -109,19 +109,19 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     /// Loads in the background what was served from memory for one of the last times.
     #[cold]
     fn reload(&mut self, seen: Token) {
-        if let State::Fresh { call: Ok((key, plan)), detach } =
+        if let State::Fresh { call: Ok((key, config)), detach } =
             std::mem::replace(&mut self.state, State::Done)
         {
             let load = Arc::new(Mutex::new(Some(detach())));
-            self.core.reload::<V>(key, plan, load, seen);
+            self.core.reload::<V>(key, config, load, seen);
         }
     }
 
     #[cold]
     fn go_slow(&mut self) -> Result<(), Error> {
         if let State::Fresh { call, detach } = std::mem::replace(&mut self.state, State::Done) {
-            let (key, plan) = call?;
-            let missed = self.core.clone().miss(key, plan.clone(), detach());
+            let (key, config) = call?;
+            let missed = self.core.clone().miss(key, config.clone(), detach());
             self.state = State::Slow(Box::pin(missed));
         }
         Ok(())

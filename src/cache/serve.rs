@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::Core;
 use crate::clock::{self, Instant};
 use crate::error::Error;
 use crate::flight::Landing;
 use crate::l1::entry::Held;
-use crate::l2::Token;
-use crate::policy::Plan;
-use crate::telemetry::stats::count;
+use crate::telemetry::counters::count;
 use crate::telemetry::trace;
 use crate::value::Value;
 use crate::value::answer::{Answer, Origin, Staleness};
 use crate::value::key::CacheKey;
+use crate::value::token::Token;
 
 /// When a read began.
 #[derive(Clone, Copy)]
@@ -33,19 +33,19 @@ pub(crate) struct Hit<V> {
 impl Core {
     /// A hit in memory: no lock of ours, no allocation, one look at the clock.
     #[inline]
-    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, plan: &Plan) -> Option<Hit<V>> {
+    pub(crate) fn hit<V: Value>(&self, key: &CacheKey, config: &QueryConfig) -> Option<Hit<V>> {
         let now = self.clock.now();
         let hit = self.local.read(key, |held| {
-            if !held.life.allows(&plan.policy, now) || !self.is_current(held, now) {
+            if !held.life.allows(&config.policy, now) || !self.is_current(held, now) {
                 return None;
             }
-            let remaining = held.life.remaining(&plan.policy, now);
-            let due = plan.policy.is_due_early(held.life.load(), remaining);
+            let remaining = held.life.remaining(&config.policy, now);
+            let due = config.policy.is_due_early(held.life.load(), remaining);
             let value = V::of(held.value::<V::Stored>()?);
             let answer = Answer::new(value, Origin::L1, held.age(now));
             Some(Hit { answer, due: due.then_some(held.token) })
         })?;
-        plan.l1_hits.add();
+        config.l1_hits.add();
         Some(hit)
     }
 
@@ -68,31 +68,31 @@ impl Core {
     pub(crate) async fn settle<V: Value>(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
         asked: Asked,
     ) -> Option<Result<Answer<V>, Error>> {
         if let Some(fleet) = &self.fleet
             && fleet.store.is_connected()
             && !fleet.is_confirmed()
             && fleet.confirm().await
-            && let Some(hit) = self.hit(key, plan)
+            && let Some(hit) = self.hit(key, config)
         {
             return Some(Ok(hit.answer));
         }
         let held = self.local.get(key)?;
         if !self.currency.is_current(&held.stamp, held.depends.cells()) {
-            count(&plan.tally.outdated);
-            let depends = (&*held.depends, &*plan.depends);
+            count(&config.tally.outdated);
+            let depends = (&*held.depends, &*config.depends);
             trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
             return None;
         }
         let failure = held.failure()?;
-        if !held.life.allows(&plan.policy, asked.at) || !self.is_current(&held, asked.at) {
+        if !held.life.allows(&config.policy, asked.at) || !self.is_current(&held, asked.at) {
             return None;
         }
         // Only for queries that asked for it.
-        plan.policy.negative_life(failure.sqlstate()?.code())?;
-        count(&plan.tally.negative_hits);
+        config.policy.negative_life(failure.sqlstate()?.code())?;
+        count(&config.tally.negative_hits);
         Some(Err(failure))
     }
 
@@ -105,53 +105,58 @@ impl Core {
     pub(crate) fn serves(
         &self,
         Landing { held, shown }: &Landing,
-        plan: &Plan,
+        config: &QueryConfig,
         asked: Asked,
         now: Instant,
     ) -> bool {
         held.stamp.moment > asked.moment
-            || *shown > asked.moment && held.life.is_fresh(&plan.policy, now)
-            || held.life.allows(&plan.policy, now) && self.is_current(held, asked.at)
+            || *shown > asked.moment && held.life.is_fresh(&config.policy, now)
+            || held.life.allows(&config.policy, now) && self.is_current(held, asked.at)
     }
 
     /// The stale result that may be served while a new one is loaded.
     pub(crate) fn while_revalidating<V: Value>(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
     ) -> Option<Answer<V>> {
-        self.stale(key, plan, plan.policy.stale_while_revalidate)
+        self.stale(key, config, config.policy.stale_while_revalidate)
     }
 
     /// The error of a load, or the stale result that may be served instead.
     pub(crate) fn or_stale<V: Value>(
         &self,
         key: &CacheKey,
-        plan: &Plan,
+        config: &QueryConfig,
         error: Error,
     ) -> Result<Answer<V>, Error> {
-        self.stale(key, plan, plan.policy.stale_if_error).ok_or(error)
+        self.stale(key, config, config.policy.stale_if_error).ok_or(error)
     }
 
     /// What is in memory, if it may be served for so long beyond its time to live.
-    fn stale<V: Value>(&self, key: &CacheKey, plan: &Plan, beyond: Duration) -> Option<Answer<V>> {
+    fn stale<V: Value>(
+        &self,
+        key: &CacheKey,
+        config: &QueryConfig,
+        beyond: Duration,
+    ) -> Option<Answer<V>> {
         if beyond.is_zero() {
             return None;
         }
         let (held, now) = (self.local.get(key)?, self.clock.now());
-        if !held.life.allows_stale(&plan.policy, beyond, now) {
+        if !held.life.allows_stale(&config.policy, beyond, now) {
             return None;
         }
         let staleness = match self.is_current(&held, now) {
             // The new one has come already.
-            true if held.life.allows(&plan.policy, now) => {
+            true if held.life.allows(&config.policy, now) => {
                 let age = held.age(now);
                 let value = held.value::<V::Stored>()?;
-                plan.l1_hits.add();
+                config.l1_hits.add();
                 return Some(Answer::new(V::of(value), Origin::L1, age));
             }
             true => Staleness::Expired,
-            false if plan.policy.allow_invalidated => Staleness::Invalidated,
+            false if config.policy.allow_invalidated => Staleness::Invalidated,
             false => return None,
         };
         let age = held.age(now);

@@ -13,7 +13,7 @@ use crate::clock::{self, Clock};
 use crate::currency::{Currency, Heard};
 use crate::fleet::notices::Backplane;
 use crate::l2::{Store, StoreError};
-use crate::telemetry::stats::{Counters, count};
+use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
 
 /// How often the table is confirmed while the cache is in use.

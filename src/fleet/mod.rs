@@ -15,9 +15,10 @@ use crate::clock::Clock;
 use crate::currency::{Currency, Position};
 use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Backplane;
-use crate::l2::{Done, Fill, Found, Glance, LEASE, Store, StoreError, Token};
+use crate::l2::{Done, Fill, Found, Glance, LEASE, Store, StoreError};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 /// The shared tier, and what keeps this process's table of what is current in step with it.
 pub(crate) struct Fleet {

@@ -290,9 +290,9 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::l1::entry::Life;
-    use crate::l2::Token;
     use crate::value::key::{Digest, KeyEncoder, Shape};
     use crate::value::tag::{Cell, Depends};
+    use crate::value::token::Token;
     use futures_util::FutureExt;
 
     const PATIENCE: Duration = Duration::from_secs(5);

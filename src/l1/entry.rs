@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::error::Error;
-use crate::l2::Token;
 use crate::policy::Policy;
 use crate::value::key::CacheKey;
 use crate::value::tag::Depends;
+use crate::value::token::Token;
 
 /// What moka, the key and the allocator take for an entry beside its value, roughly; it counts
 /// against the bound, so that a million tiny results do not take what a few large ones may.

@@ -7,9 +7,9 @@ use super::front::{Front, MOST, ROOM, SHARE, SLOT, SLOTS};
 use crate::clock::Instant;
 use crate::currency::Stamp;
 use crate::l1::entry::{Held, Life};
-use crate::l2::Token;
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::tag::{Cell, Depends};
+use crate::value::token::Token;
 
 /// Room for a front of one set.
 const ONE_SET: u64 = ROOM * SHARE * SLOTS;

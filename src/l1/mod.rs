@@ -167,9 +167,9 @@ mod tests {
     use super::*;
     use crate::currency::Stamp;
     use crate::l1::entry::Life;
-    use crate::l2::Token;
     use crate::value::key::{Digest, KeyEncoder, Shape};
     use crate::value::tag::{Cell, Depends};
+    use crate::value::token::Token;
     use std::collections::HashSet;
     use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -32,10 +32,10 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::currency::Position;
-use crate::l2::Token;
 use crate::value::checksum;
 use crate::value::key::{CacheKey, MacKey};
 use crate::value::tag::Depends;
+use crate::value::token::Token;
 
 const MAGIC: [u8; 4] = *b"LRDR";
 pub(crate) const FORMAT: u8 = 3;

@@ -15,13 +15,13 @@ use bytes::Bytes;
 use fastrand::Rng;
 
 use crate::currency::Position;
-use crate::l2::Token;
 use crate::l2::entry::{self, Header};
 use crate::rows::{ColumnSets, Image, Rows};
 use crate::value::Value;
 use crate::value::codec::Codec;
 use crate::value::key::{CacheKey, Digest, KeyEncoder, MacKey, Shape};
 use crate::value::tag::{Cell, Depends, Tag};
+use crate::value::token::Token;
 
 fn variable<T: FromStr>(name: &str, default: T) -> T
 where

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::namespace::{MILLISECOND, Namespace};
-use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError, Token};
+use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError};
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
-use crate::telemetry::stats::Snapshot;
+use crate::l2::Snapshot;
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 /// Stands in for Redis in tests: several caches of one process form a fleet over it, without a
 /// server.

@@ -13,7 +13,6 @@ pub(crate) mod redis;
 #[cfg(feature = "cli")]
 pub(crate) mod tls;
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,9 +20,9 @@ use futures_util::future::BoxFuture;
 
 use crate::clock::Instant;
 use crate::currency::Position;
-use crate::telemetry::stats::Snapshot;
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 /// The shared tier: entries, their leases, and the directory of what was invalidated.
 ///
@@ -108,6 +107,14 @@ pub(crate) trait Store: Send + Sync {
     ) -> BoxFuture<'a, Result<Position, StoreError>>;
 }
 
+/// What is under a process's name in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) bytes: Bytes,
+    /// How long it had to last when the store was asked.
+    pub(crate) remaining: Duration,
+}
+
 /// The answer to a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glance {
@@ -130,22 +137,6 @@ pub(crate) enum Found {
         /// no more remains of the entry's life than from here to [`Fill::ends`].
         now: u64,
     },
-}
-
-/// The name of one load, in its lease and in its entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Token(pub(crate) [u8; 16]);
-
-impl Token {
-    pub(crate) fn random() -> Token {
-        Token(fastrand::u128(..).to_be_bytes())
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({:032x})", u128::from_be_bytes(self.0))
-    }
 }
 
 /// A request for a lease.

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{Ask, Done, Fill, Found, LEASE, Leased, Notice, Token};
+use super::{Ask, Done, Fill, Found, LEASE, Leased, Notice};
 use crate::clock::{self, Instant};
 use crate::currency::Position;
 use crate::l2::entry;
 use crate::value::key::{CacheKey, KeyHasher};
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 /// In nanoseconds, as the model's clock counts.
 pub(super) const MILLISECOND: u64 = 1_000_000;

@@ -14,13 +14,15 @@ use serde::de::DeserializeOwned;
 pub use self::bound::Bound;
 
 use crate::cache::QueryCache;
+use crate::cache::config::QueryConfig;
 use crate::cache::inner::Core;
 use crate::cache::read::{OnMiss, Read};
+use crate::error::WrongSetting;
 use crate::error::{BoxError, Error};
-use crate::policy::{Negative, Plan, Settings, WrongSetting};
+use crate::policy::{Negative, Settings};
 use crate::postgres::Source;
 use crate::rows::Rows;
-use crate::telemetry::stats::{Tally, check_name};
+use crate::telemetry::counters::{Tally, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::param::{Also, Param, Params};
 use crate::value::tag::{Depends, Tag, Tagged};
@@ -56,7 +58,7 @@ pub struct Query {
 #[derive(Clone)]
 struct Prepared {
     digest: Digest,
-    plan: Arc<Plan>,
+    config: Arc<QueryConfig>,
 }
 
 impl QueryCache {
@@ -358,8 +360,8 @@ impl Query {
             let depends = Arc::new(Depends::new(self.tags.iter().cloned(), digest.cell()));
             let tally = self.tally(&digest).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = tally.l1_hits.clone();
-            let plan = Plan { policy, l1_hits, tally, depends };
-            Ok(Prepared { digest, plan: Arc::new(plan) })
+            let config = QueryConfig { policy, l1_hits, tally, depends };
+            Ok(Prepared { digest, config: Arc::new(config) })
         });
         prepared.as_ref().map_err(Error::clone)
     }
@@ -383,17 +385,17 @@ impl Query {
         Ok(queries.of(&name))
     }
 
-    /// The key of a call, and the plan for it.
+    /// The key of a call, and the config for it.
     #[inline]
     pub(crate) fn call<P: Params>(
         &self,
         shape: Shape,
         params: &P,
-    ) -> Result<(CacheKey, &Arc<Plan>), Error> {
-        let Prepared { digest, plan } = self.prepared()?;
+    ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
+        let Prepared { digest, config } = self.prepared()?;
         let mut encoder = KeyEncoder::new(*digest, shape);
         params.encode(&mut encoder);
-        Ok((encoder.finish(), plan))
+        Ok((encoder.finish(), config))
     }
 
     #[inline]
@@ -411,7 +413,7 @@ impl fmt::Debug for Query {
         let mut all = f.debug_struct("Query");
         all.field("sql", &self.sql);
         if let Ok(prepared) = self.prepared() {
-            all.field("name", &prepared.plan.tally.name());
+            all.field("name", &prepared.config.tally.name());
         }
         all.finish_non_exhaustive()
     }

@@ -6,37 +6,11 @@ use tokio_postgres::Error;
 
 use super::notes::Basis;
 use super::shared::Shared;
-use super::turn::Occasion;
+use super::trigger::{Doubt, Trigger};
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::sight;
 use crate::refresh::postgres::transaction::Turn;
 use crate::refresh::postgres::writes::{self, COUNTED_SINCE, Owing, REPORTED_AFTER};
-
-/// How sure to be that nothing was written.
-#[derive(Debug, Clone)]
-pub(super) enum Patience {
-    /// There is time to ask again.
-    Waiting(Option<Doubt>),
-    /// It was long enough: any doubt means a refresh.
-    Over,
-}
-
-/// Sessions may have written what they have not reported.
-#[derive(Debug, Clone)]
-pub(super) struct Doubt {
-    /// When this was first asked, by PostgreSQL's clock.
-    first: i64,
-    /// Those that still may, of what they wrote before that, after the time in which idle ones
-    /// report.
-    owing: Option<Vec<Owing>>,
-}
-
-impl Doubt {
-    /// Whether it is about sessions that had the time to report, and were busy instead.
-    pub(super) fn is_late(&self) -> bool {
-        self.owing.is_some()
-    }
-}
 
 pub(super) enum Verdict {
     Changed,
@@ -53,9 +27,9 @@ impl Shared {
         &self,
         turn: &mut Turn,
         last: Option<&Basis>,
-        occasion: &Occasion,
+        trigger: &Trigger,
     ) -> Result<(Option<Basis>, Verdict), Error> {
-        let verdict = match (last, occasion.patience()) {
+        let verdict = match (last, trigger.patience()) {
             (Some(last), Some(doubt)) => doubts(turn, last, doubt).await?,
             _ => Verdict::Changed,
         };

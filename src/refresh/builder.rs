@@ -9,6 +9,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
+use super::events;
 use super::follow::{self, Followed};
 use super::hook::{Hooks, RefreshHook};
 use super::notes::Notes;
@@ -20,7 +21,7 @@ use super::ticks;
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 use crate::postgres::CancelTls;
 use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
@@ -43,6 +44,17 @@ pub struct RefresherBuilder {
     listen: Option<Listen>,
     shutdown_deadline: Duration,
     clock: Clock,
+}
+
+impl Refresher {
+    /// Settings for a refresher on this pool; a [`CancelTls`] where connections must be encrypted.
+    ///
+    /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
+    /// on. A refresh takes a connection for as long as it lasts; looking for refreshes by others, and
+    /// cancelling a refresh, takes one for a moment.
+    pub fn builder(pool: impl Into<CancelTls>) -> RefresherBuilder {
+        RefresherBuilder::new(pool.into())
+    }
 }
 
 impl RefresherBuilder {
@@ -199,7 +211,7 @@ impl RefresherBuilder {
             views.push(self.line_up(view, schedule, &runtime));
         }
         let shared = Arc::new(Shared {
-            notes: Notes::new(&self.caches),
+            notes: Notes::new(self.caches.iter().map(QueryCache::shared_tier).collect()),
             source,
             caches: self.caches,
             views,
@@ -216,7 +228,7 @@ impl RefresherBuilder {
         metrics::describe();
         for cache in &shared.caches {
             let views = Arc::downgrade(&shared);
-            cache.core.numbers.add(Box::new(move || Some(views.upgrade()?.published())));
+            cache.core.collector.add(Box::new(move || Some(views.upgrade()?.published())));
         }
         let mut followed = Followed::new(&shared);
         let looked = followed.look(&shared).await;
@@ -240,7 +252,7 @@ impl RefresherBuilder {
         if trace::warns()
             && let Ok(report) = refresher.check().await
         {
-            trace::found(&report);
+            events::found(&report);
         }
         Ok(refresher)
     }

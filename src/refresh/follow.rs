@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::backoff;
+use super::events;
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::error::BoxError;
@@ -15,8 +16,6 @@ use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::listen::Listen;
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::sight;
-use crate::telemetry::metrics;
-use crate::telemetry::trace;
 
 /// How long a process of the fleet has to announce what it has committed. After that it is dead, or
 /// cut off, and whoever notices announces it.
@@ -106,8 +105,7 @@ impl Shared {
         }
         if noticed {
             view.status().noticed += 1;
-            trace::noticed(view.name());
-            metrics::noticed(view.name());
+            events::noticed(view.name());
         }
         true
     }

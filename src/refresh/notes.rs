@@ -13,8 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::cache::QueryCache;
-use crate::fleet::Fleet;
+use crate::l2::Store;
 
 /// What a refresh says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +40,16 @@ pub(super) struct Basis {
 }
 
 pub(super) struct Notes {
-    caches: Vec<Option<Arc<Fleet>>>,
+    stores: Vec<Option<Arc<dyn Store>>>,
     /// What this process has noted: all there is for a cache that has no shared tier, and for others
     /// the first place to look.
     own: Mutex<HashMap<String, Bytes>>,
 }
 
 impl Notes {
-    pub(super) fn new(caches: &[QueryCache]) -> Notes {
-        let caches = caches.iter().map(|cache| cache.core.fleet.clone()).collect();
-        Notes { caches, own: Mutex::default() }
+    /// Of caches, each with its shared tier if it has one.
+    pub(super) fn new(stores: Vec<Option<Arc<dyn Store>>>) -> Notes {
+        Notes { stores, own: Mutex::default() }
     }
 
     /// What the refresh that made this state of a view says about itself.
@@ -60,8 +59,8 @@ impl Notes {
         if let Some(note) = self.own(&name).as_ref().and_then(about) {
             return Some(note);
         }
-        for fleet in self.caches.iter().flatten() {
-            if let Ok(Some(bytes)) = fleet.store.noted(&name).await
+        for store in self.stores.iter().flatten() {
+            if let Ok(Some(bytes)) = store.noted(&name).await
                 && let Some(note) = about(&bytes)
             {
                 return Some(note);
@@ -74,16 +73,16 @@ impl Notes {
     pub(super) async fn write(&self, view: &str, note: &Note) {
         let (name, bytes) = (format!("view:{view}"), note.bytes());
         self.keep(&name, bytes.clone());
-        for fleet in self.caches.iter().flatten() {
-            let _ = fleet.store.note(&name, bytes.clone()).await;
+        for store in self.stores.iter().flatten() {
+            let _ = store.note(&name, bytes.clone()).await;
         }
     }
 
     /// Whether what a cache holds under a view's tag was invalidated since the view had this content.
     pub(super) async fn is_announced(&self, cache: usize, tag: &str, content: &str) -> bool {
-        match &self.caches[cache] {
-            Some(fleet) => {
-                let noted = fleet.store.noted(&format!("announced:{tag}")).await;
+        match &self.stores[cache] {
+            Some(store) => {
+                let noted = store.noted(&format!("announced:{tag}")).await;
                 matches!(noted, Ok(Some(noted)) if noted == content)
             }
             None => self.own(&format!("announced:{cache}:{tag}")).is_some_and(|it| it == content),
@@ -93,9 +92,9 @@ impl Notes {
     /// Notes that it was. Only ever after the invalidation was acknowledged.
     pub(super) async fn announced(&self, cache: usize, tag: &str, content: &str) {
         let bytes = Bytes::copy_from_slice(content.as_bytes());
-        match &self.caches[cache] {
-            Some(fleet) => {
-                let _ = fleet.store.note(&format!("announced:{tag}"), bytes).await;
+        match &self.stores[cache] {
+            Some(store) => {
+                let _ = store.note(&format!("announced:{tag}"), bytes).await;
             }
             None => self.keep(&format!("announced:{cache}:{tag}"), bytes),
         }
@@ -180,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_note_is_about_one_state_of_the_view() {
-        let notes = Notes::new(&[]);
+        let notes = Notes::new(vec![]);
         notes.write("shop:7", &note()).await;
         assert_eq!(notes.of("shop:7", "731").await, Some(note()));
         assert_eq!(notes.of("shop:7", "732").await, None);

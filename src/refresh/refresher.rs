@@ -9,15 +9,14 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::builder::RefresherBuilder;
 use super::check::{CheckReport, ViewCheck};
 use super::plan::RefreshPlan;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::shared::{Closing, Shared, View};
 use super::status::ViewStatus;
-use super::turn::{Attempt, Occasion};
+use super::trigger::Trigger;
+use super::turn::Attempt;
 use super::view::Mode;
-use crate::postgres::CancelTls;
 use crate::postgres::cancel::LIMIT;
 use crate::refresh::postgres::check::{self, Wanted};
 use crate::refresh::postgres::lineage::Lineage;
@@ -73,7 +72,7 @@ use crate::refresh::postgres::{RefreshError, RefreshErrorKind, sight, trigger};
 ///
 /// Results become stale after the refresh was committed, as by
 /// [`invalidate`](crate::QueryCache::invalidate). If the process is killed between the two, another
-/// process's refresher notices at its next [look](RefresherBuilder::poll), as it notices refreshes by
+/// process's refresher notices at its next [look](crate::RefresherBuilder::poll), as it notices refreshes by
 /// others. A refresh that changes no row makes nothing stale.
 #[derive(Clone)]
 pub struct Refresher {
@@ -83,15 +82,6 @@ pub struct Refresher {
 }
 
 impl Refresher {
-    /// Settings for a refresher on this pool; a [`CancelTls`] where connections must be encrypted.
-    ///
-    /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
-    /// on. A refresh takes a connection for as long as it lasts; looking for refreshes by others, and
-    /// cancelling a refresh, takes one for a moment.
-    pub fn builder(pool: impl Into<CancelTls>) -> RefresherBuilder {
-        RefresherBuilder::new(pool.into())
-    }
-
     pub(super) fn new(shared: Arc<Shared>, tasks: Vec<JoinHandle<()>>) -> Refresher {
         let last = LastHandle { shared: shared.clone(), tasks: Mutex::new(tasks) };
         Refresher { shared, last: Arc::new(last) }
@@ -111,7 +101,7 @@ impl Refresher {
     /// Dropped, it cancels the refresh in PostgreSQL, unless that is being committed already.
     pub async fn refresh_now(&self, view: impl AsRef<str>) -> Result<RefreshReport, RefreshError> {
         let view = self.named(view.as_ref())?;
-        self.refresh(view, Occasion::Asked).await
+        self.refresh(view, Trigger::Asked).await
     }
 
     /// Refreshes all of the refresher's views now, in the order of the [plan](Refresher::plan), and
@@ -127,7 +117,7 @@ impl Refresher {
         let mut all = vec![];
         for layer in layers {
             let refreshes = layer.into_iter().map(|at| async move {
-                self.refresh(&self.shared.views[at], Occasion::Round).await
+                self.refresh(&self.shared.views[at], Trigger::Round).await
             });
             all.extend(join_all(refreshes).await);
         }
@@ -137,13 +127,13 @@ impl Refresher {
     async fn refresh(
         &self,
         view: &Arc<View>,
-        occasion: Occasion,
+        trigger: Trigger,
     ) -> Result<RefreshReport, RefreshError> {
         if self.shared.closing() >= Closing::Finishing {
             return Err(RefreshError::closed(view.name()));
         }
         let (started, clock) = (self.shared.clock.wall(), Instant::now());
-        match self.shared.attempt(view, occasion, true).await? {
+        match self.shared.attempt(view, trigger, true).await? {
             Attempt::Done(report) => Ok(Arc::unwrap_or_clone(report)),
             Attempt::Busy { holder, .. } => Ok(RefreshReport {
                 view: view.name().clone(),
@@ -153,7 +143,7 @@ impl Refresher {
                 warnings: vec![],
             }),
             // There is no time to make sure.
-            Attempt::Unsettled(_) => Box::pin(self.refresh(view, Occasion::Asked)).await,
+            Attempt::Unsettled(_) => Box::pin(self.refresh(view, Trigger::Asked)).await,
         }
     }
 
@@ -199,7 +189,7 @@ impl Refresher {
     }
 
     /// Puts an event trigger into the database that tells of every refresh, whoever makes it, for
-    /// [`RefresherBuilder::listen`]. It needs a superuser, who owns it from then on. A notice that
+    /// [`listen`](crate::RefresherBuilder::listen). It needs a superuser, who owns it from then on. A notice that
     /// cannot be sent fails nobody's refresh. Installing it again does no harm.
     ///
     /// It is the event trigger `larder_refresh` and a function in the schema `larder`.
@@ -222,7 +212,7 @@ impl Refresher {
     }
 
     /// Ends: nothing begins any more, and what runs may finish. What has not finished at the
-    /// [deadline](RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
+    /// [deadline](crate::RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
     /// all is over. The pool and the caches stay open.
     ///
     /// Dropping the last handle cancels at once, and without being waited for.

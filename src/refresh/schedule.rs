@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 
 #[cfg(feature = "cron")]
 mod cron;

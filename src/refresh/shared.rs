@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, RwLock, Semaphore, watch};
 
 use super::event::RefreshEvent;
+use super::events;
 use super::hook::{HookFailure, HookLine, Hooks, OnFailure};
 use super::notes::Notes;
 use super::plan::Order;
@@ -21,9 +22,7 @@ use crate::clock::Clock;
 use crate::refresh::postgres::RefreshError;
 use crate::refresh::postgres::session::Source;
 use crate::refresh::postgres::sight::Seen;
-use crate::telemetry::metrics;
 use crate::telemetry::stats::PublishedView;
-use crate::telemetry::trace;
 
 pub(super) struct Shared {
     pub(super) source: Source,
@@ -179,8 +178,7 @@ impl View {
 
     /// An attempt came to an end without a failure.
     pub(super) fn succeeded(&self, report: Arc<RefreshReport>) {
-        trace::refreshed(&report);
-        metrics::refreshed(&report);
+        events::refreshed(&report);
         let refreshed = report.rows().is_some();
         {
             let mut status = self.status();
@@ -203,8 +201,7 @@ impl View {
     }
 
     pub(super) fn hook_failed(&self, failure: &HookFailure) {
-        trace::hook_failed(self.name(), failure);
-        metrics::hook_failed(self.name());
+        events::hook_failed(self.name(), failure);
         let mut status = self.status();
         status.hook_failures += 1;
         status.last_hook_failure = Some(failure.to_string());
@@ -224,8 +221,7 @@ impl View {
             status.last_error = Some(error.clone());
             status.failures_in_a_row
         };
-        trace::refresh_failed(error, failures);
-        metrics::refresh_failed(self.name(), took);
+        events::failed(error, failures, took);
         if !tell {
             return;
         }

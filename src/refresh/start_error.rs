@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 
 /// Why a refresher could not be started: a setting out of range, something that is no materialized

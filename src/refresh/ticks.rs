@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff;
-use super::basis::{Doubt, Patience};
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::schedule::Schedule;
 use super::shared::{Closing, Shared, View};
 use super::status::Activity;
-use super::turn::{Attempt, Occasion};
+use super::trigger::{Doubt, Patience, Trigger};
+use super::turn::Attempt;
 use crate::refresh::postgres::sight::Seen;
 use crate::refresh::postgres::writes::REPORTED_AFTER;
 
@@ -84,8 +84,8 @@ impl Due<'_> {
                 Some(settling) if settling.tries > SETTLING_TRIES => Patience::Over,
                 Some(settling) => Patience::Waiting(Some(settling.doubt.clone())),
             };
-            let occasion = Occasion::Tick { tick: self.tick, before: before.clone(), patience };
-            let overtaken = match self.shared.attempt(self.view, occasion, failed == 0).await {
+            let trigger = Trigger::Tick { tick: self.tick, before: before.clone(), patience };
+            let overtaken = match self.shared.attempt(self.view, trigger, failed == 0).await {
                 Ok(Attempt::Done(_)) => {
                     *settling = None;
                     self.view.done(self.tick);

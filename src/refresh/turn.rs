@@ -3,43 +3,17 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::basis::{Doubt, Patience, Verdict};
+use super::basis::Verdict;
 use super::event::RefreshEvent;
 use super::notes::{Basis, Note};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
+use super::trigger::{Doubt, Trigger};
 use super::view::Mode;
 use crate::refresh::postgres::sight::Seen;
 use crate::refresh::postgres::transaction::{self, How, Refreshed, Taken, Turn};
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
 use crate::telemetry::trace::Span;
-
-/// Why a view is to be refreshed.
-#[derive(Debug, Clone)]
-pub(super) enum Occasion {
-    /// A tick of its schedule.
-    Tick {
-        tick: SystemTime,
-        /// The state that the view was in well before.
-        before: Option<Seen>,
-        patience: Patience,
-    },
-    /// Somebody asked for all views: what is surely unchanged need not be refreshed.
-    Round,
-    /// Somebody asked for this one.
-    Asked,
-}
-
-impl Occasion {
-    /// The doubt so far, if it need not be refreshed when there is none any more.
-    pub(super) fn patience(&self) -> Option<Option<Doubt>> {
-        match self {
-            Occasion::Tick { patience: Patience::Waiting(doubt), .. } => Some(doubt.clone()),
-            Occasion::Round => Some(None),
-            Occasion::Tick { patience: Patience::Over, .. } | Occasion::Asked => None,
-        }
-    }
-}
 
 /// What came of an attempt.
 pub(super) enum Attempt {
@@ -60,7 +34,7 @@ impl Shared {
     pub(super) async fn attempt(
         self: &Arc<Self>,
         view: &Arc<View>,
-        occasion: Occasion,
+        trigger: Trigger,
         tell: bool,
     ) -> Result<Attempt, RefreshError> {
         let name = view.name();
@@ -78,7 +52,7 @@ impl Shared {
         let span = Span::refresh(name);
         let attempt = tokio::select! {
             biased;
-            attempt = span.around(self.try_once(view, &occasion, started, clock)) => attempt,
+            attempt = span.around(self.try_once(view, &trigger, started, clock)) => attempt,
             // The attempt is dropped, and with it the session, which cancels what it runs.
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
@@ -91,7 +65,7 @@ impl Shared {
         };
         match outcome {
             Ok(outcome) => span.ends(outcome, clock.elapsed(), None),
-            Err(kind) => span.refresh_failed(kind, clock.elapsed()),
+            Err(kind) => span.failed(&kind, clock.elapsed()),
         }
         match &attempt {
             Ok(Attempt::Done(report)) => view.succeeded(report.clone()),
@@ -108,7 +82,7 @@ impl Shared {
     async fn try_once(
         self: &Arc<Self>,
         view: &Arc<View>,
-        occasion: &Occasion,
+        trigger: &Trigger,
         started: SystemTime,
         clock: Instant,
     ) -> Result<Attempt, RefreshError> {
@@ -131,7 +105,7 @@ impl Shared {
         view.saw(self.clock.wall(), &turn.sight.seen);
         let note_name = self.note_name(turn.view.oid);
         let last = self.notes.of(&note_name, &turn.sight.seen.xmin).await;
-        if is_done(occasion, last.as_ref(), &turn.sight.seen) {
+        if is_done(trigger, last.as_ref(), &turn.sight.seen) {
             turn.give_up().await?;
             return Ok(skipped(SkipReason::AlreadyDone));
         }
@@ -139,7 +113,7 @@ impl Shared {
         let mut basis = None;
         if view.view.skip_unchanged {
             let before = last.as_ref().and_then(|last| last.basis.as_ref());
-            let examined = self.examine(&mut turn, before, occasion).await;
+            let examined = self.examine(&mut turn, before, trigger).await;
             let (now, verdict) = examined.map_err(|error| turn.failed(error))?;
             basis = now;
             match verdict {
@@ -168,7 +142,7 @@ impl Shared {
             Err(error) => return Err(explained(turn, error).await),
         };
         let rows = rows(how, &turn, &refreshed);
-        let note = note(occasion, &turn, last, basis, rows, &refreshed);
+        let note = note(trigger, &turn, last, basis, rows, &refreshed);
         // Before the commit: whoever gets the lock after us finds it. If the commit fails, it is
         // about a state of the view that never comes to be.
         self.notes.write(&note_name, &note).await;
@@ -220,8 +194,8 @@ async fn veto(view: &View, started: SystemTime) -> Option<String> {
 
 /// Whether another process has refreshed the view for this tick: its note says so, or, if there is
 /// none about this state of the view, that it is another than well before the tick.
-fn is_done(occasion: &Occasion, last: Option<&Note>, now: &Seen) -> bool {
-    let Occasion::Tick { tick, before, .. } = occasion else { return false };
+fn is_done(trigger: &Trigger, last: Option<&Note>, now: &Seen) -> bool {
+    let Trigger::Tick { tick, before, .. } = trigger else { return false };
     match last {
         Some(last) => last.tick.is_some_and(|done| done >= *tick),
         None => before.as_ref().is_some_and(|before| now.shows_refresh_since(before)),
@@ -245,7 +219,7 @@ fn rows(how: How, turn: &Turn, refreshed: &Refreshed) -> RowChanges {
 }
 
 fn note(
-    occasion: &Occasion,
+    trigger: &Trigger,
     turn: &Turn,
     last: Option<Note>,
     basis: Option<Basis>,
@@ -258,9 +232,9 @@ fn note(
         // The rows are those of the state before, which may have been those of an earlier one.
         false => last.map_or_else(|| turn.sight.seen.xmin.clone(), |last| last.content),
     };
-    let tick = match occasion {
-        Occasion::Tick { tick, .. } => Some(*tick),
-        Occasion::Round | Occasion::Asked => None,
+    let tick = match trigger {
+        Trigger::Tick { tick, .. } => Some(*tick),
+        Trigger::Round | Trigger::Asked => None,
     };
     Note { xmin, tick, changed: rows.any(), content, basis }
 }

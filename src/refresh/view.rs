@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::hook::HookError;
 use super::schedule::Schedule;
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 use crate::postgres::{CancelTls, TransactionPooling};
 use crate::query::Query;
 use crate::refresh::postgres::transaction::Limits;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::report::Reporter;
-use crate::refresh::{RefreshOutcome, RefreshReport};
 
 #[cfg(feature = "metrics")]
 const ABOUT: metrics::Metadata<'static> =
@@ -77,30 +76,16 @@ fn refresh_took(view: &str, took: Duration) {
     time(&metrics::Key::from_parts(table::REFRESHES, &[("view", view.to_owned())]), took);
 }
 
-/// An attempt to refresh a view came to an end without a failure.
-pub(crate) fn refreshed(report: &RefreshReport) {
-    let outcome = match report.outcome() {
-        RefreshOutcome::Refreshed(_) => "refreshed",
-        RefreshOutcome::Skipped(_) => "skipped",
-    };
-    #[cfg(feature = "metrics")]
-    {
-        of_view("larder_refreshes_total", report.view(), Some(("outcome", outcome)));
-        if outcome == "refreshed" {
-            refresh_took(report.view(), report.duration());
-        }
-    }
-    #[cfg(not(feature = "metrics"))]
-    let _ = (outcome, report.duration());
-}
-
-/// An attempt to refresh a view failed.
+/// An attempt to refresh a view came to an end: with this outcome, and after this time if it was a
+/// refresh.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-pub(crate) fn refresh_failed(view: &str, took: Duration) {
+pub(crate) fn refreshed(view: &str, outcome: &'static str, took: Option<Duration>) {
     #[cfg(feature = "metrics")]
     {
-        of_view("larder_refreshes_total", view, Some(("outcome", "failed")));
-        refresh_took(view, took);
+        of_view("larder_refreshes_total", view, Some(("outcome", outcome)));
+        if let Some(took) = took {
+            refresh_took(view, took);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the cache reports of itself: counters, latencies, metrics, spans and events.
 
+pub(crate) mod counters;
 pub(crate) mod metrics;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;

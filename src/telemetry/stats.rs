@@ -1,25 +1,16 @@
 //! [`CacheStats`]: what the cache did.
 
 mod latency;
-mod published;
-mod publisher;
+mod process;
 mod query;
-mod striped;
-#[cfg(all(test, feature = "redis"))]
-mod tests;
-
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::latency::Histogram;
 pub use self::latency::Latency;
-pub(crate) use self::published::{Numbers, PublishedView, Snapshot};
-#[cfg(feature = "cli")]
-pub(crate) use self::published::{Published, Roll};
-pub(crate) use self::publisher::Publisher;
+pub(crate) use self::process::{LASTS, PublishedView};
+pub(crate) use self::process::{Published, Roll};
 pub use self::query::QueryStats;
-pub(crate) use self::query::{Tallies, Tally, check_name};
-pub(crate) use self::striped::Lane;
 
 /// What a cache did since it was built: a snapshot by [`QueryCache::stats`](crate::QueryCache::stats).
 ///
@@ -97,105 +88,4 @@ pub struct CacheStats {
     pub lookup_latency: Latency,
     /// How long loads took, failed ones included: the time that PostgreSQL was kept busy.
     pub load_latency: Latency,
-}
-
-/// The counters behind [`CacheStats`]: those of queries, and those that are of no query's.
-pub(crate) struct Counters {
-    pub(crate) queries: Tallies,
-    pub(crate) coalesced: AtomicU64,
-    pub(crate) l2_misses: AtomicU64,
-    pub(crate) l2_refused: AtomicU64,
-    pub(crate) l2_errors: AtomicU64,
-    pub(crate) l2_writes: AtomicU64,
-    pub(crate) l2_overtaken: AtomicU64,
-    pub(crate) refreshes: AtomicU64,
-    pub(crate) lease_waits: AtomicU64,
-    pub(crate) invalidations: AtomicU64,
-    pub(crate) unannounced: AtomicU64,
-    pub(crate) epochs: AtomicU64,
-    /// Reads that did not find their result in memory.
-    pub(crate) misses: AtomicU64,
-    pub(crate) oversized: AtomicU64,
-    pub(crate) unstorable: AtomicU64,
-    pub(crate) unpublished: AtomicU64,
-}
-
-#[inline]
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-pub(crate) fn count_bytes(counter: &AtomicU64, bytes: usize) {
-    counter.fetch_add(bytes as u64, Ordering::Relaxed);
-}
-
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
-
-impl Counters {
-    pub(crate) fn new(namespace: &str) -> Counters {
-        let zero = AtomicU64::default;
-        Counters {
-            queries: Tallies::new(namespace),
-            coalesced: zero(),
-            l2_misses: zero(),
-            l2_refused: zero(),
-            l2_errors: zero(),
-            l2_writes: zero(),
-            l2_overtaken: zero(),
-            refreshes: zero(),
-            lease_waits: zero(),
-            invalidations: zero(),
-            unannounced: zero(),
-            epochs: zero(),
-            misses: zero(),
-            oversized: zero(),
-            unstorable: zero(),
-            unpublished: zero(),
-        }
-    }
-
-    /// All reads: whoever sees the number stand still knows that nobody uses the cache.
-    pub(crate) fn reads(&self) -> u64 {
-        self.queries.l1_hits() + read(&self.misses)
-    }
-
-    /// All but what memory holds, from this much of queries.
-    pub(crate) fn sum(&self, queries: &[QueryStats]) -> CacheStats {
-        let mut sum = CacheStats {
-            coalesced: read(&self.coalesced),
-            l2_misses: read(&self.l2_misses),
-            l2_refused: read(&self.l2_refused),
-            l2_errors: read(&self.l2_errors),
-            l2_writes: read(&self.l2_writes),
-            l2_overtaken: read(&self.l2_overtaken),
-            refreshes: read(&self.refreshes),
-            lease_waits: read(&self.lease_waits),
-            invalidations: read(&self.invalidations),
-            unannounced: read(&self.unannounced),
-            epochs: read(&self.epochs),
-            oversized: read(&self.oversized),
-            unstorable: read(&self.unstorable),
-            unpublished: read(&self.unpublished),
-            ..CacheStats::default()
-        };
-        for query in queries {
-            sum.l1_hits += query.l1_hits;
-            sum.l2_hits += query.l2_hits;
-            sum.loaded += query.loaded;
-            sum.stale += query.stale;
-            sum.failed += query.failed;
-            sum.negative_hits += query.negative_hits;
-            sum.outdated += query.outdated;
-            sum.loads += query.loads;
-            sum.load_errors += query.load_errors;
-            sum.loaded_bytes += query.loaded_bytes;
-            sum.l2_bytes_read += query.l2_bytes_read;
-            sum.l2_bytes_written += query.l2_bytes_written;
-            sum.lookup_latency.add(&query.lookup_latency);
-            sum.load_latency.add(&query.load_latency);
-        }
-        sum
-    }
 }

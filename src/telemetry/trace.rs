@@ -6,12 +6,11 @@
 
 mod span;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 pub(crate) use self::span::Span;
 use crate::currency::{Currency, Stamp};
-use crate::refresh::postgres::RefreshError;
-use crate::refresh::{CheckReport, HookFailure, RefreshOutcome, RefreshReport};
 use crate::value::key::CacheKey;
 use crate::value::tag::Depends;
 
@@ -107,36 +106,37 @@ pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {
     }
 }
 
-/// An attempt to refresh a view came to an end without a failure.
+/// A view was refreshed.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-pub(crate) fn refreshed(report: &RefreshReport) {
+pub(crate) fn refreshed(view: &str, took: Duration, outcome: &dyn Display) {
     #[cfg(feature = "tracing")]
     {
-        let (view, outcome) = (report.view(), report.outcome());
-        let took_ms = u64::try_from(report.duration().as_millis()).unwrap_or(u64::MAX);
-        match outcome {
-            RefreshOutcome::Refreshed(_) => {
-                tracing::info!(target: "larder", view, took_ms, %outcome, "a view was refreshed");
-            }
-            RefreshOutcome::Skipped(_) => {
-                tracing::debug!(target: "larder", view, %outcome, "a view was not refreshed");
-            }
-        }
-        for warning in report.warnings() {
-            tracing::warn!(target: "larder", view, warning, "a view was refreshed, with a warning");
-        }
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(target: "larder", view, took_ms, %outcome, "a view was refreshed");
     }
-    #[cfg(not(feature = "tracing"))]
-    let _: &RefreshOutcome = report.outcome();
+}
+
+/// A refresh was skipped.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refresh_skipped(view: &str, outcome: &dyn Display) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: "larder", view, %outcome, "a view was not refreshed");
+}
+
+/// A refresh succeeded with a warning.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refresh_warning(view: &str, warning: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "larder", view, warning, "a view was refreshed, with a warning");
 }
 
 /// An attempt to refresh a view failed.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-pub(crate) fn refresh_failed(error: &RefreshError, failures_in_a_row: u32) {
+pub(crate) fn refresh_failed(view: &str, error: &dyn Display, failures_in_a_row: u32) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
         target: "larder",
-        view = error.view(),
+        view,
         failures_in_a_row,
         %error,
         "a view could not be refreshed"
@@ -145,7 +145,7 @@ pub(crate) fn refresh_failed(error: &RefreshError, failures_in_a_row: u32) {
 
 /// A hook failed.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-pub(crate) fn hook_failed(view: &str, failure: &HookFailure) {
+pub(crate) fn hook_failed(view: &str, failure: &dyn Display) {
     #[cfg(feature = "tracing")]
     tracing::warn!(target: "larder", view, %failure, "a hook of a refresh failed");
 }
@@ -169,19 +169,12 @@ pub(crate) fn warns() -> bool {
     return false;
 }
 
-/// What was found out about a refresher's views at its start.
+/// A check found something about a view.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-pub(crate) fn found(report: &CheckReport) {
+pub(crate) fn finding(view: &str, finding: &dyn Display, is_fatal: bool) {
     #[cfg(feature = "tracing")]
-    for check in report.views() {
-        for finding in check.findings() {
-            let view = check.view();
-            match finding.kind().is_fatal() {
-                true => {
-                    tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed");
-                }
-                false => tracing::warn!(target: "larder", view, %finding, "about a view"),
-            }
-        }
+    match is_fatal {
+        true => tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed"),
+        false => tracing::warn!(target: "larder", view, %finding, "about a view"),
     }
 }

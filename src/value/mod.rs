@@ -6,6 +6,7 @@ pub(crate) mod codec;
 pub(crate) mod key;
 pub(crate) mod param;
 pub(crate) mod tag;
+pub(crate) mod token;
 
 use std::any::{TypeId, type_name};
 use std::cell::RefCell;

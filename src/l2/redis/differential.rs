@@ -39,12 +39,11 @@ use self::chance::Chance;
 use self::pair::Pair;
 use crate::clock::{self, Instant};
 use crate::currency::Position;
-use crate::l2::{
-    Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Notice, Store, StoreError, Token,
-};
+use crate::l2::{Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Notice, Store, StoreError};
 use crate::servers;
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 const OPERATIONS: usize = 100_000;
 /// A quarter of a lease.

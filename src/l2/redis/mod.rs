@@ -23,13 +23,12 @@ use self::script::{Call, Script};
 use self::subscription::Subscription;
 use crate::clock::{Clock, Instant};
 use crate::currency::Position;
+use crate::l2::Snapshot;
 use crate::l2::entry::FORMAT;
-use crate::l2::{
-    Ask, Beat, Done, Fill, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError, Token,
-};
-use crate::telemetry::stats::Snapshot;
+use crate::l2::{Ask, Beat, Done, Fill, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
+use crate::value::token::Token;
 
 /// How long an invalidation waits for Redis: whoever calls it wants it to be heard, and has not
 /// all day.

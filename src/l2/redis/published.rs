@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{bytes, number};
-use crate::telemetry::stats::Snapshot;
+use crate::l2::Snapshot;
 
 /// From the replies to `TIME` and `HGETALL`. What is over is left out; `publish.lua` tells how fields
 /// are called. A field that is called otherwise is shown to have nothing to say.

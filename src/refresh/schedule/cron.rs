@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 
-use crate::policy::WrongSetting;
+use crate::error::WrongSetting;
 
 /// Where the calendar ends: the beginning of the year 4900, UTC, in seconds since 1970. croner's
 /// own end is that of the year 5000, by local clocks and not the same in both directions.

@@ -11,9 +11,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::ABOUT;
 use super::table::{ALL, Kind, describe};
-use crate::telemetry::stats::{CacheStats, Numbers, QueryStats};
+use crate::telemetry::stats::{CacheStats, QueryStats};
 
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Reads all numbers of a cache and of its queries.
+type Collect = Box<dyn Fn() -> (CacheStats, Vec<QueryStats>) + Send>;
 
 /// Tells the recorder from time to time what a cache has counted, until it is dropped, and a last
 /// time then.
@@ -24,7 +27,7 @@ pub(crate) struct Reporter {
 
 /// What has been told, and to whom.
 struct Told {
-    numbers: Numbers,
+    collect: Collect,
     namespace: String,
     /// Which recorder it was. One that is installed later is told all from the beginning.
     recorder: Option<usize>,
@@ -33,9 +36,9 @@ struct Told {
 }
 
 impl Reporter {
-    pub(crate) fn start(runtime: &Handle, numbers: Numbers, namespace: &str) -> Reporter {
+    pub(crate) fn start(runtime: &Handle, collect: Collect, namespace: &str) -> Reporter {
         let told = Arc::new(Mutex::new(Told {
-            numbers,
+            collect,
             namespace: namespace.to_owned(),
             recorder: None,
             cache: CacheStats::default(),
@@ -77,8 +80,7 @@ impl Told {
             let build = Key::from_parts("larder_build_info", vec![Label::new("version", VERSION)]);
             recorder.register_gauge(&build, &ABOUT).set(1);
         }
-        let queries = self.numbers.of_queries();
-        let mut cache = self.numbers.of_cache(&queries);
+        let (mut cache, queries) = (self.collect)();
         if last {
             (cache.entries, cache.memory_bytes, cache.max_bytes) = (0, 0, 0);
         }

@@ -7,9 +7,6 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::l2::{Found, StoreError};
-use crate::refresh::postgres::RefreshErrorKind;
 use crate::value::key::CacheKey;
 
 /// Cloning it gives the same span.
@@ -85,21 +82,9 @@ impl Span {
         }
     }
 
-    pub(crate) fn looked_up(&self, found: &Result<Found, StoreError>, took: Duration) {
-        let (outcome, bytes) = match found {
-            Ok(Found::Entry { bytes, .. }) => ("entry", Some(bytes.len())),
-            Ok(Found::Nothing) => ("nothing", None),
-            Err(StoreError::Unavailable) => ("unanswered", None),
-        };
-        self.ends(outcome, took, bytes);
-    }
-
-    pub(crate) fn failed(&self, error: &Error, took: Duration) {
-        self.ends(&word(&error.kind()), took, None);
-    }
-
-    pub(crate) fn refresh_failed(&self, kind: RefreshErrorKind, took: Duration) {
-        self.ends(&word(&kind), took, None);
+    /// It failed, with an error of this kind.
+    pub(crate) fn failed(&self, kind: &impl fmt::Debug, took: Duration) {
+        self.ends(&word(kind), took, None);
     }
 }
 

@@ -8,9 +8,10 @@ use super::{Answer, Event, Operation, STEP};
 use crate::clock;
 use crate::currency::Position;
 use crate::l2::entry::{self, Header};
-use crate::l2::{Ask, Done, Fill, Glance, Token};
+use crate::l2::{Ask, Done, Fill, Glance};
 use crate::value::key::CacheKey;
 use crate::value::tag::{Cell, Depends};
+use crate::value::token::Token;
 
 /// What to ask next: mostly what makes sense, by what the model knows; often enough what does not.
 pub(super) struct Chance {

@@ -7,11 +7,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::count;
-use super::published::{LASTS, Numbers};
-use crate::l2::{Store, Token};
+use crate::cache::collector::Collector;
+use crate::l2::Store;
+use crate::telemetry::counters::count;
+use crate::telemetry::stats::LASTS;
+use crate::value::token::Token;
 
-/// Publishes a cache's numbers from time to time, until it is dropped; then they are withdrawn.
+/// Publishes a cache's collector from time to time, until it is dropped; then they are withdrawn.
 ///
 /// It is a task of its own, and nobody waits for it. What fails is counted, and done anew at the
 /// next time.
@@ -26,11 +28,11 @@ impl Publisher {
     pub(crate) fn start(
         runtime: &Handle,
         store: Arc<dyn Store>,
-        numbers: Numbers,
+        collector: Collector,
         every: Duration,
     ) -> Publisher {
         let id: Arc<str> = format!("{:032x}", u128::from_be_bytes(Token::random().0)).into();
-        let run = run(store.clone(), numbers, id.clone(), every);
+        let run = run(store.clone(), collector, id.clone(), every);
         Publisher { id, store, runtime: runtime.clone(), task: runtime.spawn(run) }
     }
 
@@ -42,15 +44,15 @@ impl Publisher {
     }
 }
 
-async fn run(store: Arc<dyn Store>, numbers: Numbers, id: Arc<str>, every: Duration) {
+async fn run(store: Arc<dyn Store>, collector: Collector, id: Arc<str>, every: Duration) {
     let began = Instant::now();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(snapshot) = numbers.published(&id, began.elapsed(), every) else { continue };
+        let Some(snapshot) = collector.published(&id, began.elapsed(), every) else { continue };
         if store.publish(&id, snapshot, LASTS * every).await.is_err() {
-            count(&numbers.counters.unpublished);
+            count(&collector.counters.unpublished);
         }
     }
 }

@@ -1,11 +1,15 @@
 //! [`Error`]: what reaches the caller, and nothing about the cache's own trouble.
 
+mod setting;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
+
+pub(crate) use self::setting::WrongSetting;
 
 /// The error of a source or a query function, whatever its type was.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
@@ -112,7 +116,7 @@ impl Error {
         )
     }
 
-    pub(crate) fn setting(wrong: &crate::policy::WrongSetting) -> Error {
+    pub(crate) fn setting(wrong: &WrongSetting) -> Error {
         Error::new(ErrorKind::Setting, wrong.to_string(), None)
     }
 

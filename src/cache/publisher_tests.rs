@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::published::Roll;
 use crate::cache::QueryCache;
 use crate::clock::ManualClock;
 use crate::l2::memory::MemoryStore;
 use crate::servers::Redis;
+use crate::telemetry::stats::Roll;
 
 const EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,104 @@
+//! [`Collector`]: where all numbers of a cache come together.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::cache::QueryCache;
+use crate::l1::Local;
+use crate::l2::StoreError;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats, Roll};
+
+impl QueryCache {
+    /// What all processes of the namespace publish. Without a shared tier that is nothing.
+    #[allow(dead_code)] // Asked for by the command only.
+    pub(crate) async fn roll(&self) -> Result<Roll, StoreError> {
+        match &self.core.fleet {
+            Some(fleet) => {
+                let snapshots = fleet.store.published().await?;
+                Ok(Roll::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))
+            }
+            None => Ok(Roll::default()),
+        }
+    }
+}
+
+/// Where all numbers of a cache are. Clones look at the same.
+#[derive(Clone)]
+pub(crate) struct Collector {
+    pub(crate) counters: Arc<Counters>,
+    l1: Local,
+    max_bytes: u64,
+    refreshers: Arc<Refreshers>,
+}
+
+/// Tells how it stands with a refresher's views, as long as there is the refresher.
+type Views = Box<dyn Fn() -> Option<Vec<PublishedView>> + Send + Sync>;
+
+#[derive(Default)]
+struct Refreshers(Mutex<Vec<Views>>);
+
+impl Collector {
+    pub(crate) fn new(counters: Arc<Counters>, l1: Local, max_bytes: u64) -> Collector {
+        Collector { counters, l1, max_bytes, refreshers: Arc::default() }
+    }
+
+    pub(crate) fn of_queries(&self) -> Vec<QueryStats> {
+        self.counters.queries.snapshot()
+    }
+
+    /// Of the whole cache, of which this much is its queries'.
+    pub(crate) fn of_cache(&self, queries: &[QueryStats]) -> CacheStats {
+        let (entries, memory_bytes) = self.l1.size();
+        CacheStats {
+            entries,
+            memory_bytes,
+            max_bytes: self.max_bytes,
+            ..self.counters.sum(queries)
+        }
+    }
+
+    /// A refresher that has been given the cache.
+    pub(crate) fn add(&self, refresher: Views) {
+        self.refreshers.0.lock().unwrap_or_else(PoisonError::into_inner).push(refresher);
+    }
+
+    fn of_views(&self) -> Vec<PublishedView> {
+        let mut views = vec![];
+        let mut refreshers = self.refreshers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refreshers.retain(|refresher| refresher().map(|its| views.extend(its)).is_some());
+        views
+    }
+
+    /// All of it, as it is published.
+    pub(super) fn published(
+        &self,
+        id: &str,
+        uptime: Duration,
+        interval: Duration,
+    ) -> Option<Bytes> {
+        let queries = self.of_queries();
+        let published = Published {
+            id: id.to_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            larder: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: uptime.as_millis() as u64,
+            interval_ms: interval.as_millis() as u64,
+            cache: self.of_cache(&queries),
+            queries,
+            views: self.of_views(),
+            ..Published::default()
+        };
+        published.to_bytes()
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Collector")
+    }
+}

@@ -1,0 +1,54 @@
+//! What a refresher reports through spans, events and metrics.
+
+use std::time::Duration;
+
+use super::check::CheckReport;
+use super::hook::HookFailure;
+use super::report::{RefreshOutcome, RefreshReport};
+use crate::refresh::postgres::RefreshError;
+use crate::telemetry::{metrics, trace};
+
+/// An attempt to refresh a view came to an end without a failure.
+pub(super) fn refreshed(report: &RefreshReport) {
+    let (view, outcome) = (report.view(), report.outcome());
+    match outcome {
+        RefreshOutcome::Refreshed(_) => {
+            trace::refreshed(view, report.duration(), outcome);
+            metrics::refreshed(view, "refreshed", Some(report.duration()));
+        }
+        RefreshOutcome::Skipped(_) => {
+            trace::refresh_skipped(view, outcome);
+            metrics::refreshed(view, "skipped", None);
+        }
+    }
+    for warning in report.warnings() {
+        trace::refresh_warning(view, warning);
+    }
+}
+
+/// An attempt to refresh a view failed, for this many times in a row.
+pub(super) fn failed(error: &RefreshError, failures: u32, took: Duration) {
+    trace::refresh_failed(error.view(), error, failures);
+    metrics::refreshed(error.view(), "failed", Some(took));
+}
+
+/// A hook failed.
+pub(super) fn hook_failed(view: &str, failure: &HookFailure) {
+    trace::hook_failed(view, failure);
+    metrics::hook_failed(view);
+}
+
+/// A refresh was noticed that nobody had announced.
+pub(super) fn noticed(view: &str) {
+    trace::noticed(view);
+    metrics::noticed(view);
+}
+
+/// What a check found about the views.
+pub(super) fn found(report: &CheckReport) {
+    for check in report.views() {
+        for finding in check.findings() {
+            trace::finding(check.view(), finding, finding.kind().is_fatal());
+        }
+    }
+}

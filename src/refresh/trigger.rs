@@ -1,0 +1,59 @@
+//! [`Trigger`]: why a view is refreshed, and how sure to be that it need not be.
+
+use std::time::SystemTime;
+
+use crate::refresh::postgres::sight::Seen;
+use crate::refresh::postgres::writes::Owing;
+
+/// Why a view is to be refreshed.
+#[derive(Debug, Clone)]
+pub(super) enum Trigger {
+    /// A tick of its schedule.
+    Tick {
+        tick: SystemTime,
+        /// The state that the view was in well before.
+        before: Option<Seen>,
+        patience: Patience,
+    },
+    /// Somebody asked for all views: what is surely unchanged need not be refreshed.
+    Round,
+    /// Somebody asked for this one.
+    Asked,
+}
+
+impl Trigger {
+    /// The doubt so far, if it need not be refreshed when there is none any more.
+    pub(super) fn patience(&self) -> Option<Option<Doubt>> {
+        match self {
+            Trigger::Tick { patience: Patience::Waiting(doubt), .. } => Some(doubt.clone()),
+            Trigger::Round => Some(None),
+            Trigger::Tick { patience: Patience::Over, .. } | Trigger::Asked => None,
+        }
+    }
+}
+
+/// How sure to be that nothing was written.
+#[derive(Debug, Clone)]
+pub(super) enum Patience {
+    /// There is time to ask again.
+    Waiting(Option<Doubt>),
+    /// It was long enough: any doubt means a refresh.
+    Over,
+}
+
+/// Sessions may have written what they have not reported.
+#[derive(Debug, Clone)]
+pub(super) struct Doubt {
+    /// When this was first asked, by PostgreSQL's clock.
+    pub(super) first: i64,
+    /// Those that still may, of what they wrote before that, after the time in which idle ones
+    /// report.
+    pub(super) owing: Option<Vec<Owing>>,
+}
+
+impl Doubt {
+    /// Whether it is about sessions that had the time to report, and were busy instead.
+    pub(super) fn is_late(&self) -> bool {
+        self.owing.is_some()
+    }
+}

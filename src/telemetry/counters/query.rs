@@ -1,0 +1,217 @@
+//! [`Tally`]: the counters of one query.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::striped::{Block, Lane};
+use super::{count, read};
+use crate::error::Error;
+use crate::telemetry::metrics::OfQuery;
+use crate::telemetry::stats::{Histogram, QueryStats};
+use crate::value::answer::{Answer, Origin};
+
+/// The name that all queries share beyond the first [`MOST`].
+pub(crate) const OTHER: &str = "other";
+/// How many names are told apart. A program has so many queries only if it writes values into its
+/// SQL, and then nobody wants to see each.
+const MOST: usize = 1000;
+const LONGEST_NAME: usize = 64;
+
+/// The counters behind [`QueryStats`].
+pub(crate) struct Tally {
+    name: Arc<str>,
+    pub(crate) l1_hits: Lane,
+    l2_hits: AtomicU64,
+    coalesced: AtomicU64,
+    loaded: AtomicU64,
+    stale: AtomicU64,
+    failed: AtomicU64,
+    pub(crate) negative_hits: AtomicU64,
+    pub(crate) outdated: AtomicU64,
+    pub(crate) loads: AtomicU64,
+    pub(crate) load_errors: AtomicU64,
+    pub(crate) loaded_bytes: AtomicU64,
+    pub(crate) l2_bytes_read: AtomicU64,
+    pub(crate) l2_bytes_written: AtomicU64,
+    lookups: Histogram,
+    load_times: Histogram,
+    metrics: OfQuery,
+}
+
+impl Tally {
+    fn new(namespace: &str, name: Arc<str>, l1_hits: Lane) -> Tally {
+        Tally {
+            metrics: OfQuery::new(namespace, &name),
+            name,
+            l1_hits,
+            l2_hits: AtomicU64::default(),
+            coalesced: AtomicU64::default(),
+            loaded: AtomicU64::default(),
+            stale: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            negative_hits: AtomicU64::default(),
+            outdated: AtomicU64::default(),
+            loads: AtomicU64::default(),
+            load_errors: AtomicU64::default(),
+            loaded_bytes: AtomicU64::default(),
+            l2_bytes_read: AtomicU64::default(),
+            l2_bytes_written: AtomicU64::default(),
+            lookups: Histogram::default(),
+            load_times: Histogram::default(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Redis was looked into.
+    pub(crate) fn looked_up(&self, took: Duration) {
+        self.lookups.record(took);
+        self.metrics.lookup(took);
+    }
+
+    /// A load has ended, well or not.
+    pub(crate) fn load_took(&self, took: Duration) {
+        self.load_times.record(took);
+        self.metrics.load(took);
+    }
+
+    /// Counts a read that was not a hit at its first look into memory.
+    pub(crate) fn answered<V>(&self, outcome: &Result<Answer<V>, Error>) {
+        count(match outcome.as_ref().map(Answer::origin) {
+            // Counted where it was found.
+            Ok(Origin::L1) => return,
+            Ok(Origin::L2) => &self.l2_hits,
+            Ok(Origin::Coalesced) => &self.coalesced,
+            Ok(Origin::Loaded) => &self.loaded,
+            Ok(Origin::Stale) => &self.stale,
+            Err(_) => &self.failed,
+        });
+    }
+
+    fn snapshot(&self) -> QueryStats {
+        QueryStats {
+            name: self.name.to_string(),
+            l1_hits: self.l1_hits.sum(),
+            l2_hits: read(&self.l2_hits),
+            coalesced: read(&self.coalesced),
+            loaded: read(&self.loaded),
+            stale: read(&self.stale),
+            failed: read(&self.failed),
+            negative_hits: read(&self.negative_hits),
+            outdated: read(&self.outdated),
+            loads: read(&self.loads),
+            load_errors: read(&self.load_errors),
+            loaded_bytes: read(&self.loaded_bytes),
+            l2_bytes_read: read(&self.l2_bytes_read),
+            l2_bytes_written: read(&self.l2_bytes_written),
+            lookup_latency: self.lookups.snapshot(),
+            load_latency: self.load_times.snapshot(),
+        }
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The counters of all queries, by name. A query object made for each call finds those of the one
+/// before.
+pub(crate) struct Tallies {
+    namespace: Box<str>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    tallies: HashMap<Arc<str>, Arc<Tally>>,
+    blocks: Vec<Arc<Block>>,
+    last: Option<Lane>,
+}
+
+impl Tallies {
+    pub(super) fn new(namespace: &str) -> Tallies {
+        Tallies { namespace: namespace.into(), known: RwLock::default() }
+    }
+
+    pub(crate) fn of(&self, name: &str) -> Arc<Tally> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tally) = known.tallies.get(name) {
+            return tally.clone();
+        }
+        drop(known);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let name = if known.tallies.len() < MOST { name } else { OTHER };
+        if let Some(tally) = known.tallies.get(name) {
+            return tally.clone();
+        }
+        let lane = Lane::next(known.last.as_ref());
+        if known.blocks.last().is_none_or(|last| !Arc::ptr_eq(last, lane.block())) {
+            known.blocks.push(lane.block().clone());
+        }
+        known.last = Some(lane.clone());
+        let name: Arc<str> = name.into();
+        let tally = Arc::new(Tally::new(&self.namespace, name.clone(), lane));
+        known.tallies.insert(name, tally.clone());
+        tally
+    }
+
+    /// The hits in memory of all queries.
+    pub(super) fn l1_hits(&self) -> u64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.blocks.iter().map(|block| block.sum()).sum()
+    }
+
+    /// Of all queries, by name.
+    pub(crate) fn snapshot(&self) -> Vec<QueryStats> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let tallies: Vec<_> = known.tallies.values().cloned().collect();
+        drop(known);
+        let mut all: Vec<QueryStats> = tallies.iter().map(|tally| tally.snapshot()).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+}
+
+/// What is allowed, if the name is not.
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
+    match (1..=LONGEST_NAME).contains(&name.len()) && !name.chars().any(char::is_control) {
+        true => Ok(()),
+        false => Err("1 to 64 bytes, without control characters"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_tally_and_names_without_end_share_one() {
+        let tallies = Tallies::new("test");
+        assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
+        for number in 0..10 * MOST {
+            tallies.of(&format!("query {number}")).l1_hits.add();
+        }
+        let all = tallies.snapshot();
+        assert_eq!(all.len(), MOST + 1);
+        let other = all.iter().find(|stats| stats.name == OTHER).unwrap();
+        assert_eq!(other.l1_hits, 10 * MOST as u64 - (MOST as u64 - 1));
+        assert_eq!(tallies.l1_hits(), 10 * MOST as u64);
+        assert_eq!(tallies.known.read().unwrap().blocks.len(), (MOST + 1).div_ceil(16));
+        assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
+    }
+
+    #[test]
+    fn a_name_that_is_no_label_is_refused() {
+        assert!(check_name("user stats, größter zuerst").is_ok());
+        for wrong in ["", "a\nb", "\u{7f}", &"x".repeat(65)] {
+            assert!(check_name(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
