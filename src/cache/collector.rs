@@ -6,25 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::cache::QueryCache;
 use crate::l1::Local;
-use crate::l2::StoreError;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats, Roll};
-
-impl QueryCache {
-    /// What all processes of the namespace publish. Without a shared tier that is nothing.
-    #[allow(dead_code)] // Asked for by the command only.
-    pub(crate) async fn roll(&self) -> Result<Roll, StoreError> {
-        match &self.core.fleet {
-            Some(fleet) => {
-                let snapshots = fleet.store.published().await?;
-                Ok(Roll::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))
-            }
-            None => Ok(Roll::default()),
-        }
-    }
-}
+use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats};
 
 /// Where all numbers of a cache are. Clones look at the same.
 #[derive(Clone)]

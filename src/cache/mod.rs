@@ -4,6 +4,7 @@ mod build;
 pub(crate) mod build_error;
 pub(crate) mod builder;
 mod collector;
+mod fleet_stats;
 pub(crate) mod config;
 pub(crate) mod inner;
 pub(crate) mod load;
