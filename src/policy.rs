@@ -1,5 +1,6 @@
 //! How long a result lives and how long its load may take: set on the cache, overridden per query.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,85 +82,63 @@ impl Policy {
     /// overridden to something shorter, the inherited `l1_ttl` gives way.
     pub(crate) fn with(self, settings: &Settings) -> Result<Policy, WrongSetting> {
         let ttl = settings.ttl.unwrap_or(self.ttl);
-        lifetime("ttl", ttl)?;
-        let l1_ttl = match settings.l1_ttl {
-            Some(l1_ttl) => {
-                lifetime("l1_ttl", l1_ttl)?;
-                if l1_ttl > ttl {
-                    return Err(WrongSetting {
-                        setting: "l1_ttl",
-                        given: format!("{l1_ttl:?}"),
-                        allowed: format!("at most the `ttl`, which is {ttl:?}"),
-                    });
-                }
-                l1_ttl
-            }
-            // The default of `l1_ttl` is the `ttl`, whatever that was set to.
-            None if self.l1_ttl == self.ttl => ttl,
-            None => self.l1_ttl.min(ttl),
-        };
-        let jitter = settings.jitter.unwrap_or(self.jitter);
-        if !(0.0..=0.5).contains(&jitter) {
-            return Err(WrongSetting {
-                setting: "jitter",
-                given: jitter.to_string(),
-                allowed: "a share of the `ttl` from 0.0 to 0.5".into(),
-            });
-        }
-        let load_deadline = settings.load_deadline.unwrap_or(self.load_deadline);
-        lifetime("load_deadline", load_deadline)?;
-        let max_value_bytes = settings.max_value_bytes.unwrap_or(self.max_value_bytes);
-        if max_value_bytes == 0 {
-            return Err(WrongSetting {
-                setting: "max_value_bytes",
-                given: "0".into(),
-                allowed: "at least 1 byte".into(),
-            });
-        }
-        let stale_while_revalidate =
-            settings.stale_while_revalidate.unwrap_or(self.stale_while_revalidate);
-        let stale_if_error = settings.stale_if_error.unwrap_or(self.stale_if_error);
-        for (setting, given) in
-            [("stale_while_revalidate", stale_while_revalidate), ("stale_if_error", stale_if_error)]
-        {
-            if given > LONGEST {
-                return Err(WrongSetting {
-                    setting,
-                    given: format!("{given:?}"),
-                    allowed: "up to 366 days".into(),
-                });
-            }
-        }
-        let negative_ttl = settings.negative_ttl.or(self.negative_ttl);
-        if let Some(negative_ttl) = negative_ttl {
-            lifetime("negative_ttl", negative_ttl)?;
-        }
-        let negative_sqlstates =
-            settings.negative_sqlstates.clone().or_else(|| self.negative_sqlstates.clone());
-        if let Some(negative) = &negative_sqlstates {
-            negative.check()?;
-        }
-        let early_refresh = settings.early_refresh.unwrap_or(self.early_refresh);
-        if !(0.0..=100.0).contains(&early_refresh) {
-            return Err(WrongSetting {
-                setting: "early_refresh",
-                given: early_refresh.to_string(),
-                allowed: "from 0.0 (never) to 100.0; 1.0 is the usual".into(),
-            });
-        }
-        Ok(Policy {
+        let policy = Policy {
             ttl,
-            l1_ttl,
-            jitter,
-            load_deadline,
-            max_value_bytes,
-            stale_while_revalidate,
-            stale_if_error,
+            l1_ttl: settings.l1_ttl.unwrap_or(match self.l1_ttl == self.ttl {
+                // The default of `l1_ttl` is the `ttl`, whatever that was set to.
+                true => ttl,
+                false => self.l1_ttl.min(ttl),
+            }),
+            jitter: settings.jitter.unwrap_or(self.jitter),
+            load_deadline: settings.load_deadline.unwrap_or(self.load_deadline),
+            max_value_bytes: settings.max_value_bytes.unwrap_or(self.max_value_bytes),
+            stale_while_revalidate: settings
+                .stale_while_revalidate
+                .unwrap_or(self.stale_while_revalidate),
+            stale_if_error: settings.stale_if_error.unwrap_or(self.stale_if_error),
             allow_invalidated: settings.allow_invalidated.unwrap_or(self.allow_invalidated),
-            negative_ttl,
-            negative_sqlstates,
-            early_refresh,
-        })
+            negative_ttl: settings.negative_ttl.or(self.negative_ttl),
+            negative_sqlstates: settings.negative_sqlstates.clone().or(self.negative_sqlstates),
+            early_refresh: settings.early_refresh.unwrap_or(self.early_refresh),
+        };
+        policy.check()?;
+        Ok(policy)
+    }
+
+    fn check(&self) -> Result<(), WrongSetting> {
+        const LIFE: &str = "from 1 millisecond to 366 days";
+        const STALE: &str = "up to 366 days";
+        let is_life = |given: Duration| (SHORTEST..=LONGEST).contains(&given);
+        let negative = self.negative_sqlstates.as_ref().map(|negative| negative.ttl);
+        let at_most_ttl = format!("at most the `ttl`, which is {:?}", self.ttl);
+        let (stale, or_error) = (self.stale_while_revalidate, self.stale_if_error);
+        let is_share = (0.0..=0.5).contains(&self.jitter);
+        let is_beta = (0.0..=100.0).contains(&self.early_refresh);
+        let beta = "from 0.0 (never) to 100.0; 1.0 is the usual";
+        let rules: [(&'static str, bool, &dyn fmt::Debug, &str); 11] = [
+            ("ttl", is_life(self.ttl), &self.ttl, LIFE),
+            ("l1_ttl", is_life(self.l1_ttl), &self.l1_ttl, LIFE),
+            ("l1_ttl", self.l1_ttl <= self.ttl, &self.l1_ttl, &at_most_ttl),
+            ("jitter", is_share, &self.jitter, "a share of the `ttl` from 0.0 to 0.5"),
+            ("load_deadline", is_life(self.load_deadline), &self.load_deadline, LIFE),
+            ("max_value_bytes", self.max_value_bytes > 0, &self.max_value_bytes, "at least 1 byte"),
+            ("stale_while_revalidate", stale <= LONGEST, &stale, STALE),
+            ("stale_if_error", or_error <= LONGEST, &or_error, STALE),
+            (
+                "negative_ttl",
+                self.negative_ttl.is_none_or(is_life),
+                &Given(self.negative_ttl),
+                LIFE,
+            ),
+            ("negative_sqlstates", negative.is_none_or(is_life), &Given(negative), LIFE),
+            ("early_refresh", is_beta, &self.early_refresh, beta),
+        ];
+        match rules.into_iter().find(|(_, holds, ..)| !holds) {
+            Some((setting, _, given, allowed)) => {
+                Err(WrongSetting { setting, given: format!("{given:?}"), allowed: allowed.into() })
+            }
+            None => self.negative_sqlstates.as_ref().map_or(Ok(()), Negative::check),
+        }
     }
 
     /// The life of one new entry: the `ttl`, or that of an empty result, shortened by a random part
@@ -221,7 +200,6 @@ impl Negative {
     }
 
     fn check(&self) -> Result<(), WrongSetting> {
-        lifetime("negative_sqlstates", self.ttl)?;
         let legal = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
         match self.sqlstates.iter().find(|state| state.len() != 5 || !state.bytes().all(legal)) {
             None => Ok(()),
@@ -238,15 +216,13 @@ fn whole_millis(duration: Duration) -> Duration {
     duration - Duration::from_nanos(u64::from(duration.subsec_nanos() % 1_000_000))
 }
 
-fn lifetime(setting: &'static str, given: Duration) -> Result<(), WrongSetting> {
-    if (SHORTEST..=LONGEST).contains(&given) {
-        return Ok(());
+/// A setting as it was given, if it was.
+struct Given(Option<Duration>);
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |given| given.fmt(f))
     }
-    Err(WrongSetting {
-        setting,
-        given: format!("{given:?}"),
-        allowed: "from 1 millisecond to 366 days".into(),
-    })
 }
 
 #[cfg(test)]

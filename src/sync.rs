@@ -1,7 +1,12 @@
-//! The primitives of [`currency`](crate::currency) and of the front of [`local`](crate::l1), in one
-//! place: a test puts those of loom there and tries every order in which threads can meet.
+//! Locks and atomics, in one place.
+//!
+//! A lock is free again after a thread has panicked while it held it: no code here panics between
+//! two steps that belong together, so the data under a lock is whole at any time.
+//!
+//! The tests under loom put loom's primitives in the place of these, for [`currency`](crate::currency)
+//! and for the front of [`l1`](crate::l1), and try every order in which threads can meet there.
 
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-pub(crate) use std::sync::{Mutex, MutexGuard};
 
 pub(crate) use arc_swap::ArcSwapOption;
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};

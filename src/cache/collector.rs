@@ -1,7 +1,8 @@
 //! [`Collector`]: where all numbers of a cache come together.
 
+use crate::sync::Mutex;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,12 +48,12 @@ impl Collector {
 
     /// A refresher that has been given the cache.
     pub(crate) fn add(&self, refresher: Views) {
-        self.refreshers.0.lock().unwrap_or_else(PoisonError::into_inner).push(refresher);
+        self.refreshers.0.lock().push(refresher);
     }
 
     fn of_views(&self) -> Vec<PublishedView> {
         let mut views = vec![];
-        let mut refreshers = self.refreshers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refreshers = self.refreshers.0.lock();
         refreshers.retain(|refresher| refresher().map(|its| views.extend(its)).is_some());
         views
     }

@@ -1,31 +1,34 @@
 //! One load: the right to it, the query, and both tiers filled.
 
+use crate::sync::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Core, Load, Phase};
-use crate::cache::lookup::{Missed, Sight};
+use crate::cache::lookup::Missed;
+use crate::cache::permission::Right;
 use crate::clock;
-use crate::currency::{Position, Stamp};
+use crate::currency::Stamp;
 use crate::error::Error;
-use crate::fleet::notices::Word;
 use crate::fleet::{Fleet, Lease};
 use crate::flight::{Failure, Flight, Landing};
 use crate::l1::entry::{Held, Life};
 use crate::l2::entry::{self, Header};
-use crate::l2::{Ask, Done, Fill, LEASE, Leased};
+use crate::l2::{Done, Fill};
+use crate::policy::Policy;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
+use crate::value::tag::Depends;
 use crate::value::tag::Tag;
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
@@ -39,25 +42,12 @@ tokio::task_local! {
 /// A load that a task takes when it runs the query.
 pub(crate) type Reload<V> = Arc<Mutex<Option<Load<<V as Value>::Stored>>>>;
 
-/// How often what is in Redis is looked at because the lease was refused for it.
-const LOOKS: usize = 3;
-
 /// What a load has come to have, whether it succeeds or not.
 #[derive(Default)]
 struct Attempt {
     lease: Option<Lease>,
     /// When the query began, and as of which stamp.
     began: Option<(clock::Instant, Stamp)>,
-}
-
-/// The right to load.
-enum Right {
-    /// For all processes, or perhaps so.
-    Leased(Lease),
-    /// For this one: Redis does not answer, or another process's load came to nothing.
-    Alone,
-    /// None is needed: another process has loaded it meanwhile.
-    Found(Landing),
 }
 
 impl Core {
@@ -92,94 +82,145 @@ impl Core {
         load: Reload<V>,
         missed: Missed,
     ) {
-        let token = Token::random();
-        let deadline = config.policy.load_deadline;
+        let job = Job { key, config, token: Token::random() };
         let mut attempt = Attempt::default();
+        let outcome = self.attempt::<V>(&job, &load, missed, &flight.urgent(), &mut attempt).await;
+        let Attempt { lease, began } = attempt;
+        match outcome {
+            Ok(Outcome::Loaded(loaded)) => {
+                self.loaded::<V>(span, flight, &job, loaded, lease).await;
+            }
+            Ok(Outcome::Found(landing)) => {
+                span.ends("found", Duration::ZERO, None);
+                self.local.insert(key, landing.held.clone());
+                flight.land(Ok(landing));
+            }
+            Err(error) => self.failed(span, flight, &job, error, began, lease),
+        }
+    }
+
+    /// Asks for the right to load, and runs the query, within the deadline. A panic is an error.
+    async fn attempt<V: Value>(
+        &self,
+        job: &Job,
+        load: &Reload<V>,
+        missed: Missed,
+        urgent: &Notify,
+        attempt: &mut Attempt,
+    ) -> Result<Outcome<V::Stored>, Error> {
         let run = async {
-            match self.right::<V>(&key, &config, token, missed, &flight.urgent()).await {
-                Right::Found(landing) => return Ok(Err(landing)),
+            match self.right::<V>(&job.key, &job.config, job.token, missed, urgent).await {
+                Right::Found(landing) => return Ok(Outcome::Found(landing)),
                 Right::Leased(granted) => attempt.lease = Some(granted),
                 Right::Alone => {}
             }
-            self.run::<V>(&load, &config, &flight.urgent(), &mut attempt).await.map(Ok)
+            self.run::<V>(load, &job.config, urgent, attempt).await.map(Outcome::Loaded)
         };
-        let outcome = match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
+        let deadline = job.config.policy.load_deadline;
+        match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
             Err(_) => Err(Error::deadline(deadline)),
             Ok(Err(panic)) => Err(Error::panicked(&*panic)),
             Ok(Ok(outcome)) => outcome,
-        };
-        let Attempt { lease, began } = attempt;
-        let loaded = match outcome {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(landing)) => {
-                span.ends("found", Duration::ZERO, None);
-                self.local.insert(key, landing.held.clone());
-                return flight.land(Ok(landing));
-            }
-            Err(error) => {
-                count(&config.tally.load_errors);
-                let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
-                span.failed(&error.kind(), took.unwrap_or_default());
-                if let Some((began, took)) = began.zip(took) {
-                    config.tally.load_took(took);
-                    self.keep_failure(&key, &config, &error, began);
-                }
-                // Given back with the word that there is no result, before those who wait here
-                // have the error and ask again.
-                release(lease, Done::Without);
-                return flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
-            }
-        };
-        let Loaded { value, tags, stamp, began, ended, by_store } = loaded;
-        let took = clock::since(ended, began);
+        }
+    }
+
+    /// The load failed: counts it, keeps the error if the query asks for that, and hands it to all
+    /// who wait.
+    fn failed(
+        &self,
+        span: &Span,
+        flight: Flight,
+        Job { key, config, .. }: &Job,
+        error: Error,
+        began: Option<(clock::Instant, Stamp)>,
+        lease: Option<Lease>,
+    ) {
+        count(&config.tally.load_errors);
+        let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
+        span.failed(&error.kind(), took.unwrap_or_default());
+        if let Some((began, took)) = began.zip(took) {
+            config.tally.load_took(took);
+            self.keep_failure(key, config, &error, began);
+        }
+        // Released as without a result, before those who wait here have the error and ask again.
+        release(lease, Done::Without);
+        flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
+    }
+
+    /// The query has its result: into memory, to all who wait, and into Redis.
+    async fn loaded<V: Value>(
+        &self,
+        span: &Span,
+        flight: Flight,
+        job: &Job,
+        loaded: Loaded<V::Stored>,
+        lease: Option<Lease>,
+    ) {
+        let (key, config) = (job.key, &*job.config);
+        let Loaded { value, tags, times } = loaded;
+        let took = times.load();
         config.tally.load_took(took);
         let value = Arc::new(value);
-        let encoded = self.encode::<V>(&config, &value);
-        let (bytes, empty) = match &encoded {
-            Some((codec, payload)) => (payload.len(), V::is_empty(&value, *codec, payload)),
-            None => (0, false),
-        };
-        count_bytes(&config.tally.loaded_bytes, bytes);
-        span.ends("loaded", took, encoded.is_some().then_some(bytes));
-        trace::loaded(&key, took, encoded.is_some().then_some(bytes));
+        let encoded = self.encode::<V>(config, &value);
+        let size = encoded.as_ref().map(|(_, payload)| payload.len());
+        let empty =
+            encoded.as_ref().is_some_and(|(codec, bytes)| V::is_empty(&value, *codec, bytes));
+        count_bytes(&config.tally.loaded_bytes, size.unwrap_or(0));
+        span.ends("loaded", took, size);
+        trace::loaded(&key, took, size);
         let depends = match tags.is_empty() {
             true => config.depends.clone(),
             false => Arc::new(config.depends.and(tags)),
         };
         let ttl = config.policy.draw_ttl(empty);
-        let stored_life = ttl + config.policy.longest_stale();
-        let ends = clock::after(ended, ttl);
-        let kept = config.policy.kept(ended, clock::after(ended, stored_life));
-        let life = Life { as_of: began, born: ended, copied: ended, ends, kept };
-        let held = Held::new(&key, value, bytes, life, (stamp, token), depends.clone());
+        let life = times.life(&config.policy, ttl);
+        let origin = (times.stamp, job.token);
+        let held = Held::new(&key, value, size.unwrap_or(0), life, origin, depends.clone());
         // Into memory before the callers have it, so that the next of them finds it there; into
         // Redis after that, so that nobody waits for the round trip.
         if encoded.is_some() {
             self.local.insert(key, held.clone());
         }
-        flight.land(Ok(Landing { held, shown: stamp.moment }));
+        flight.land(Ok(Landing { held, shown: times.stamp.moment }));
         let Some(fleet) = &self.fleet else { return };
-        let Some((codec, payload)) = encoded else { return release(lease, Done::Without) };
-        if !self.currency.is_current(&stamp, depends.cells()) {
+        match encoded {
+            Some((codec, payload)) => {
+                let entry = NewEntry { times, ttl, depends, codec, payload };
+                self.store(fleet, job, entry, lease).await;
+            }
+            None => release(lease, Done::Without),
+        }
+    }
+
+    /// Writes the entry to Redis, unless the result was invalidated meanwhile, and gives the lease
+    /// back.
+    async fn store(
+        &self,
+        fleet: &Fleet,
+        Job { key, config, token }: &Job,
+        NewEntry { times, ttl, depends, codec, payload }: NewEntry,
+        lease: Option<Lease>,
+    ) {
+        if !self.currency.is_current(&times.stamp, depends.cells()) {
             // Dead before it arrived.
             count(&self.counters.l2_overtaken);
             return release(lease, Done::Again);
         }
-        let at = Position { epoch: stamp.epoch, seq: stamp.asof };
-        let load = clock::since(ended, began);
+        let life = ttl + config.policy.longest_stale();
         // The shared tier cannot say how long it would live there, or is away.
-        let Some(ends) = fleet.store.time_of(clock::after(by_store, stored_life)) else {
+        let Some(ends) = fleet.store.time_of(clock::after(times.by_store, life)) else {
             count(&self.counters.l2_errors);
             return release(lease, Done::Without);
         };
-        let header = Header { codec, at, token, life: stored_life, ends, ttl, load };
-        let sealed = entry::seal(&key, &header, &depends, &payload, self.secret.as_ref());
+        let (token, at, load) = (*token, times.stamp.position(), times.load());
+        let header = Header { codec, at, token, life, ends, ttl, load };
+        let sealed = entry::seal(key, &header, &depends, &payload, self.secret.as_ref());
         let Some(header) = sealed else { return release(lease, Done::Without) };
         let fill = Fill { token, at, ends, header, payload };
         let size = fill.header.len() + fill.payload.len();
         let filled = match lease {
             Some(lease) => lease.fill(fill).await,
-            None => fleet.store.fill(&key, fill).await,
+            None => fleet.store.fill(key, fill).await,
         };
         count(match filled {
             Ok(true) => {
@@ -189,69 +230,6 @@ impl Core {
             Ok(false) => &self.counters.l2_overtaken,
             Err(_) => &self.counters.l2_errors,
         });
-    }
-
-    /// Asks for the right to load, and waits while another process has it.
-    async fn right<V: Value>(
-        &self,
-        key: &CacheKey,
-        config: &QueryConfig,
-        token: Token,
-        mut missed: Missed,
-        urgent: &Notify,
-    ) -> Right {
-        let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
-        let Some(fleet) = self.fleet.as_ref().filter(usable) else {
-            return Right::Alone;
-        };
-        let mut looks = 0;
-        // Somebody waits for this who holds a turn of this process, which the other process's load
-        // may be waiting for in the end. Longer than a lease that is not worth it.
-        let mut patience = pin!(async {
-            let asked = Instant::now();
-            urgent.notified().await;
-            // Said on for whoever waits for a turn after this.
-            urgent.notify_one();
-            sleep_until(asked + LEASE).await;
-        });
-        loop {
-            let (seen, refused) = match missed {
-                Missed::Absent => (None, false),
-                Missed::Unwanted(token) => (Some(token), false),
-                Missed::Refused(token) => (Some(token), true),
-                Missed::Unreachable => return Right::Alone,
-            };
-            let waiter = fleet.backplane.wait_for(*key);
-            let at = self.currency.position();
-            let need = self.currency.newest(config.depends.cells());
-            let lease = fleet.ask(*key, token);
-            match fleet.store.lease(key, Ask { token, at, need, seen, refused }).await {
-                Err(_) => {
-                    count(&self.counters.l2_errors);
-                    return Right::Leased(lease);
-                }
-                Ok(Leased::Granted) => return Right::Leased(lease.granted()),
-                Ok(Leased::Entry) => lease.refused(),
-                Ok(Leased::Wait(remaining)) => {
-                    lease.refused();
-                    count(&self.counters.lease_waits);
-                    match select(pin!(waiter.word(remaining)), patience.as_mut()).await {
-                        Either::Left((Word::Done(Done::Filled), _)) => {}
-                        Either::Left((Word::Done(Done::Without), _)) => return Right::Alone,
-                        Either::Left((Word::Done(Done::Again) | Word::Ask, _)) => continue,
-                        Either::Right(_) => return Right::Alone,
-                    }
-                }
-            }
-            match self.find::<V>(key, config, || {}).await {
-                Sight::Fresh(_, landing) => return Right::Found(landing),
-                Sight::Nothing(again) => missed = again,
-            }
-            looks += 1;
-            if looks == LOOKS {
-                return Right::Alone;
-            }
-        }
     }
 
     /// Runs the query when it is its turn.
@@ -270,7 +248,7 @@ impl Core {
         };
         // Taken only now: whoever brought it may yet need it, if what another process has loaded is
         // of no use to him.
-        let load = load.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let load = load.lock().take();
         let load = load.ok_or_else(Error::closed)?;
         count(&config.tally.loads);
         // The stamp first, then the load: what is invalidated while the query runs is not known to
@@ -290,7 +268,7 @@ impl Core {
         let (value, tags) = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Loaded { value, tags, stamp, began, ended, by_store })
+        Ok(Loaded { value, tags, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Keeps an error as an answer, if the query asks for that, and unless there is a stale result
@@ -346,12 +324,58 @@ async fn reached(closing: &mut watch::Receiver<Phase>, phase: Phase) {
     let _ = closing.wait_for(|&now| now >= phase).await;
 }
 
+/// What one load is for.
+struct Job {
+    key: CacheKey,
+    config: Arc<QueryConfig>,
+    token: Token,
+}
+
+/// How a load came to a result.
+enum Outcome<T> {
+    Loaded(Loaded<T>),
+    /// Another process has loaded it meanwhile.
+    Found(Landing),
+}
+
 struct Loaded<T> {
     value: T,
     tags: Vec<Tag>,
+    times: Times,
+}
+
+/// A result on its way to Redis.
+struct NewEntry {
+    times: Times,
+    ttl: Duration,
+    depends: Arc<Depends>,
+    codec: u8,
+    payload: Bytes,
+}
+
+/// When a query ran.
+struct Times {
     stamp: Stamp,
     began: clock::Instant,
     ended: clock::Instant,
     /// `ended` by the clock of the shared tier, whichever the cache's is.
     by_store: clock::Instant,
+}
+
+impl Times {
+    fn load(&self) -> Duration {
+        clock::since(self.ended, self.began)
+    }
+
+    /// The life in memory of a result with this time to live.
+    fn life(&self, policy: &Policy, ttl: Duration) -> Life {
+        let dies = clock::after(self.ended, ttl + policy.longest_stale());
+        Life {
+            as_of: self.began,
+            born: self.ended,
+            copied: self.ended,
+            ends: clock::after(self.ended, ttl),
+            kept: policy.kept(self.ended, dies),
+        }
+    }
 }

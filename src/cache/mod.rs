@@ -4,40 +4,29 @@ mod build;
 pub(crate) mod build_error;
 pub(crate) mod builder;
 mod collector;
-mod fleet_stats;
 pub(crate) mod config;
+mod fleet_stats;
 pub(crate) mod inner;
 pub(crate) mod load;
 pub(crate) mod lookup;
+mod permission;
 mod publisher;
 #[cfg(all(test, feature = "redis"))]
 mod publisher_tests;
 pub(crate) mod read;
+mod read_through;
 pub(crate) mod serve;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::time::timeout;
-
-use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Core, Load, Phase};
-use crate::cache::load::{LOADING, Reload};
-use crate::cache::lookup::{Missed, Sight};
-use crate::cache::serve::Asked;
-use crate::error::{Error, ErrorKind};
-use crate::flight::{Arrival, Failure, Flights, Joined};
+use crate::cache::inner::{Core, Phase};
+use crate::error::Error;
 use crate::l2::Store;
 use crate::telemetry::counters::count;
 use crate::telemetry::stats::{CacheStats, QueryStats};
 use crate::telemetry::trace::{self, Span};
-use crate::value::Value;
-use crate::value::answer::{Answer, Origin};
-use crate::value::key::CacheKey;
 use crate::value::tag::{Cell, Tag};
-use crate::value::token::Token;
 
 /// A cache of query results: in memory, over a Redis that other processes share.
 ///
@@ -217,202 +206,7 @@ impl Drop for LastHandle {
     }
 }
 
-/// How much longer than its load's deadline a caller waits for a flight. A flight ends by itself
-/// before that, unless the runtime that it runs on is blocked.
-const GRACE: Duration = Duration::from_secs(2);
-
 impl Core {
-    /// Everything after a miss in memory.
-    pub(crate) async fn miss<V: Value>(
-        self: Arc<Self>,
-        key: CacheKey,
-        config: Arc<QueryConfig>,
-        load: Load<V::Stored>,
-    ) -> Result<Answer<V>, Error> {
-        count(&self.counters.misses);
-        let tally = config.tally.clone();
-        let outcome = self.seek(key, config, load).await;
-        tally.answered(&outcome);
-        outcome
-    }
-
-    async fn seek<V: Value>(
-        self: Arc<Self>,
-        key: CacheKey,
-        config: Arc<QueryConfig>,
-        load: Load<V::Stored>,
-    ) -> Result<Answer<V>, Error> {
-        let begin = tokio::time::Instant::now();
-        let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
-        let deadline = config.policy.load_deadline;
-        if let Some(settled) = self.settle::<V>(&key, &config, asked).await {
-            return settled;
-        }
-        // A task that runs the query takes it from here. One that is dropped before, with a runtime
-        // that has shut down, leaves it.
-        let load = Arc::new(Mutex::new(Some(load)));
-        let mut place = self.place();
-        let mut moved = false;
-        let nested = LOADING.try_with(|()| ()).is_ok();
-        let mut joined = self.flights.join(key);
-        if let Joined::Later(_) = joined {
-            count(&self.counters.coalesced);
-        }
-        loop {
-            let (mut passenger, origin) = match joined {
-                Joined::Later(passenger) => {
-                    // A new one is on the way; whoever may be served an old one need not wait.
-                    if let Some(stale) = self.while_revalidating::<V>(&key, &config) {
-                        return Ok(stale);
-                    }
-                    (passenger, Origin::Coalesced)
-                }
-                Joined::First(flight) => {
-                    // The flight that was under way when we found nothing in memory may have stored
-                    // its result and ended since. From here on nobody else can start one.
-                    if self.local.has(&key)
-                        && let Some(hit) = self.hit(&key, &config)
-                    {
-                        return Ok(hit.answer);
-                    }
-                    let missed = match self.find::<V>(&key, &config, || flight.found()).await {
-                        Sight::Fresh(value, landing) => {
-                            let (now, held) = (self.clock.now(), &landing.held);
-                            let (age, life, token) = (held.age(now), held.life, held.token);
-                            // Taken over, this look was so slow that a newer result may be in
-                            // memory.
-                            if flight.is_current() {
-                                self.local.insert(key, held.clone());
-                            }
-                            flight.land(Ok(landing));
-                            if config
-                                .policy
-                                .is_due_early(life.load(), life.remaining(&config.policy, now))
-                            {
-                                self.reload::<V>(key, &config, load, token);
-                            }
-                            return Ok(Answer::new(V::of(value), Origin::L2, age));
-                        }
-                        Sight::Nothing(missed) => missed,
-                    };
-                    let until = tokio::time::Instant::now() + deadline + GRACE;
-                    let Some(passenger) = flight.loads(until) else {
-                        joined = self.flights.join(key);
-                        continue;
-                    };
-                    let stale = self.while_revalidating::<V>(&key, &config);
-                    place.spawn(self.clone().fly::<V>(
-                        flight,
-                        key,
-                        config.clone(),
-                        load.clone(),
-                        missed,
-                    ));
-                    if let Some(stale) = stale {
-                        count(&self.counters.refreshes);
-                        return Ok(stale);
-                    }
-                    (passenger, Origin::Loaded)
-                }
-            };
-            if nested {
-                passenger.hurry();
-            }
-            let arrival = passenger.arrival(self.look_limit());
-            joined = match timeout(deadline + GRACE, arrival).await {
-                Err(_) => {
-                    self.flights.forget(key, &passenger);
-                    return self.or_stale(&key, &config, Error::deadline(deadline));
-                }
-                Ok(Arrival::Landed(Ok(landing))) => {
-                    let now = self.clock.now();
-                    let age = landing.held.age(now);
-                    let fresh = self.serves(&landing, &config, asked, now);
-                    match landing.held.value() {
-                        _ if !fresh => self.flights.join(key),
-                        Some(value) => return Ok(Answer::new(V::of(value), origin, age)),
-                        // Two types of one name, which share keys.
-                        None => Flights::alone(key),
-                    }
-                }
-                // A deadline of another query, or one that began before we asked, is not ours. But two
-                // loads that need each other would keep each other alive by trying again.
-                Ok(Arrival::Landed(Err(failure)))
-                    if failure.error.kind() == ErrorKind::Deadline
-                        && !nested
-                        && origin == Origin::Coalesced
-                        && begin.elapsed() < deadline =>
-                {
-                    self.flights.join(key)
-                }
-                // The table it did not find may be what the invalidation was about.
-                Ok(Arrival::Landed(Err(Failure { stamp: Some(stamp), .. })))
-                    if stamp.moment <= asked.moment
-                        && !self.currency.is_current(&stamp, config.depends.cells()) =>
-                {
-                    self.flights.join(key)
-                }
-                Ok(Arrival::Landed(Err(failure))) => {
-                    return self.or_stale(&key, &config, failure.error);
-                }
-                Ok(Arrival::Vanished) => {
-                    if load.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-                        return Err(Error::closed());
-                    }
-                    if origin == Origin::Loaded {
-                        // The runtime refused the task. There is one other to try.
-                        place = Handle::try_current().map_err(|_| Error::closed())?;
-                        if std::mem::replace(&mut moved, true) {
-                            return Err(Error::closed());
-                        }
-                    }
-                    self.flights.join(key)
-                }
-                Ok(Arrival::Stuck) => self.flights.take_over(key, &passenger),
-            };
-        }
-    }
-
-    /// Loads a result anew in the background, unless somebody is at it already.
-    pub(crate) fn reload<V: Value>(
-        self: &Arc<Self>,
-        key: CacheKey,
-        config: &Arc<QueryConfig>,
-        load: Reload<V>,
-        seen: Token,
-    ) {
-        let Joined::First(flight) = self.flights.join(key) else { return };
-        let until = tokio::time::Instant::now() + config.policy.load_deadline + GRACE;
-        if flight.loads(until).is_some() {
-            count(&self.counters.refreshes);
-            let flying =
-                self.clone().fly::<V>(flight, key, config.clone(), load, Missed::Unwanted(seen));
-            self.place().spawn(flying);
-        }
-    }
-
-    /// The runtime for a load.
-    ///
-    /// It must go on while others wait, whatever becomes of the caller. A runtime of many threads
-    /// does, the caller's at least as long as ours: ours may have shut down. One of a single thread
-    /// stands still whenever nobody blocks on it, as ours may for good; the caller's is moving now.
-    fn place(&self) -> Handle {
-        match Handle::try_current() {
-            Ok(callers)
-                if callers.runtime_flavor() == RuntimeFlavor::MultiThread
-                    || self.runtime.runtime_flavor() != RuntimeFlavor::MultiThread =>
-            {
-                callers
-            }
-            _ => self.runtime.clone(),
-        }
-    }
-
-    /// How long a look into Redis can take before something else than Redis keeps it.
-    fn look_limit(&self) -> Duration {
-        self.fleet.as_ref().map_or(GRACE, |fleet| 4 * fleet.store.limit())
-    }
-
     /// The one way that all invalidations take.
     async fn invalidate(&self, cells: &[Cell]) -> Result<(), Error> {
         if cells.is_empty() {

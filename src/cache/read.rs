@@ -1,8 +1,9 @@
 //! [`Read`]: a read as a future, which finds what is in memory at its first poll.
 
+use crate::sync::Mutex;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;

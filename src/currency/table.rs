@@ -40,6 +40,11 @@ impl Stamp {
     pub(crate) fn is_ours(&self) -> bool {
         self.moment != 0
     }
+
+    /// As it stands in an entry.
+    pub(crate) fn position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.asof }
+    }
 }
 
 /// What the directory says about itself.
@@ -128,7 +133,7 @@ impl Currency {
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.ledger.lock()
     }
 
     /// Until when the table is confirmed: all invalidations that Redis had acknowledged `max_blind`

@@ -1,8 +1,9 @@
 //! [`Backplane`]: what other processes of the fleet tell this one, and who waits for it.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -55,7 +56,7 @@ impl Backplane {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// Begins to listen for the end of another process's load. Done before asking whether there is

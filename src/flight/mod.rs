@@ -11,9 +11,10 @@
 //! - *Found*: Redis has answered. What is left, such as decoding a large value, waits for nothing.
 //! - *Loading*, which is a task of its own: nobody who leaves can harm it.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -162,7 +163,7 @@ impl Flights {
     }
 
     fn lock(&self) -> MutexGuard<'_, Listed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -28,7 +28,7 @@
 //! returned yet, and what was invalidated is served from neither: every entry is judged when it is
 //! read.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::clock::Instant;
 use crate::l1::entry::Held;
@@ -172,7 +172,7 @@ impl Watch<'_> {
             return;
         }
         // Whoever has the lock brings something as good.
-        let Ok(locked) = set.lock.try_lock() else { return };
+        let Some(locked) = set.lock.try_lock() else { return };
         if set.replaced.load(Ordering::Relaxed) == self.replaced {
             let before = set.put(self.first, held);
             // The value's own `drop` may be next, and that is not for under a lock.
@@ -203,7 +203,7 @@ impl Watch<'_> {
 
 impl Set {
     pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock.lock()
     }
 
     /// Under the lock: puts an entry where its key's is, or else in the first slot, and what was in

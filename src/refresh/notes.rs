@@ -6,8 +6,9 @@
 //! was lost, or is late, is about another state: then a view is refreshed, or results are
 //! invalidated, once more than needed.
 
+use crate::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -101,11 +102,11 @@ impl Notes {
     }
 
     fn own(&self, name: &str) -> Option<Bytes> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.own.lock().get(name).cloned()
     }
 
     fn keep(&self, name: &str, bytes: Bytes) {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), bytes);
+        self.own.lock().insert(name.to_owned(), bytes);
     }
 }
 

@@ -1,8 +1,9 @@
 //! [`Shared`]: all parts of a refresher. What they do together stands in the files of the path of a
 //! refresh: `ticks` (when), `turn` (one refresh), `follow` (refreshes by others).
 
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -110,7 +111,7 @@ impl View {
     }
 
     pub(super) fn status(&self) -> MutexGuard<'_, ViewStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 
     pub(super) fn is(&self, activity: Activity) {
@@ -124,12 +125,12 @@ impl View {
     }
 
     pub(super) fn line(&self) -> Option<Arc<HookLine>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.line.lock().clone()
     }
 
     /// Gives up the hooks that run or wait.
     pub(super) fn end_hooks(&self) {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.line.lock().take();
     }
 
     pub(super) fn next(&self) -> Option<SystemTime> {
@@ -151,7 +152,7 @@ impl View {
 
     /// The view was in this state at this time.
     pub(super) fn saw(&self, at: SystemTime, seen: &Seen) {
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looks = self.looks.lock();
         if looks.0.back().is_none_or(|(_, last)| last != seen) {
             looks.0.push_back((at, seen.clone()));
             if looks.0.len() > REMEMBERED {
@@ -163,7 +164,7 @@ impl View {
     /// The state that it was last seen in is that of this tick, or of an earlier one, however long
     /// after the tick it was seen.
     pub(super) fn done(&self, tick: SystemTime) {
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looks = self.looks.lock();
         if let Some((since, _)) = looks.0.back_mut() {
             *since = tick.min(*since);
         }
@@ -171,7 +172,7 @@ impl View {
 
     /// The state that it was last seen in at that time, or else the first that it was seen in.
     pub(super) fn as_of(&self, at: SystemTime) -> Option<Seen> {
-        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = self.looks.lock();
         let then = looks.0.iter().rev().find(|(since, _)| *since <= at);
         then.or(looks.0.front()).map(|(_, seen)| seen.clone())
     }

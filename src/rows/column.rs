@@ -1,8 +1,9 @@
 //! [`Column`]: name and type of a column, and the bytes they travel as.
 
+use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio_postgres::types::{Field, Kind, Type};
@@ -96,7 +97,7 @@ struct Known {
 impl ColumnSets {
     /// The set that `encoded` describes, or nothing if it describes none.
     pub(crate) fn decode(&self, encoded: &[u8]) -> Option<Arc<ColumnSet>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if let Some(set) = known.sets.get(encoded).and_then(Weak::upgrade) {
             return Some(set);
         }
@@ -329,7 +330,7 @@ mod tests {
         for n in 0..1000 {
             sets.decode(&encoded(&format!("column {n}"))).unwrap();
         }
-        assert!(sets.0.lock().unwrap().sets.len() <= 128);
+        assert!(sets.0.lock().sets.len() <= 128);
     }
 
     #[test]

@@ -8,13 +8,14 @@ pub(crate) mod param;
 pub(crate) mod tag;
 pub(crate) mod token;
 
+use crate::sync::Mutex;
 use std::any::{TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -126,7 +127,7 @@ fn shape_of<T: 'static>() -> Shape {
     MINE.with_borrow_mut(|mine| {
         *mine.entry(id).or_insert_with(|| {
             let Shape(name) = shape_named(type_name::<T>(), size_of::<T>());
-            let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut names = NAMES.lock();
             if *names.entry(name).or_insert(id) == id {
                 return Shape(name);
             }

@@ -12,7 +12,7 @@
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use loom::sync::atomic;
 pub(crate) use loom::sync::atomic::Ordering;
@@ -232,16 +232,16 @@ pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 pub(crate) struct MutexGuard<'a, T>(loom::sync::MutexGuard<'a, T>);
 
 impl<T> Mutex<T> {
-    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let guard = self.0.lock().expect("no thread panics");
         HOLDER.set(Some(thread::current().id()));
-        Ok(MutexGuard(guard))
+        MutexGuard(guard)
     }
 
-    pub(crate) fn try_lock(&self) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
-        let guard = self.0.try_lock().map_err(|_| TryLockError::WouldBlock)?;
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let guard = self.0.try_lock().ok()?;
         HOLDER.set(Some(thread::current().id()));
-        Ok(MutexGuard(guard))
+        Some(MutexGuard(guard))
     }
 }
 

@@ -33,8 +33,9 @@
 //! batch, as it delays all that come behind it on the connection anyway. How many look-ups go
 //! together is bounded by the sizes that entries had lately.
 
+use crate::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::oneshot;
@@ -144,7 +145,7 @@ impl Gathered {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gathered.lock()
     }
 
     /// Has those sent who wait.

@@ -1,7 +1,8 @@
 //! [`Link`]: one connection to Redis, kept up by a task of its own.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -325,7 +326,7 @@ impl Drop for Link {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock()
     }
 
     fn install(&self, (connection, time): (MultiplexedConnection, Option<Reference>)) {

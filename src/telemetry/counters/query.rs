@@ -1,9 +1,10 @@
 //! [`Tally`]: the counters of one query.
 
+use crate::sync::RwLock;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::striped::{Block, Lane};
@@ -141,12 +142,12 @@ impl Tallies {
     }
 
     pub(crate) fn of(&self, name: &str) -> Arc<Tally> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         if let Some(tally) = known.tallies.get(name) {
             return tally.clone();
         }
         drop(known);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         let name = if known.tallies.len() < MOST { name } else { OTHER };
         if let Some(tally) = known.tallies.get(name) {
             return tally.clone();
@@ -164,13 +165,13 @@ impl Tallies {
 
     /// The hits in memory of all queries.
     pub(super) fn l1_hits(&self) -> u64 {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         known.blocks.iter().map(|block| block.sum()).sum()
     }
 
     /// Of all queries, by name.
     pub(crate) fn snapshot(&self) -> Vec<QueryStats> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let tallies: Vec<_> = known.tallies.values().cloned().collect();
         drop(known);
         let mut all: Vec<QueryStats> = tallies.iter().map(|tally| tally.snapshot()).collect();
@@ -203,7 +204,7 @@ mod tests {
         let other = all.iter().find(|stats| stats.name == OTHER).unwrap();
         assert_eq!(other.l1_hits, 10 * MOST as u64 - (MOST as u64 - 1));
         assert_eq!(tallies.l1_hits(), 10 * MOST as u64);
-        assert_eq!(tallies.known.read().unwrap().blocks.len(), (MOST + 1).div_ceil(16));
+        assert_eq!(tallies.known.read().blocks.len(), (MOST + 1).div_ceil(16));
         assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
     }
 

@@ -1,7 +1,8 @@
 //! [`Reporter`]: the task that hands a cache's counters to the recorder.
 
+use crate::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Key, Label, Recorder};
@@ -65,7 +66,7 @@ impl Drop for Reporter {
 }
 
 fn tell(told: &Mutex<Told>, last: bool) {
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = told.lock();
     metrics::with_recorder(|recorder| told.tell(recorder, last));
 }
 
