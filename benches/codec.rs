@@ -4,7 +4,7 @@
 //! no network: a load until its result is stored, and a read of what is stored; each once with the
 //! value and once with a number in its place, which is the way there and back without the value.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod common;

@@ -1,7 +1,7 @@
 //! An invalidation, with a thousand results under its tag and with a million, beside a raw `INCR`
 //! and `PUBLISH` in one transaction: the least that counts it and tells others.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod common;

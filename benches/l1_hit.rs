@@ -3,7 +3,7 @@
 //! clock. The cache is over Redis, and its results depend on two tags: each hit is checked to be
 //! current.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod common;

@@ -2,7 +2,7 @@
 //! thrown away, which is the floor; its reply kept until the next one of the key, as a cache does;
 //! and in a raw pipeline with the other two commands that a strict read consists of.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! A miss: the look into Redis, the query, and the way into both tiers; beside the query alone, and
 //! beside what one would write by hand: `GET`, the query, JSON, `SET`.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod common;

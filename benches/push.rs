@@ -3,7 +3,7 @@
 //!
 //! Not by criterion: what is measured happens in other processes. They look every 50 µs or so.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::path::Path;

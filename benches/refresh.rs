@@ -4,7 +4,7 @@
 //! Not by criterion: what is measured happens in other processes, or takes seconds. Arguments name
 //! parts to run: `cargo bench --bench refresh -- overhead`.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `Rows`, beside the rows of tokio-postgres: fetching them, reading their cells, and making structs
 //! of them. What it costs to open them from bytes is in `codec`.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod common;

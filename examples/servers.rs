@@ -8,7 +8,7 @@
 //! The command gets `LARDER_REDIS`, `LARDER_POSTGRES` and `LARDER_NAMESPACE`, and, for other programs,
 //! `REDIS_URL` and `DATABASE_URL`. Its exit code is the one of this example.
 
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::error::Error;

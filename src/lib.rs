@@ -179,7 +179,7 @@ mod refresh;
 mod rows;
 mod serve;
 #[cfg(all(test, feature = "redis"))]
-#[path = "../tests/servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 mod stats;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]

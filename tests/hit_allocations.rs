@@ -3,7 +3,7 @@
 //! A program of its own, with one test: the allocator's counts, and the garbage that moka's tables
 //! leave to whoever comes next, belong to the whole process.
 
-#[path = "servers/mod.rs"]
+#[path = "../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::time::Duration;

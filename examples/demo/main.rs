@@ -29,7 +29,7 @@ mod reports;
 mod rows;
 mod schema;
 mod second;
-#[path = "../../tests/servers/mod.rs"]
+#[path = "../../crates/test-servers/src/lib.rs"]
 mod servers;
 mod wire;
 

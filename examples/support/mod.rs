@@ -1,6 +1,6 @@
 //! The servers of an example: the user's own, or private ones that go with the example.
 
-#[path = "../../tests/servers/mod.rs"]
+#[path = "../../crates/test-servers/src/lib.rs"]
 mod servers;
 
 use std::env;

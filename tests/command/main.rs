@@ -1,6 +1,6 @@
 //! The command `larder` against real servers, as a person runs it: one module per question.
 
-#[path = "../servers/mod.rs"]
+#[path = "../../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod bench;

@@ -1,6 +1,6 @@
 //! The cache against real servers: one module per question.
 
-#[path = "../servers/mod.rs"]
+#[path = "../../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod cancellation;

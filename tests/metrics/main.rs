@@ -2,7 +2,7 @@
 //!
 //! A program of its own: a process has one recorder.
 
-#[path = "../servers/mod.rs"]
+#[path = "../../crates/test-servers/src/lib.rs"]
 mod servers;
 
 mod board;

@@ -14,7 +14,7 @@ mod contest;
 mod faults;
 mod peer;
 mod peers;
-#[path = "../../../tests/servers/mod.rs"]
+#[path = "../../../crates/test-servers/src/lib.rs"]
 mod servers;
 mod table;
 mod work;
