@@ -178,9 +178,6 @@ mod redis;
 mod refresh;
 mod rows;
 mod serve;
-#[cfg(all(test, feature = "redis"))]
-#[path = "../crates/test-servers/src/lib.rs"]
-mod servers;
 mod stats;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod store;

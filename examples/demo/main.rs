@@ -29,8 +29,6 @@ mod reports;
 mod rows;
 mod schema;
 mod second;
-#[path = "../../crates/test-servers/src/lib.rs"]
-mod servers;
 mod wire;
 
 use std::env;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use test_servers::Redis;
+
 use super::published::Roll;
 use crate::cache::QueryCache;
 use crate::clock::ManualClock;
-use crate::servers::Redis;
 use crate::store::memory::MemoryStore;
 
 const EVERY: Duration = Duration::from_millis(200);

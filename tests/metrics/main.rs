@@ -2,8 +2,7 @@
 //!
 //! A program of its own: a process has one recorder.
 
-#[path = "../../crates/test-servers/src/lib.rs"]
-mod servers;
+use test_servers as servers;
 
 mod board;
 mod scene;

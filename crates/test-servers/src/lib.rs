@@ -1,10 +1,10 @@
 //! Real Redis, PostgreSQL and PgBouncer servers, private to the process that
 //! starts them, and a browser.
 //!
-//! Tests, examples and benches include this module by `#[path]`. Every server
-//! lives in a directory of its own, listens on a unix socket there, and is
-//! gone, directory and all, when its owner is dropped or the process ends, in
-//! whatever way it ends: see [`guard`].
+//! Tests, examples and benches use this crate as a dev-dependency. It does not
+//! depend on the library that they test. Every server lives in a directory of
+//! its own and listens on a unix socket there. Server and directory are gone
+//! when the owner is dropped or the process ends, however it ends: see [`guard`].
 //!
 //! Starting, stopping and signalling a server block the calling thread for
 //! milliseconds (PostgreSQL: about 100), also in an async test. Nothing here
@@ -21,9 +21,7 @@
 //! | `LARDER_PGBOUNCER_BIN` | the directory of the `pgbouncer` to use |
 //! | `LARDER_CHROMIUM_BIN` | the directory of the `chromium`, or another of its names, to use |
 
-// Each binary that includes this module uses another part of it.
-#![allow(dead_code, unreachable_pub, unused_imports)]
-#![allow(clippy::doc_markdown)]
+#![warn(unreachable_pub)]
 
 mod chromium;
 mod database;

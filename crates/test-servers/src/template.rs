@@ -207,12 +207,15 @@ fn copy(from: &Path, to: &Path, owner: Option<Account>) -> io::Result<()> {
     Ok(())
 }
 
-/// Cargo's target directory: the one above this program that cargo has tagged.
-/// Its variables are set in some kinds of programs, and in others not.
+/// Cargo's target directory: the nearest directory above this program that cargo
+/// has tagged. A program elsewhere uses the workspace's own.
+///
+/// Found at run time, because this crate is compiled for programs of several
+/// target directories, and cargo sets its variables for some of them only.
 fn target_directory() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let mut above = program.ancestors().skip(1);
     above
         .find(|directory| directory.join("CACHEDIR.TAG").is_file())
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), Path::to_owned)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), Path::to_owned)
 }

@@ -53,7 +53,7 @@ const HELLO: &str = "worker";
 pub struct Worker {
     // Fields are dropped in this order: first the process, then its directory.
     process: Process,
-    directory: Directory,
+    _directory: Directory,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
 }
@@ -97,7 +97,7 @@ impl Worker {
         let directory = Directory::new(&super::template::temporary())?;
         let (process, input, output) = Process::start_talking(program, arguments, env, &directory)?;
         let lines = listen(output, heard)?;
-        Ok(Self { process, directory, input: Some(input), lines })
+        Ok(Self { process, _directory: directory, input: Some(input), lines })
     }
 
     /// The process id; of a worker that is over, that of the dead.

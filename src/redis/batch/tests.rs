@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use test_servers::{Proxy, Redis, Way};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::redis::RedisStore;
-use crate::servers::{Proxy, Redis, Way};
 use crate::store::{Listener, Notice, Store};
 use crate::tag::Cell;
 

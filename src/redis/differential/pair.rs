@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
+use test_servers::Redis;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -15,7 +16,6 @@ use crate::clock::{self, Clock, Instant, ManualClock};
 use crate::currency::Position;
 use crate::key::CacheKey;
 use crate::redis::{Link, Names, RedisStore};
-use crate::servers;
 use crate::store::memory::{Member, MemoryStore};
 use crate::store::namespace::{Kept, Namespace};
 use crate::store::{Done, Listener, Notice, Store, StoreError};
@@ -96,7 +96,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) async fn new(server: &servers::Redis, keys: Vec<CacheKey>) -> Pair {
+    pub(super) async fn new(server: &Redis, keys: Vec<CacheKey>) -> Pair {
         let clock = ManualClock::new();
         let model = MemoryStore::with_clock(clock.clone());
         let (member_ear, redis_ear) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
