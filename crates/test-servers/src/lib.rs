@@ -10,9 +10,9 @@
 //! milliseconds (PostgreSQL: about 100), also in an async test. Nothing here
 //! uses a timer of tokio, so that a test may pause its clock.
 //!
-//! Faults: the servers can be killed, paused and restarted, with an older state
-//! if need be; a [`Proxy`] is a bad network before one of them; a [`Worker`] is
-//! another process that uses them.
+//! Faults: a server can be killed, paused and restarted, also with an older
+//! state. A [`Proxy`] is a bad network in front of a server. A [`Worker`] is
+//! another process that uses the servers.
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -55,7 +55,7 @@ pub use self::worker::Worker;
 /// machine under a full build takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that could not be found, started, stopped or spoken to.
+/// A server could not be found, started, stopped or reached.
 #[derive(Clone)]
 pub struct ServerError(String);
 
@@ -64,7 +64,7 @@ impl ServerError {
         Self(message.into())
     }
 
-    /// `attempt` says what was attempted, and on what; `cause` why it failed.
+    /// `attempt` is what was attempted, and on what. `cause` is why it failed.
     fn caused(attempt: impl fmt::Display, cause: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = attempt.to_string();
         let mut next = Some(cause);
@@ -93,7 +93,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Asks again every few milliseconds until there is an answer, or gives up.
+/// Calls `ask` every few milliseconds until it returns a value. Returns `None`
+/// when there is none after `patience`.
 pub fn wait_for<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     let (never, lock) = (Condvar::new(), Mutex::new(()));
