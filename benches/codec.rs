@@ -4,9 +4,6 @@
 //! no network: a load until its result is stored, and a read of what is stored; each once with the
 //! value and once with a number in its place, which is the way there and back without the value.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 mod common;
 
 use std::sync::Arc;
@@ -17,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use larder::{Codec, ManualClock, MemoryStore, Origin, Query, QueryCache};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use servers::{Database, Postgres};
+use test_servers::{Database, Postgres};
 use tokio::runtime::Runtime;
 
 /// 103 bytes as JSON.

@@ -1,9 +1,6 @@
 //! An invalidation, with a thousand results under its tag and with a million, beside a raw `INCR`
 //! and `PUBLISH` in one transaction: the least that counts it and tells others.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 mod common;
 
 use std::time::{Duration, Instant};
@@ -12,7 +9,7 @@ use common::turns::{print_head, turns};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use larder::QueryCache;
 use redis::aio::MultiplexedConnection;
-use servers::Redis;
+use test_servers::Redis;
 use tokio::runtime::Runtime;
 
 const TASKS: i64 = 64;

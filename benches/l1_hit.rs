@@ -3,9 +3,6 @@
 //! clock. The cache is over Redis, and its results depend on two tags: each hit is checked to be
 //! current.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 mod common;
 
 use std::hint::black_box;
@@ -19,6 +16,7 @@ use futures_util::FutureExt;
 use larder::{QueryCache, Rows, Wrapped};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
+use test_servers::{Postgres, Redis};
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Line {
@@ -39,9 +37,9 @@ const OTHERS: i64 = 10_000;
 
 fn hits(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let database = runtime.block_on(servers::Postgres::shared().unwrap().database()).unwrap();
+    let database = runtime.block_on(Postgres::shared().unwrap().database()).unwrap();
     let pool = database.pool(4);
-    let redis = servers::Redis::start().unwrap();
+    let redis = Redis::start().unwrap();
     let cache = QueryCache::builder().namespace("bench").redis(redis.url());
     // A beat that comes late on a busy machine is not what is measured here.
     let cache = cache.max_blind(Duration::from_secs(60)).redis_timeout(Duration::from_secs(5));

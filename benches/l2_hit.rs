@@ -2,9 +2,6 @@
 //! thrown away, which is the floor; its reply kept until the next one of the key, as a cache does;
 //! and in a raw pipeline with the other two commands that a strict read consists of.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use larder::{ManualClock, Origin, Query, QueryCache};
 use redis::aio::MultiplexedConnection;
-use servers::{Postgres, Redis};
+use test_servers::{Postgres, Redis};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 

@@ -1,9 +1,6 @@
 //! A miss: the look into Redis, the query, and the way into both tiers; beside the query alone, and
 //! beside what one would write by hand: `GET`, the query, JSON, `SET`.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 mod common;
 
 use std::time::{Duration, Instant};
@@ -14,7 +11,7 @@ use deadpool_postgres::Pool;
 use larder::{Origin, Query, QueryCache};
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
-use servers::{Postgres, Redis};
+use test_servers::{Postgres, Redis};
 use tokio::runtime::Runtime;
 
 /// Ten rows for whoever asks, of which there is no end.

@@ -3,16 +3,13 @@
 //!
 //! Not by criterion: what is measured happens in other processes. They look every 50 µs or so.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use larder::{Origin, QueryCache, QueryCacheBuilder};
 use rustix::time::{ClockId, clock_gettime};
-use servers::{Redis, Worker, worker};
+use test_servers::{Redis, Worker, worker};
 
 const PROCESSES: usize = 8;
 const ROUNDS: usize = 300;

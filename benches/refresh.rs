@@ -4,9 +4,6 @@
 //! Not by criterion: what is measured happens in other processes, or takes seconds. Arguments name
 //! parts to run: `cargo bench --bench refresh -- overhead`.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +13,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::FutureExt;
 use larder::{MaterializedView, Origin, QueryCache, QueryCacheBuilder, Refresher};
 use rustix::time::{ClockId, clock_gettime};
-use servers::{Database, Postgres, Redis, Worker, worker};
+use test_servers::{Database, Postgres, Redis, Worker, worker};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

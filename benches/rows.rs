@@ -1,9 +1,6 @@
 //! `Rows`, beside the rows of tokio-postgres: fetching them, reading their cells, and making structs
 //! of them. What it costs to open them from bytes is in `codec`.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 mod common;
 
 use std::hint::black_box;
@@ -14,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use deadpool_postgres::Pool;
 use larder::{Origin, Query, QueryCache, Rows};
 use serde::Deserialize;
-use servers::Postgres;
+use test_servers::Postgres;
 use tokio::runtime::Runtime;
 use tokio_postgres::Row;
 

@@ -8,14 +8,11 @@
 //! The command gets `LARDER_REDIS`, `LARDER_POSTGRES` and `LARDER_NAMESPACE`, and, for other programs,
 //! `REDIS_URL` and `DATABASE_URL`. Its exit code is the one of this example.
 
-#[path = "../tests/servers/mod.rs"]
-mod servers;
-
 use std::error::Error;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 
-use servers::{Postgres, Redis};
+use test_servers::{Postgres, Redis};
 use tokio::process::Command;
 use tokio::signal::ctrl_c;
 

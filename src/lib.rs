@@ -151,9 +151,6 @@ mod postgres;
 mod query;
 mod refresh;
 mod rows;
-#[cfg(all(test, feature = "redis"))]
-#[path = "../tests/servers/mod.rs"]
-mod servers;
 mod sync;
 mod telemetry;
 mod value;

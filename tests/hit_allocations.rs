@@ -3,14 +3,12 @@
 //! A program of its own, with one test: the allocator's counts, and the garbage that moka's tables
 //! leave to whoever comes next, belong to the whole process.
 
-#[path = "servers/mod.rs"]
-mod servers;
-
 use std::time::Duration;
 
 use allocation_counter::measure;
 use futures_util::FutureExt;
 use larder::{Origin, QueryCache};
+use test_servers::Postgres;
 use tokio::runtime::{Builder, Runtime};
 
 /// 180 bytes, as a report's SQL may be.
@@ -38,7 +36,7 @@ fn a_hit_in_memory_allocates_nothing() {
     let runtime = runtime();
     let cache = cache(&runtime);
     let query = cache.query(SQL);
-    let database = runtime.block_on(servers::Postgres::shared().unwrap().database()).unwrap();
+    let database = runtime.block_on(Postgres::shared().unwrap().database()).unwrap();
     let pool = database.pool(1);
     let table = "CREATE TABLE orders AS SELECT 7::int8 AS customer_id, 'eu' AS region,
                  n::text AS status, n * 0.5 AS amount FROM generate_series(1, 10) AS n";

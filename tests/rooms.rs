@@ -27,9 +27,6 @@ const ROOMS: &[&str] = &[
     "lib",
 ];
 
-/// Modules that are there for unit tests only.
-const TEST_ONLY: &[&str] = &["servers"];
-
 struct File {
     /// As a module path: `l2::redis::link`.
     module: String,
@@ -130,7 +127,7 @@ fn imports_point_down() {
         };
         for import in imports(&file) {
             let other = import.split("::").next().unwrap();
-            if other == room || TEST_ONLY.contains(&other) {
+            if other == room {
                 continue;
             }
             seen += 1;

@@ -29,8 +29,6 @@ mod reports;
 mod rows;
 mod schema;
 mod second;
-#[path = "../../tests/servers/mod.rs"]
-mod servers;
 mod wire;
 
 use std::env;

@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use larder::QueryCache;
 use serde::{Deserialize, Serialize};
+use test_servers::{Postgres, Redis};
 use tokio_postgres::{Config, NoTls};
-
-use crate::servers::{Postgres, Redis};
 
 /// At larger scales the data goes on disk: half of the memory that the private PostgreSQL asks for
 /// before it uses any.

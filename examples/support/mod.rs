@@ -1,13 +1,10 @@
 //! The servers of an example: the user's own, or private ones that go with the example.
 
-#[path = "../../tests/servers/mod.rs"]
-mod servers;
-
 use std::env;
 use std::error::Error;
 
 use deadpool_postgres::{Manager, Pool};
-use servers::{Postgres, Redis};
+use test_servers::{Postgres, Redis};
 use tokio_postgres::NoTls;
 
 /// Where an example finds its PostgreSQL and its Redis.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use test_servers::Redis;
+
 use crate::cache::QueryCache;
 use crate::clock::ManualClock;
 use crate::l2::memory::MemoryStore;
-use crate::servers::Redis;
 use crate::telemetry::stats::Roll;
 
 const EVERY: Duration = Duration::from_millis(200);

@@ -24,8 +24,7 @@
 //! | `LARDER_CHAOS_PROCESSES` | how many processes there are (8) |
 //! | `LARDER_CHAOS_REPORT` | a file to write the report to as well |
 
-#[path = "../servers/mod.rs"]
-mod servers;
+use test_servers as servers;
 
 mod faults;
 mod fleet;

@@ -1,7 +1,6 @@
 //! The command `larder` against real servers, as a person runs it: one module per question.
 
-#[path = "../servers/mod.rs"]
-mod servers;
+use test_servers as servers;
 
 mod bench;
 mod check;

@@ -70,7 +70,7 @@ fn a_worker_is_killed_paused_or_not() -> Result<(), ServerError> {
         worker.kill()?;
         assert!(!is_running(worker.pid()));
         let error = worker.next_line(PATIENCE).unwrap_err().to_string();
-        assert!(error.contains("it has said all"), "{error}");
+        assert!(error.contains("its output has ended"), "{error}");
         assert!(worker.resume().is_err());
     }
     let worker = start_worker()?;

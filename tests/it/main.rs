@@ -1,7 +1,6 @@
 //! The cache against real servers: one module per question.
 
-#[path = "../servers/mod.rs"]
-mod servers;
+use test_servers as servers;
 
 mod cancellation;
 #[cfg(feature = "tracing")]

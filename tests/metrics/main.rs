@@ -2,8 +2,7 @@
 //!
 //! A program of its own: a process has one recorder.
 
-#[path = "../servers/mod.rs"]
-mod servers;
+use test_servers as servers;
 
 mod board;
 mod scene;

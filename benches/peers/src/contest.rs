@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::faults::{self, Asked, Fault};
 use crate::peer::Peer;
-use crate::servers::Redis;
+use test_servers::Redis;
 use crate::work::{Database, Failed, SMALL};
 
 /// Results that are held in memory, and read one after the other.

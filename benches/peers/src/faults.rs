@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::peer::Peer;
-use crate::servers::Redis;
+use test_servers::Redis;
 use crate::work::{Database, Failed, SMALL};
 
 /// Reads after a fault, one after the other, each of a result that is nowhere yet.

@@ -14,8 +14,6 @@ mod contest;
 mod faults;
 mod peer;
 mod peers;
-#[path = "../../../tests/servers/mod.rs"]
-mod servers;
 mod table;
 mod work;
 
@@ -25,7 +23,7 @@ use std::sync::Arc;
 use contest::{Contestant, Entry, Shared, Took};
 use faults::Fault;
 use peers::{ByHand, Cached, CachedByKey, Floor, Hitbox, LarderRows, LarderTyped, MultiTier};
-use servers::Redis;
+use test_servers::Redis;
 use table::{Table, median, time};
 use tokio::runtime::Runtime;
 use work::{LARGE, SMALL};

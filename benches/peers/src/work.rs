@@ -9,7 +9,7 @@ use deadpool_postgres::Pool;
 use hitbox_fn::CacheableResponse;
 use serde::{Deserialize, Serialize};
 
-use crate::servers::Postgres;
+use test_servers::Postgres;
 
 /// A report's SQL, 170 bytes.
 pub const SQL: &str = "SELECT line.region, line.status, line.customer, line.orders, line.total \

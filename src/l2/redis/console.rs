@@ -358,7 +358,7 @@ mod tests {
     /// Two lists of one thing: what is asked for here, and what the documentation tells to grant.
     #[tokio::test]
     async fn the_rights_that_are_tried_are_those_of_the_documentation() {
-        let redis = crate::servers::Redis::shared().unwrap();
+        let redis = test_servers::Redis::shared().unwrap();
         let console = Console::connect(&redis.url(), "rights").await.unwrap();
         let mut tried: Vec<String> =
             console.rights().iter().map(|right| format!("+{}", right.command)).collect();

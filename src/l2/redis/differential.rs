@@ -35,12 +35,13 @@ mod pair;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use test_servers::Redis;
+
 use self::chance::Chance;
 use self::pair::Pair;
 use crate::clock::{self, Instant};
 use crate::currency::Position;
 use crate::l2::{Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Notice, Store, StoreError};
-use crate::servers;
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
 use crate::value::token::Token;
@@ -194,7 +195,7 @@ async fn memory_and_redis_answer_alike() {
     let operations = number("LARDER_OPERATIONS").map_or(OPERATIONS, |number| number as usize);
     println!("LARDER_SEED={seed}");
     let begin = std::time::Instant::now();
-    let server = servers::Redis::start().unwrap();
+    let server = Redis::start().unwrap();
     let keys: Vec<_> = (0..6).map(|number| CacheKey::of_bytes([number; 32])).collect();
     let mut pair = Pair::new(&server, keys.clone()).await;
     let mut chance = Chance::new(seed, keys);

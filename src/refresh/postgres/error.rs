@@ -242,8 +242,9 @@ impl StdError for RefreshError {
 
 #[cfg(all(test, feature = "redis"))]
 mod tests {
+    use test_servers::Postgres;
+
     use super::*;
-    use crate::servers::Postgres;
 
     /// What Larder itself does not run into, for it neither asks for this nor keeps a cursor open.
     #[tokio::test]

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use test_servers::{Proxy, Redis, Way};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::l2::redis::RedisStore;
 use crate::l2::{Listener, Notice, Store};
-use crate::servers::{Proxy, Redis, Way};
 use crate::value::tag::Cell;
 
 /// Of a busy machine, in tests that are not about time limits.

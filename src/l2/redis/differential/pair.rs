@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
+use test_servers::Redis;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -17,7 +18,6 @@ use crate::l2::memory::{Member, MemoryStore};
 use crate::l2::namespace::{Kept, Namespace};
 use crate::l2::redis::{Link, Names, RedisStore};
 use crate::l2::{Done, Listener, Notice, Store, StoreError};
-use crate::servers;
 use crate::value::key::CacheKey;
 
 const NAMESPACE: &str = "differential";
@@ -96,7 +96,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) async fn new(server: &servers::Redis, keys: Vec<CacheKey>) -> Pair {
+    pub(super) async fn new(server: &Redis, keys: Vec<CacheKey>) -> Pair {
         let clock = ManualClock::new();
         let model = MemoryStore::with_clock(clock.clone());
         let (member_ear, redis_ear) = (Arc::new(Ear::default()), Arc::new(Ear::default()));

@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster of one's own.
+//! A private PostgreSQL cluster.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::guard::{Account, Directory, Ending, Process};
 use super::{Database, PATIENCE, ServerError, find, template, wait_for};
 
-/// Fast, for data that nobody will miss. `synchronous_commit` stays on: with
+/// Fast rather than durable. `synchronous_commit` stays on: with
 /// it off, a logical slot shows nothing right after a commit. Shared memory is
 /// in the data directory, so that it goes with it.
 const SETTINGS: [&str; 11] = [
@@ -30,8 +30,8 @@ const SETTINGS: [&str; 11] = [
 
 /// A PostgreSQL cluster with the superuser `postgres`, reached by its socket.
 ///
-/// What harms a server takes `&mut`: the [shared](Self::shared) one is out of
-/// a fault test's reach.
+/// Methods that harm a server take `&mut self`, so that no test can harm the
+/// [shared](Self::shared) one.
 #[derive(Debug)]
 pub struct Postgres {
     // Fields are dropped in this order: first the server, then its directory.
@@ -43,8 +43,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The cluster that all of this process shares: take a
-    /// [database](Self::database) in it.
+    /// The cluster that this process shares. Each test uses a
+    /// [database](Self::database) of its own in it.
     pub fn shared() -> Result<&'static Self, ServerError> {
         static SHARED: OnceLock<Result<Postgres, ServerError>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
@@ -55,7 +55,7 @@ impl Postgres {
         Self::start_with(&[])
     }
 
-    /// The same with more settings: `["wal_level=logical"]`.
+    /// As [`start`](Self::start), with more settings: `["wal_level=logical"]`.
     pub fn start_with(settings: &[&str]) -> Result<Self, ServerError> {
         Self::launch(&template::memory(), settings)
     }
@@ -79,7 +79,7 @@ impl Postgres {
         if has_library(&bin, "pg_stat_statements") {
             set("shared_preload_libraries=pg_stat_statements");
         }
-        // The last of a kind wins, so that callers have the last word.
+        // The last of a kind wins, so that those of the caller override ours.
         settings.iter().copied().for_each(&mut set);
 
         let program = bin.join("postgres");
@@ -100,8 +100,8 @@ impl Postgres {
         };
         let maintenance = Database { name: "postgres".to_owned(), ..database.clone() };
         let client = maintenance.connect().await?;
-        // Of template0 nobody can be a guest, so it is never in use, as
-        // template1 is whenever somebody looks at it.
+        // template0 allows no sessions, so it is never in use. template1 is in
+        // use whenever a client is connected to it.
         let name = database.name();
         client
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
@@ -110,7 +110,7 @@ impl Postgres {
         Ok(database)
     }
 
-    /// The directory of the socket, which is removed with the server.
+    /// The directory of the socket. It is removed with the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -120,12 +120,12 @@ impl Postgres {
         self.directory.path().join(".s.PGSQL.5432")
     }
 
-    /// The postmaster's process id; of a stopped one, that of the dead.
+    /// The postmaster's process id. After a stop it is that of the ended process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Stops the server as an operator does: sessions are told, their
+    /// Stops the server as an operator does: sessions are ended and their
     /// transactions rolled back.
     pub fn stop(&mut self) -> Result<(), ServerError> {
         if self.process.is_over() {
@@ -140,8 +140,8 @@ impl Postgres {
         self.process.end()
     }
 
-    /// Starts it again with its data, at the same address. One that runs is
-    /// stopped first.
+    /// Restarts the server with its data, at the same address. A running server
+    /// is stopped first.
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.stop()?;
         self.process = run(&self.program, &self.arguments, &self.directory, self.account)?;
@@ -190,7 +190,7 @@ pub(super) fn answers(socket: &Path, database: &str) -> bool {
     let ask = || -> io::Result<u8> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        // Length, protocol 3.0, parameters: what every client says first.
+        // Length, protocol 3.0, parameters: what every client sends first.
         let parameters = format!("user\0postgres\0database\0{database}\0\0");
         let length = 8 + u32::try_from(parameters.len()).unwrap_or_default();
         stream.write_all(&length.to_be_bytes())?;

@@ -1,8 +1,8 @@
-//! Where a cluster's files come from, and where they go.
+//! Makes the files of a cluster, and chooses their place.
 //!
 //! `initdb` takes seconds on a disk; a copy of what it made takes hundredths.
-//! So it runs once for each version of the server, and its work is kept with
-//! the other things that cargo builds.
+//! So it runs once for each version of the server. Its files are kept in cargo's
+//! target directory.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,20 +30,20 @@ const ROOM: u64 = 2 << 30;
 /// The longest path of a unix socket on macOS; Linux allows four bytes more.
 const SOCKET_PATH_MAX: usize = 103;
 
-/// What the longest path of a socket in a directory of ours looks like.
+/// The end of the longest path of a socket in a directory of ours.
 const SOCKET_PATH_TAIL: &str = "/larder-0123456789abcdef/.s.PGSQL.5432.lock";
 
-/// A place for small things, on which all users can stand.
+/// A directory for small files, which all users can enter.
 pub(super) fn temporary() -> PathBuf {
     let asked = std::env::temp_dir();
     let fits = asked.as_os_str().len() + SOCKET_PATH_TAIL.len() <= SOCKET_PATH_MAX;
-    // A server that runs as another user than we do could be locked out of a
-    // private TMPDIR.
+    // A server that runs as another user than we do cannot enter a private
+    // TMPDIR.
     let open = fs::metadata(&asked).is_ok_and(|directory| directory.mode() & 0o1777 == 0o1777);
     if fits && open && asked.is_absolute() { asked } else { PathBuf::from("/tmp") }
 }
 
-/// Memory, if there is enough of it.
+/// A directory in memory, if enough of it is free.
 pub(super) fn memory() -> PathBuf {
     let shm = Path::new("/dev/shm");
     match free_bytes(shm) {
@@ -52,7 +52,7 @@ pub(super) fn memory() -> PathBuf {
     }
 }
 
-/// A place that is on a disk even where `/tmp` is in memory.
+/// A directory on a disk, even where `/tmp` is in memory.
 pub(super) fn disk() -> PathBuf {
     let disk = Path::new("/var/tmp");
     if disk.is_dir() { disk.to_owned() } else { temporary() }
@@ -91,7 +91,7 @@ pub(super) fn account(directory: &Directory) -> Result<Option<Account>, ServerEr
     }
 }
 
-/// Lets a server that runs as `account` write there.
+/// Lets a server that runs as `account` write into the directory.
 pub(super) fn give(directory: &Directory, account: Option<Account>) -> Result<(), ServerError> {
     let Some(account) = account else { return Ok(()) };
     let path = directory.path();
@@ -137,8 +137,8 @@ fn cached(
     if template.is_dir() {
         return Ok(Some(template));
     }
-    // Made where nobody sees it, then renamed: a template is whole or absent.
-    // What a killed process left of its copy is in the way of ours.
+    // Made under another name, then renamed: a template is whole or absent. An
+    // incomplete copy of a killed process is removed.
     let fresh = directory.path().join("template");
     initdb(bin, &fresh, directory, account)?;
     let partial = template.with_extension("partial");
@@ -207,12 +207,15 @@ fn copy(from: &Path, to: &Path, owner: Option<Account>) -> io::Result<()> {
     Ok(())
 }
 
-/// Cargo's target directory: the one above this program that cargo has tagged.
-/// Its variables are set in some kinds of programs, and in others not.
+/// Cargo's target directory: the nearest directory above this program that cargo
+/// has tagged. A program elsewhere uses the workspace's own.
+///
+/// Found at run time, because this crate is compiled for programs of several
+/// target directories, and cargo sets its variables for some of them only.
 fn target_directory() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let mut above = program.ancestors().skip(1);
     above
         .find(|directory| directory.join("CACHEDIR.TAG").is_file())
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), Path::to_owned)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), Path::to_owned)
 }

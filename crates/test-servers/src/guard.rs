@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The server and all that it forks inherit the keeper's pipe too, so its end
-//! of file says that the last of them is gone, and the directory is removed
+//! of file means that the last of them is gone, and the directory is removed
 //! only then. `PR_SET_PDEATHSIG` would not do: it fires when the *thread* ends
 //! that started the server, which in a test binary is one test of many.
 
@@ -27,9 +27,10 @@ use std::time::Duration;
 
 use super::{PATIENCE, ServerError, wait_for};
 
-/// Makes the directory, says so, and removes it when nobody needs it any more.
+/// Makes the directory, reports that, and removes it when no process needs it
+/// any more.
 ///
-/// `PIPE` would be the end of it if there is nobody left to say it to.
+/// It ignores `PIPE`: the reader of its report may have died.
 const KEEPER: &str = r#"
 trap '' HUP INT PIPE QUIT TERM
 umask 077
@@ -41,21 +42,21 @@ while read -r line; do :; done
 rm -rf "$1"
 "#;
 
-/// Becomes the server, after leaving a watcher behind.
+/// Starts a watcher, then becomes the server.
 ///
 /// The watcher is forked twice: a server must not find a child that it did not
 /// start. It is forked before the server runs, so at no time is there a server
 /// without one, and it knows the process id beforehand: `exec` keeps it. A line
-/// instead of an end of file says that the process id is no longer ours.
+/// instead of an end of file means that the process id is no longer ours.
 ///
 /// A watcher ignores signals for one reason above all: when this process dies
-/// beside a stopped server, the kernel sends `HUP` to their process group. It
-/// sends its own signal before `CONT`, so that a stopped server does nothing
-/// more than die of it.
+/// while the server is stopped, the kernel sends `HUP` to their process group.
+/// It sends its own signal before `CONT`, so that a stopped server runs no
+/// further than to that signal.
 ///
-/// A server that does not yet handle the signal may have inherited that it is
-/// ignored, as all do that a script starts in the background. Only `KILL` is
-/// sure then, and does no harm as nothing has been set up.
+/// A server that does not handle the signal yet may ignore it: programs that a
+/// script starts in the background inherit that. Only `KILL` is certain then.
+/// It does no harm, because the server has set nothing up.
 const RUNNER: &str = r#"
 ulimit -c 0
 umask 077
@@ -75,9 +76,9 @@ exec 3<&0 4>&1 </dev/null >&2
 exec "$@" 3<&-
 "#;
 
-/// Becomes a program that talks with us by its standard input and output, after
-/// leaving the same watcher behind. The lifeline is where the errors would go,
-/// until they go to the log.
+/// Starts the same watcher, then becomes a program whose standard input and
+/// output are pipes of this process. The lifeline arrives as the standard error,
+/// which is then the log.
 const TALKER: &str = r#"
 ulimit -c 0
 exec 3<&2 2>"$1"
@@ -107,7 +108,7 @@ pub(super) struct Account {
     pub(super) gid: u32,
 }
 
-/// A directory that outlives neither its owner nor this process.
+/// A directory that is removed with its owner, or when this process ends.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
@@ -117,7 +118,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes a directory with a new name in `parent`, for this user's eyes only.
+    /// Makes a directory with a new name in `parent`, which only this user can read.
     pub(super) fn new(parent: &Path) -> Result<Self, ServerError> {
         let unique = RandomState::new().build_hasher().finish();
         let path = parent.join(format!("larder-{unique:016x}"));
@@ -163,7 +164,7 @@ impl Drop for Directory {
     }
 }
 
-/// A process that does not outlive this one.
+/// A process that ends with this one.
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
@@ -257,8 +258,8 @@ impl Process {
     pub(super) fn exited(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten()?;
         if let Some(mut lifeline) = self.lifeline.take() {
-            // From here on the process id may be given to somebody else. A
-            // watcher that is gone needs no telling.
+            // From here on the process id may be given to another process. A
+            // watcher that is gone needs no notice.
             let _ = lifeline.write_all(b"reaped\n");
         }
         Some(status)
@@ -310,7 +311,7 @@ impl Process {
         self.wait().map(drop)
     }
 
-    /// The last lines that it wrote, to be appended to an error.
+    /// The last lines of its log, to be appended to an error.
     pub(super) fn log(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -319,13 +320,13 @@ impl Process {
         if tail.is_empty() {
             return String::new();
         }
-        format!("; its last words:\n{}", tail.join("\n"))
+        format!("; the end of its log:\n{}", tail.join("\n"))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // There is nobody to tell, and the directory's keeper waits for it.
+        // An error cannot be returned, and the directory's keeper waits for the process.
         let _ = self.end();
     }
 }
@@ -348,8 +349,8 @@ pub(super) fn state(pid: u32) -> Option<char> {
     String::from_utf8_lossy(&output).trim_start().chars().next()
 }
 
-/// A shell in its own process group that inherits nothing from whoever runs
-/// the tests: not their locale, and not the `PG*` variables.
+/// A shell in its own process group. It inherits nothing from the environment of
+/// the tests: not the locale, and not the `PG*` variables.
 fn shell(script: &str, name: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, name]);

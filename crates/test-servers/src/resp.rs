@@ -1,17 +1,17 @@
-//! Redis' protocol, as far as tests read it themselves.
+//! The part of Redis' protocol that tests read themselves.
 
 use std::fmt;
 
 /// A reply of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// There is no such thing.
+    /// No value.
     Nil,
     /// A status, a number or a value.
     Text(Vec<u8>),
-    /// The server refuses.
+    /// An error of the server.
     Error(String),
-    /// Several; of a map, keys and values in turn.
+    /// Several replies. A map has keys and values in turn.
     List(Vec<Reply>),
 }
 
@@ -57,7 +57,7 @@ impl Reply {
     }
 }
 
-/// A value as text, nothing for nothing, a list line by line.
+/// A value as text, no value as an empty text, a list line by line.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,8 +75,8 @@ impl fmt::Display for Reply {
     }
 }
 
-/// The replies of a chunk, each with all its bytes. One that is not whole comes
-/// last: together they are the chunk.
+/// Splits a chunk into its replies. An incomplete one comes last, so that all of
+/// them together are the chunk.
 pub fn replies(chunk: &[u8]) -> Vec<&[u8]> {
     let (mut replies, mut rest) = (Vec::new(), chunk);
     while !rest.is_empty() {
@@ -88,7 +88,7 @@ pub fn replies(chunk: &[u8]) -> Vec<&[u8]> {
     replies
 }
 
-/// A command as clients send it.
+/// The bytes of a command as clients send it.
 pub(super) fn command(arguments: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments.iter().map(AsRef::as_ref) {

@@ -1,4 +1,4 @@
-//! A browser of one's own, to see pages as people do.
+//! A private browser, to test pages as people see them.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -25,10 +25,10 @@ const ARGUMENTS: [&str; 10] = [
     "--hide-scrollbars",
 ];
 
-/// It speaks by two more pipes, numbers 3 and 4, and closes down when they are closed.
+/// Its protocol uses two more pipes, numbers 3 and 4. It exits when they are closed.
 const PIPES: &str = r#"exec 3<&0 4>&1 </dev/null >&2; exec "$@""#;
 
-/// Chromium with one page, spoken to by the DevTools protocol.
+/// Chromium with one page, controlled by the DevTools protocol.
 #[derive(Debug)]
 pub struct Chromium {
     // Fields are dropped in this order: first the browser, then its directory.
@@ -92,7 +92,7 @@ impl Chromium {
         Ok(browser)
     }
 
-    /// Goes to a page, waits until it is loaded, and forgets what happened before.
+    /// Opens a page and waits until it is loaded. Earlier [events](Self::events) are forgotten.
     pub fn open(&mut self, url: &str) -> Result<(), ServerError> {
         self.events.clear();
         let gone = self.call("Page.navigate", json!({ "url": url }))?;
@@ -106,7 +106,7 @@ impl Chromium {
         Ok(())
     }
 
-    /// The result of a script, which may be a promise.
+    /// Runs a script in the page and returns its result. A promise is awaited.
     pub fn evaluate(&mut self, script: &str) -> Result<Value, ServerError> {
         let options = json!({ "expression": script, "returnByValue": true, "awaitPromise": true });
         let mut outcome = self.call("Runtime.evaluate", options)?;
@@ -116,7 +116,7 @@ impl Chromium {
         }
     }
 
-    /// A method of the DevTools protocol.
+    /// Calls a method of the DevTools protocol and returns its result.
     pub fn call(&mut self, method: &str, parameters: Value) -> Result<Value, ServerError> {
         self.send(method, parameters).map_err(|error| {
             ServerError::new(format!("call {method} of Chromium: {error}{}", self.process.log()))
@@ -134,7 +134,7 @@ impl Chromium {
         }
     }
 
-    /// What has happened since the page was opened: `method` and `params` of each event.
+    /// The events since the page was opened: `method` and `params` of each.
     pub fn events(&self) -> &[Value] {
         &self.events
     }
@@ -144,7 +144,7 @@ impl Chromium {
         self.process.pid()
     }
 
-    /// The directory of all that it writes, which is removed with it.
+    /// The directory of all its files. It is removed with the browser.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -174,8 +174,8 @@ impl Chromium {
 }
 
 impl Drop for Chromium {
-    /// What was started may be a script that has started it, as on Debian: to kill that would leave
-    /// a browser that goes on writing into the directory until it sees its pipes closed.
+    /// The process may be a script that started the browser, as on Debian. To kill the script would
+    /// leave a browser that writes into the directory until it notices that its pipes are closed.
     fn drop(&mut self) {
         self.session = None;
         if self.send("Browser.close", json!({})).is_ok() {

@@ -1,8 +1,8 @@
 //! A bad network between a client and its server.
 //!
-//! A [`Proxy`] listens on a port of the loopback interface and passes bytes on
-//! to a server that does not know of it. What it does to them can be changed
-//! while it runs, for all connections or for one.
+//! A [`Proxy`] listens on a port of the loopback interface and forwards bytes
+//! to a server. Its faults can be changed while it runs, for all connections or
+//! for one.
 //!
 //! Each connection is served by four threads, two for each way:
 //!
@@ -26,14 +26,13 @@ use std::time::Duration;
 use super::link::{Controls, Counts, Link, Rewrite, Socket, Way};
 use super::{Redis, ServerError};
 
-/// A network between clients and one server, in perfect health until told
-/// otherwise.
+/// A network between clients and one server, without faults at first.
 ///
-/// Faults add up, on the connections that are open and on those to come, until
-/// [`pass`](Self::pass) ends all of them. For a fault of one connection there
-/// are the same methods on [`Link`].
+/// Faults add up, on open connections and on later ones, until
+/// [`pass`](Self::pass) ends all of them. [`Link`] has the same methods for one
+/// connection.
 ///
-/// Dropped, it closes everything and waits for its threads.
+/// When dropped, it closes all connections and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -42,24 +41,24 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before a Redis. It survives the server's restarts.
+    /// A proxy in front of a Redis. It survives the server's restarts.
     pub fn to_redis(redis: &Redis) -> Result<Self, ServerError> {
         Self::to_socket(redis.socket())
     }
 
-    /// A proxy before a server that listens on a unix socket. What passes may
-    /// be any protocol: PostgreSQL's as well.
+    /// A proxy in front of a server that listens on a unix socket. The protocol
+    /// may be any: PostgreSQL's as well.
     pub fn to_socket(path: impl Into<PathBuf>) -> Result<Self, ServerError> {
         Self::launch(Target::Socket(path.into()))
     }
 
-    /// A proxy before a server that listens on a port of 127.0.0.1.
+    /// A proxy in front of a server that listens on a port of 127.0.0.1.
     pub fn to_port(port: u16) -> Result<Self, ServerError> {
         Self::launch(Target::Port(port))
     }
 
     fn launch(target: Target) -> Result<Self, ServerError> {
-        let attempt = format!("start a proxy before {target}");
+        let attempt = format!("start a proxy in front of {target}");
         let failed = |error: io::Error| ServerError::caused(&attempt, &error);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
@@ -81,17 +80,17 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends all faults: what is held is delivered, connections are accepted.
+    /// Ends all faults: held data is delivered, connections are accepted.
     pub fn pass(&self) {
         self.shared.lock().cut = false;
         self.change(|controls| *controls = Controls::default());
     }
 
     /// Closes every connection, and every new one as soon as it is accepted.
-    /// What is held is lost.
+    /// Held data is lost.
     ///
-    /// The port stays taken, for a refused connection would take giving it up,
-    /// perhaps to somebody else.
+    /// The port stays open, so no connection is refused: another process could
+    /// take a port that was given up.
     pub fn cut(&self) {
         let mut state = self.shared.lock();
         state.cut = true;
@@ -103,59 +102,58 @@ impl Proxy {
         self.shared.lock().links.iter().for_each(Link::close);
     }
 
-    /// Holds back what is sent this way, without a sign to either side: what a
-    /// network does that has lost a cable. Up to a MiB of each connection is
-    /// held, then its sender is no longer read from.
+    /// Holds back all data sent this way and signals nothing to either side, as
+    /// a network does that has lost a cable. Up to a MiB of each connection is
+    /// held. Then the proxy no longer reads from the sender.
     ///
-    /// What is being written already still arrives.
+    /// Data that is already being written still arrives.
     pub fn stall(&self, way: Way) {
         self.change(|controls| controls.stall(way));
     }
 
-    /// Delivers what [`stall`](Self::stall) held back, both ways.
+    /// Delivers the data that [`stall`](Self::stall) held back, both ways.
     pub fn release(&self) {
         self.change(Controls::release);
     }
 
-    /// Delivers every chunk this much later than it was sent, each way: a
-    /// request waits for its reply twice as long. The order is kept, and chunks
-    /// sent one after the other are under way together.
+    /// Delivers every chunk this much later than it was sent, each way: a round
+    /// trip takes twice this time longer. The order is kept, and the delays of
+    /// successive chunks overlap.
     pub fn delay(&self, delay: Duration) {
         self.change(|controls| controls.delay = delay);
     }
 
-    /// Resets each connection, with an RST instead of an orderly end, once that
+    /// Resets each connection, with an RST instead of an orderly end, after this
     /// many more bytes are delivered to its client. With 0, the next reply is
     /// lost as a whole.
     ///
-    /// It goes on until [`pass`](Self::pass): a client that connects anew is
-    /// reset anew.
+    /// New connections are reset as well, until [`pass`](Self::pass).
     pub fn reset_after(&self, bytes: u64) {
         self.change(|controls| controls.reset_after = Some(bytes));
     }
 
-    /// Has the function make something else of every chunk to a client: nothing
-    /// at all, if it returns no bytes.
+    /// Replaces every chunk to a client by the result of this function. An empty
+    /// result drops the chunk.
     ///
-    /// A chunk is what one read brought: several [replies](super::replies) of
-    /// a pipeline, a part of a long one.
+    /// A chunk is the data of one read: several [replies](super::replies) of a
+    /// pipeline, or a part of a long one.
     pub fn rewrite(&self, rewrite: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) {
         let rewrite = Rewrite::new(rewrite);
         self.change(|controls| controls.rewrite = Some(rewrite.clone()));
     }
 
-    /// All connections that were served, the first one first, also those that
-    /// have been closed.
+    /// All connections that were served, the oldest first. Closed ones are
+    /// included.
     pub fn links(&self) -> Vec<Link> {
         self.shared.lock().links.clone()
     }
 
-    /// What has passed on all connections.
+    /// The traffic of all connections.
     pub fn counts(&self) -> Counts {
         self.counts_of(|_| true)
     }
 
-    /// What has passed on some of them: `|link| !link.said("SUBSCRIBE")`.
+    /// The traffic of some connections: `|link| !link.said("SUBSCRIBE")`.
     pub fn counts_of(&self, mut wanted: impl FnMut(&Link) -> bool) -> Counts {
         let links = self.links();
         links.iter().filter(|link| wanted(link)).map(Link::counts).sum()
@@ -187,7 +185,7 @@ impl Drop for Proxy {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let _ = TcpStream::connect_timeout(&address, Duration::from_secs(10));
         for thread in self.acceptor.take().into_iter().chain(threads) {
-            // One that panicked, in a function of the test's, has said so.
+            // One that panicked, in a function of the test, has printed so.
             let _ = thread.join();
         }
     }
@@ -203,7 +201,7 @@ struct Shared {
 struct State {
     over: bool,
     cut: bool,
-    /// What new links begin with.
+    /// The faults of new links.
     controls: Controls,
     links: Vec<Link>,
     turned_away: u64,
@@ -258,7 +256,7 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("proxy".to_owned()).spawn(work)
 }
 
-/// The server that a proxy stands before.
+/// The server behind a proxy.
 #[derive(Debug)]
 enum Target {
     Socket(PathBuf),

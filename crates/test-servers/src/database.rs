@@ -1,4 +1,4 @@
-//! One database of a cluster: what a test is given.
+//! One database of a cluster, private to a test.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::ServerError;
 
-/// A database that nobody else knows.
+/// A database that no other test uses.
 ///
-/// It goes with its cluster, which must outlive it, and only then.
+/// It is removed with its cluster, which must outlive it.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub(super) socket_directory: PathBuf,
@@ -53,14 +53,14 @@ impl Database {
             ServerError::caused(format!("connect to the database {}", self.name), &error)
         })?;
         tokio::spawn(async move {
-            // Whoever uses the client learns of the error there.
+            // The client reports the error, too.
             let _ = connection.await;
         });
         Ok(client)
     }
 
-    /// Ends all sessions of this database, as an operator does, and says how
-    /// many they were. They are gone when this returns.
+    /// Ends all sessions of this database, as an operator does, and returns
+    /// their number. They are gone when this returns.
     pub async fn terminate_sessions(&self) -> Result<u64, ServerError> {
         let client = self.connect().await?;
         let sql = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 60000)) \

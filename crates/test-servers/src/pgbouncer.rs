@@ -1,4 +1,4 @@
-//! A PgBouncer of one's own.
+//! A private PgBouncer.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,14 +11,14 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use super::guard::{Directory, Ending, Process};
 use super::{Database, PATIENCE, Postgres, ServerError, find, postgres, template, wait_for};
 
-/// The database that is its console, and none of the cluster's.
+/// The database that is its console. The cluster has no such database.
 const CONSOLE: &str = "pgbouncer";
 
-/// Sessions are few, so that clients share them even in a small test. There is
-/// no reset between clients: it is not for transaction pooling, and its absence
-/// is what tests are here to see.
+/// Sessions are few, so that clients share them even in a small test. Nothing is
+/// reset between clients, as is usual with transaction pooling: tests check what
+/// follows from that.
 ///
-/// `trust` instead of `any`, which takes everybody for the superuser.
+/// `trust` instead of `any`, which makes every client the superuser.
 const SETTINGS: [&str; 10] = [
     "listen_addr=",
     // No port, but part of the socket's name.
@@ -37,7 +37,7 @@ const SETTINGS: [&str; 10] = [
 /// A PgBouncer in front of a cluster: transaction pooling, two sessions for
 /// each database, and the cluster's superuser `postgres` for all clients.
 ///
-/// Its cluster must outlive what is done through it.
+/// The cluster must outlive its use.
 #[derive(Debug)]
 pub struct PgBouncer {
     // Fields are dropped in this order: first the server, then its directory.
@@ -46,10 +46,10 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Begins to forward to all databases of `cluster`, those to come included.
+    /// A PgBouncer for all databases of `cluster`, later ones included.
     ///
-    /// `settings` are lines of the section `[pgbouncer]`, which have the last
-    /// word: `["default_pool_size=1"]`.
+    /// `settings` are lines of the section `[pgbouncer]`, which override the
+    /// defaults: `["default_pool_size=1"]`.
     pub fn start(cluster: &Postgres, settings: &[&str]) -> Result<Self, ServerError> {
         let program = find::pgbouncer()?;
         let directory = Directory::new(&template::temporary())?;
@@ -70,7 +70,7 @@ impl PgBouncer {
         write(&users, "\"postgres\" \"\"\n")?;
         write(&configuration, &ini)?;
 
-        // It has nothing to tidy up: its sessions end with their sockets.
+        // It leaves nothing to clean up: its sessions end with their sockets.
         let arguments = [configuration.as_os_str()];
         let process = Process::start(&program, &arguments, &directory, Ending::Kill, account)?;
         let mut bouncer = Self { process, directory };
@@ -78,10 +78,10 @@ impl PgBouncer {
         Ok(bouncer)
     }
 
-    /// A database of the cluster, by its name, as it is reached from here.
+    /// The database of this name, reached through PgBouncer.
     ///
-    /// To end its sessions ask the direct one: from here there is no telling
-    /// which session asks, nor who is left without one.
+    /// To [end its sessions](Database::terminate_sessions), use the cluster's own
+    /// [`Database`]: clients of PgBouncer share their sessions.
     pub fn database(&self, name: &str) -> Database {
         Database {
             socket_directory: self.directory.path().to_owned(),
@@ -90,8 +90,8 @@ impl PgBouncer {
         }
     }
 
-    /// What the console shows: `POOLS`, `CLIENTS`, `SERVERS`, `CONFIG`. The
-    /// columns are text, and more of them in newer versions.
+    /// The rows of the console's `SHOW`: `POOLS`, `CLIENTS`, `SERVERS`, `CONFIG`.
+    /// All columns are text. Newer versions have more of them.
     pub async fn show(&self, what: &str) -> Result<Vec<SimpleQueryRow>, ServerError> {
         let console = self.database(CONSOLE).connect().await?;
         let messages = console.simple_query(&format!("SHOW {what}")).await;
@@ -105,7 +105,7 @@ impl PgBouncer {
         Ok(rows.collect())
     }
 
-    /// The directory of the socket, which is removed with the server.
+    /// The directory of the socket. It is removed with the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -127,7 +127,7 @@ impl PgBouncer {
             if let Some(status) = self.process.exited() {
                 return Some(Err(status));
             }
-            // Of any other database it would open a session, and keep it.
+            // For any other database it would open a session and keep it.
             postgres::answers(&socket, CONSOLE).then_some(Ok(()))
         });
         match outcome {
@@ -143,8 +143,8 @@ impl PgBouncer {
     }
 }
 
-/// A file that the server can read whoever it runs as. Nobody else can: they
-/// cannot pass the directory.
+/// Writes a file that the server can read as any user. Other users cannot pass
+/// the directory.
 fn write(path: &Path, text: &str) -> Result<(), ServerError> {
     let write = || -> io::Result<()> {
         fs::write(path, text)?;

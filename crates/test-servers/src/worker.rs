@@ -1,4 +1,4 @@
-//! Another process of ours: what only several processes show.
+//! Another process of ours, for tests that need several.
 //!
 //! A test binary has no other program to run, so it runs itself, as one test
 //! that returns at once unless it is a worker:
@@ -8,7 +8,7 @@
 //! fn worker_that_answers() {
 //!     let Some(lines) = worker::parent_lines() else { return };
 //!     for line in lines {
-//!         worker::say(&format!("heard {line}"));
+//!         worker::say(&format!("got {line}"));
 //!     }
 //! }
 //!
@@ -16,12 +16,12 @@
 //! fn another_process_answers() {
 //!     let mut worker = Worker::start("this_module::worker_that_answers", &[]).unwrap();
 //!     worker.send("hello").unwrap();
-//!     assert_eq!(worker.next_line(PATIENCE).unwrap(), "heard hello");
+//!     assert_eq!(worker.next_line(PATIENCE).unwrap(), "got hello");
 //! }
 //! ```
 //!
-//! Both sides say lines. The child's have a prefix, for libtest prints lines of
-//! its own.
+//! Both sides send lines. Those of the child have a prefix, because libtest
+//! prints lines of its own.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -33,35 +33,35 @@ use std::time::Duration;
 use super::guard::{Directory, Process, state};
 use super::{PATIENCE, ServerError, wait_for};
 
-/// Says that this process is a worker, and of which kind.
+/// The variable that makes a process a worker. Its value is the kind.
 const VARIABLE: &str = "LARDER_WORKER";
 
-/// The kind whose parent waits for a [`HELLO`]. A program is not asked for one:
-/// it may know nothing of this.
+/// The parent of a test waits for a [`HELLO`]. A program need not send one: it
+/// may not use this module.
 const TEST: &str = "test";
 const PROGRAM: &str = "program";
 
-/// What the child's lines begin with.
+/// The beginning of each line of the child.
 const PREFIX: &str = "@ ";
 
-/// What a child says when it has found out that it is one.
+/// The first line of a child that is a test.
 const HELLO: &str = "worker";
 
-/// A process that does not outlive this one, in whatever way this one ends, and
-/// paused or not.
+/// A process that ends with this one, however this one ends, and also while it
+/// is paused.
 #[derive(Debug)]
 pub struct Worker {
     // Fields are dropped in this order: first the process, then its directory.
     process: Process,
-    directory: Directory,
+    _directory: Directory,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
 impl Worker {
     /// Runs one test of this binary in another process, and waits until it has
-    /// asked for its [`parent_lines`]. The name is that of `--exact`:
-    /// `module::function`, where an ignored test will do too.
+    /// called [`parent_lines`]. The name is that of `--exact`:
+    /// `module::function`. An ignored test is run as well.
     pub fn start(test_name: &str, env: &[(&str, &str)]) -> Result<Self, ServerError> {
         let failed = |error: &dyn std::fmt::Display| {
             ServerError::new(format!("start a worker as the test {test_name}: {error}"))
@@ -73,13 +73,13 @@ impl Worker {
         let mut worker = Self::launch(&program, &arguments, &env, heard)?;
         match worker.next_line(PATIENCE) {
             Ok(hello) if hello == HELLO => Ok(worker),
-            Ok(other) => Err(failed(&format!("it says {other:?} before parent_lines()"))),
+            Ok(other) => Err(failed(&format!("it sent {other:?} before parent_lines()"))),
             Err(error) => Err(failed(&format!("no such test, or no worker: {error}"))),
         }
     }
 
     /// Runs a program in another process. All lines of its output count, with
-    /// and without the prefix, but not the empty ones.
+    /// and without the prefix, except empty ones.
     pub fn run(program: &Path, args: &[&str]) -> Result<Self, ServerError> {
         let heard = |line: &str| {
             let line = line.strip_prefix(PREFIX).unwrap_or(line);
@@ -97,15 +97,15 @@ impl Worker {
         let directory = Directory::new(&super::template::temporary())?;
         let (process, input, output) = Process::start_talking(program, arguments, env, &directory)?;
         let lines = listen(output, heard)?;
-        Ok(Self { process, directory, input: Some(input), lines })
+        Ok(Self { process, _directory: directory, input: Some(input), lines })
     }
 
-    /// The process id; of a worker that is over, that of the dead.
+    /// The process id. After the end of the worker it is that of the dead process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Says a line to the process.
+    /// Sends a line to the process.
     pub fn send(&mut self, line: &str) -> Result<(), ServerError> {
         assert!(!line.contains('\n'), "not one line: {line:?}");
         let said = match &mut self.input {
@@ -113,43 +113,42 @@ impl Worker {
             None => Err(io::ErrorKind::BrokenPipe.into()),
         };
         said.map_err(|error| {
-            let attempt = format!("say {line:?} to the process {}", self.pid());
+            let attempt = format!("send {line:?} to the process {}", self.pid());
             ServerError::new(format!("{attempt}: {error}{}", self.process.log()))
         })
     }
 
-    /// The next line that the process says, or has said already.
+    /// The next line from the process. It waits for one to arrive.
     ///
     /// # Errors
     ///
-    /// When there is none in this time, or the process has ended without one.
+    /// When no line arrives in this time, or the process ends without one.
     pub fn next_line(&mut self, patience: Duration) -> Result<String, ServerError> {
         self.lines.recv_timeout(patience).map_err(|error| {
             let why = match error {
-                RecvTimeoutError::Timeout => format!("nothing within {patience:?}"),
+                RecvTimeoutError::Timeout => format!("no line within {patience:?}"),
                 RecvTimeoutError::Disconnected => match self.process.wait() {
-                    Ok(status) => format!("it has said all, and ended with {status}"),
-                    Err(error) => format!("it has said all: {error}"),
+                    Ok(status) => format!("its output has ended, and it exited with {status}"),
+                    Err(error) => format!("its output has ended: {error}"),
                 },
             };
-            let attempt = format!("listen to the process {}", self.pid());
+            let attempt = format!("read a line of the process {}", self.pid());
             ServerError::new(format!("{attempt}: {why}{}", self.process.log()))
         })
     }
 
-    /// The lines that it says from here on, until it has ended. There is no
-    /// limit to the time that it takes.
+    /// The further lines of the process, until it ends. There is no time limit.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.lines.iter()
     }
 
-    /// The lines that it has said already.
+    /// The lines that have arrived already.
     pub fn lines_so_far(&self) -> impl Iterator<Item = String> + '_ {
         self.lines.try_iter()
     }
 
-    /// Stops the process in its tracks, with all its connections open, and
-    /// waits until it stands still.
+    /// Suspends the process, with all its connections open, and waits until it
+    /// is suspended.
     pub fn pause(&mut self) -> Result<(), ServerError> {
         self.process.signal("STOP")?;
         let pid = self.pid();
@@ -157,27 +156,27 @@ impl Worker {
             .ok_or_else(|| ServerError::new(format!("pause the process {pid}: it does not stop")))
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process.
     pub fn resume(&mut self) -> Result<(), ServerError> {
         self.process.signal("CONT")
     }
 
-    /// Kills the process, paused or not, and waits until it is dead. What it
-    /// has said can still be heard.
+    /// Kills the process, paused or not, and waits until it is dead. Its lines
+    /// can still be read.
     pub fn kill(&mut self) -> Result<(), ServerError> {
         self.process.end()
     }
 
-    /// Has no more to say, and waits until the process has ended by itself:
-    /// without success, if it is a test that failed.
+    /// Closes the process's input, and waits until the process has ended by
+    /// itself. A test that failed ends without success.
     pub fn finish(&mut self) -> Result<ExitStatus, ServerError> {
         self.input = None;
         self.process.wait()
     }
 }
 
-/// Hears lines in a thread, so that nobody who waits for one waits forever. The
-/// thread ends with the output, which a process takes along when it dies.
+/// Reads lines in a thread, so that to wait for one can have a time limit. The
+/// thread ends with the output, which is closed when the process dies.
 fn listen(
     output: ChildStdout,
     heard: impl Fn(&str) -> Option<String> + Send + 'static,
@@ -186,7 +185,7 @@ fn listen(
     let listener = move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
-        // To the end even when nobody listens: a full pipe would hold up the
+        // To the end even when no line is wanted: a full pipe would block the
         // process, which `finish` may be waiting for.
         while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
             let text = String::from_utf8_lossy(&line);
@@ -197,15 +196,17 @@ fn listen(
         }
     };
     let spawned = thread::Builder::new().name("worker".to_owned()).spawn(listener);
-    spawned.map_err(|error| ServerError::caused("listen to a worker", &error))?;
+    spawned.map_err(|error| {
+        ServerError::caused("start a thread that reads the lines of a worker", &error)
+    })?;
     Ok(lines)
 }
 
-/// In a worker, what its parent says, until it has no more to say. In any other
-/// process, `None`.
+/// In a worker, the lines of its parent until the parent closes the input. In any
+/// other process, `None`.
 ///
-/// To be called once. When the parent dies this process is killed, so what the
-/// lines are waited for with does not matter.
+/// Call it once. When the parent dies this process is killed, so a wait for the
+/// next line needs no time limit.
 pub fn parent_lines() -> Option<impl Iterator<Item = String>> {
     if std::env::var_os(VARIABLE)? == TEST {
         say(HELLO);
@@ -213,10 +214,10 @@ pub fn parent_lines() -> Option<impl Iterator<Item = String>> {
     Some(io::stdin().lines().map_while(Result::ok))
 }
 
-/// Says a line to the parent of this worker.
+/// Sends a line to the parent of this worker.
 ///
-/// The line is begun anew, for libtest may have left one unfinished. A parent
-/// that no longer listens is about to kill us.
+/// A line end comes first, because libtest may have left a line unfinished.
+/// Errors are ignored: a parent that no longer reads is about to kill us.
 pub fn say(line: &str) {
     assert!(!line.contains('\n'), "not one line: {line:?}");
     let mut output = io::stdout().lock();

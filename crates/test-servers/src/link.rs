@@ -1,5 +1,5 @@
-//! One connection through a [`Proxy`](super::Proxy): what it holds, and what it
-//! has counted.
+//! One connection through a [`Proxy`](super::Proxy): the data that it holds, and
+//! its counts.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,21 +15,21 @@ use std::time::{Duration, Instant};
 /// The most that is read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Bytes held for one way of a connection before no more are read: a sender
-/// must come to feel that nobody receives, as it would on a network.
+/// Bytes held for one way of a connection before no more are read. The sender
+/// must notice in the end that no data arrives, as on a network.
 const ROOM: usize = 1 << 20;
 
-/// The beginning of what a client says, kept to tell connections apart.
+/// Bytes kept of the beginning of a client's data, to tell connections apart.
 const BEGINNING: usize = 4 << 10;
 
-/// A way through the proxy, or both.
+/// A direction through the proxy, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// What the client says.
+    /// From the client to the server.
     ToServer,
-    /// What the server answers.
+    /// From the server to the client.
     ToClient,
-    /// Both.
+    /// Both directions.
     Both,
 }
 
@@ -46,20 +46,20 @@ impl Way {
 const TO_SERVER: usize = 0;
 const TO_CLIENT: usize = 1;
 
-/// What has passed, of one connection or of several.
+/// The traffic of one connection or of several.
 ///
-/// The difference of two is what has passed in between.
+/// The difference of two counts is the traffic in between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections that were served.
     pub connections: u64,
-    /// How often the client spoke first, or spoke again after it had been given
-    /// something: what a chain of requests, each waiting for the one before,
-    /// pays in latency. A pipeline is one round trip, and so is a command of
+    /// How often the client sent data first, or sent data again after it had
+    /// received some. A chain of requests, each waiting for the one before, pays
+    /// this many latencies. A pipeline is one round trip, and so is a command of
     /// many packets. Requests of several tasks on one connection overlap, and
     /// are then fewer round trips than requests.
     pub round_trips: u64,
-    /// Reads that had something from the client: at least the round trips.
+    /// Reads that returned data of the client: at least the round trips.
     pub chunks: u64,
     /// Bytes read from the client, delivered or held.
     pub from_client: u64,
@@ -136,7 +136,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Closes it. What is held is lost.
+    /// Closes the connection. Held data is lost.
     pub fn close(&self) {
         self.inner.close();
     }
@@ -157,7 +157,7 @@ impl Link {
     }
 
     /// As [`Proxy::reset_after`](super::Proxy::reset_after). A client that
-    /// connects anew gets a link that knows nothing of it.
+    /// connects again gets a link without this fault.
     pub fn reset_after(&self, bytes: u64) {
         self.change(|controls| controls.reset_after = Some(bytes));
     }
@@ -168,18 +168,18 @@ impl Link {
         self.change(|controls| controls.rewrite = Some(rewrite.clone()));
     }
 
-    /// Whether it is still open in either way.
+    /// Whether it is still open in either direction.
     pub fn is_open(&self) -> bool {
         self.inner.lock().sockets.is_some()
     }
 
-    /// What has passed.
+    /// The traffic so far.
     pub fn counts(&self) -> Counts {
         self.inner.lock().counts
     }
 
-    /// Whether the first 4 KiB that the client said contain this, in letters of
-    /// either case: a connection for notices has said `SUBSCRIBE`.
+    /// Whether the first 4 KiB from the client contain this text, in letters of
+    /// either case: a connection for notices has sent `SUBSCRIBE`.
     pub fn said(&self, text: &str) -> bool {
         let state = self.inner.lock();
         let mut places = state.beginning.windows(text.len().max(1));
@@ -199,7 +199,7 @@ impl fmt::Debug for Link {
     }
 }
 
-/// What is done to the bytes of a connection.
+/// The faults of a connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Controls {
     stalled: [bool; 2],
@@ -244,14 +244,14 @@ impl fmt::Debug for Rewrite {
 /// A connection's state, which its four threads and its links share.
 struct Inner {
     state: Mutex<LinkState>,
-    /// Something has changed on this way, or all of it.
+    /// The state of this direction has changed, or the whole state.
     changed: [Condvar; 2],
 }
 
 struct LinkState {
     controls: Controls,
     counts: Counts,
-    /// Whether the client was given something since it spoke.
+    /// Whether the client has received data since it last sent some.
     answered: bool,
     beginning: Vec<u8>,
     pipes: [Pipe; 2],
@@ -261,7 +261,7 @@ struct LinkState {
     sockets: Option<Arc<Sockets>>,
 }
 
-/// What is under way: chunks and when they came. An empty one is the end.
+/// The held data: chunks and their times of arrival. An empty chunk is the end.
 #[derive(Default)]
 struct Pipe {
     chunks: VecDeque<(Instant, Vec<u8>)>,
@@ -298,7 +298,7 @@ impl Inner {
             let chunk = match from.read(&mut buffer) {
                 Ok(length) => &buffer[..length],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Whoever breaks off has said all that it will say.
+                // A broken connection brings no more data.
                 Err(_) => &[],
             };
             let mut state = self.lock();
@@ -316,7 +316,7 @@ impl Inner {
         }
     }
 
-    /// Writes to the other side what was received and is due.
+    /// Writes the received chunks that are due to the other side.
     fn deliver(&self, sockets: &Sockets, way: usize) {
         let to = if way == TO_SERVER { &sockets.server } else { &sockets.client };
         while let Some((mut chunk, rewrite)) = self.next(way) {
@@ -333,8 +333,8 @@ impl Inner {
             if let Some(rewrite) = rewrite {
                 chunk = rewrite.apply(&chunk);
             }
-            // Counted before it is written: whoever has a reply must find it
-            // counted, and its next request is a new round trip.
+            // Counted before it is written: a client that has a reply must find
+            // it counted, and its next request is a new round trip.
             let reset = self.lock().delivers(way, &mut chunk);
             if to.write_all(&chunk).is_err() {
                 self.close();
@@ -385,7 +385,7 @@ impl Inner {
         self.wake();
     }
 
-    /// Closes it in a way that the client gets an RST for.
+    /// Closes it in a way that sends the client an RST.
     fn reset(&self) {
         let sockets = self.lock().sockets.take();
         if let Some(sockets) = sockets {
@@ -418,8 +418,8 @@ impl LinkState {
         self.beginning.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
 
-    /// Counts a chunk that is about to be written, and says whether the
-    /// connection is to be reset afterwards, in which case it may be shortened.
+    /// Counts a chunk that is about to be written. Returns whether the connection
+    /// must be reset after it. In this case the chunk may be shortened.
     fn delivers(&mut self, way: usize, chunk: &mut Vec<u8>) -> bool {
         if way == TO_SERVER {
             self.counts.to_server += chunk.len() as u64;

@@ -1,18 +1,18 @@
 //! Real Redis, PostgreSQL and PgBouncer servers, private to the process that
 //! starts them, and a browser.
 //!
-//! Tests, examples and benches include this module by `#[path]`. Every server
-//! lives in a directory of its own, listens on a unix socket there, and is
-//! gone, directory and all, when its owner is dropped or the process ends, in
-//! whatever way it ends: see [`guard`].
+//! Tests, examples and benches use this crate as a dev-dependency. It does not
+//! depend on the library that they test. Every server lives in a directory of
+//! its own and listens on a unix socket there. Server and directory are gone
+//! when the owner is dropped or the process ends, however it ends: see [`guard`].
 //!
 //! Starting, stopping and signalling a server block the calling thread for
 //! milliseconds (PostgreSQL: about 100), also in an async test. Nothing here
 //! uses a timer of tokio, so that a test may pause its clock.
 //!
-//! Faults: the servers can be killed, paused and restarted, with an older state
-//! if need be; a [`Proxy`] is a bad network before one of them; a [`Worker`] is
-//! another process that uses them.
+//! Faults: a server can be killed, paused and restarted, also with an older
+//! state. A [`Proxy`] is a bad network in front of a server. A [`Worker`] is
+//! another process that uses the servers.
 //!
 //! | variable | meaning |
 //! | --- | --- |
@@ -21,9 +21,7 @@
 //! | `LARDER_PGBOUNCER_BIN` | the directory of the `pgbouncer` to use |
 //! | `LARDER_CHROMIUM_BIN` | the directory of the `chromium`, or another of its names, to use |
 
-// Each binary that includes this module uses another part of it.
-#![allow(dead_code, unreachable_pub, unused_imports)]
-#![allow(clippy::doc_markdown)]
+#![warn(unreachable_pub)]
 
 mod chromium;
 mod database;
@@ -57,7 +55,7 @@ pub use self::worker::Worker;
 /// machine under a full build takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that could not be found, started, stopped or spoken to.
+/// A server could not be found, started, stopped or reached.
 #[derive(Clone)]
 pub struct ServerError(String);
 
@@ -66,7 +64,7 @@ impl ServerError {
         Self(message.into())
     }
 
-    /// `attempt` says what was attempted, and on what; `cause` why it failed.
+    /// `attempt` is what was attempted, and on what. `cause` is why it failed.
     fn caused(attempt: impl fmt::Display, cause: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = attempt.to_string();
         let mut next = Some(cause);
@@ -95,7 +93,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Asks again every few milliseconds until there is an answer, or gives up.
+/// Calls `ask` every few milliseconds until it returns a value. Returns `None`
+/// when there is none after `patience`.
 pub fn wait_for<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     let (never, lock) = (Condvar::new(), Mutex::new(()));

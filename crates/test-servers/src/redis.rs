@@ -1,4 +1,4 @@
-//! A Redis server of one's own.
+//! A private Redis server.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -18,11 +18,11 @@ const LOADED: &str = "dump.rdb";
 /// Where a snapshot waits, out of the way of starts that are to find nothing.
 const SNAPSHOT: &str = "snapshot.rdb";
 
-/// A Redis server with nothing in it, which keeps nothing on disk unless it is
-/// [told to](Self::snapshot).
+/// A Redis server, empty at first. It writes nothing to disk except for a
+/// [snapshot](Self::snapshot).
 ///
-/// What harms a server takes `&mut`: the [shared](Self::shared) one is out of
-/// a fault test's reach.
+/// Methods that harm a server take `&mut self`, so that no test can harm the
+/// [shared](Self::shared) one.
 #[derive(Debug)]
 pub struct Redis {
     // Fields are dropped in this order: first the server, then its directory.
@@ -36,8 +36,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// The server that all of this process shares: take a namespace in it, and
-    /// leave it as it is.
+    /// The server that this process shares. Each test uses a namespace of its own
+    /// in it and changes nothing else.
     pub fn shared() -> Result<&'static Self, ServerError> {
         static SHARED: OnceLock<Result<Redis, ServerError>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
@@ -48,21 +48,21 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// The same with more arguments: `["--maxmemory", "2mb"]`.
+    /// As [`start`](Self::start), with more arguments: `["--maxmemory", "2mb"]`.
     pub fn start_with(arguments: &[&str]) -> Result<Self, ServerError> {
         Self::launch(0, arguments)
     }
 
-    /// A server that listens on a port of the loopback interface too, which is
-    /// then the one that [`url`](Self::url) names.
+    /// A server that also listens on a port of the loopback interface.
+    /// [`url`](Self::url) names this port.
     pub fn start_tcp() -> Result<Self, ServerError> {
         Self::start_tcp_with(&[])
     }
 
-    /// The same with more arguments.
+    /// As [`start_tcp`](Self::start_tcp), with more arguments.
     pub fn start_tcp_with(arguments: &[&str]) -> Result<Self, ServerError> {
-        // Somebody else may take the port between our asking and Redis' taking
-        // it. Thrice in a row is no coincidence.
+        // Another process may take the port before Redis does. Three failures in
+        // a row have another cause.
         let mut last = Self::launch(free_port()?, arguments);
         for _ in 0..2 {
             if last.is_ok() {
@@ -73,11 +73,11 @@ impl Redis {
         last
     }
 
-    /// A replica, with a port, of a server that has a port too. It has all that
-    /// the primary had when this returns, and will have the rest a little later
-    /// than the primary: `WAIT 1 10000` asks that for it.
+    /// A replica, with a port, of a server that has a port too. When this
+    /// returns, the replica has all data of the primary. It receives later writes
+    /// with a small delay: `WAIT 1 10000` on the primary waits for them.
     ///
-    /// A [restarted](Self::restart) replica begins anew, from the primary's data.
+    /// A [restarted](Self::restart) replica copies the primary's data again.
     pub fn start_replica_of(primary: &Self) -> Result<Self, ServerError> {
         let Some(port) = primary.port() else {
             return Err(ServerError::new(format!(
@@ -92,8 +92,8 @@ impl Redis {
         Ok(replica)
     }
 
-    /// Makes a primary of a replica, with what it has got so far. Its former
-    /// primary, if it still runs, goes on as one: they are two from here on.
+    /// Makes a replica a primary, with the data that it has received so far. A
+    /// former primary that still runs stays one: there are two from then on.
     pub fn promote(&mut self) -> Result<(), ServerError> {
         self.command(&["REPLICAOF", "NO", "ONE"])?;
         if let Some(at) = self.arguments.windows(2).position(|two| two == REPLICA_OF) {
@@ -152,12 +152,12 @@ impl Redis {
         (self.port != 0).then_some(self.port)
     }
 
-    /// The directory that is removed with the server.
+    /// The directory of the server's files. It is removed with the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The process id; after a [`kill`](Self::kill), that of the dead.
+    /// The process id. After a [`kill`](Self::kill) it is that of the dead process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -167,8 +167,8 @@ impl Redis {
         self.process.end()
     }
 
-    /// Starts it again with nothing in it, at the same address. One that runs
-    /// is killed first.
+    /// Restarts the server, empty, at the same address. A running server is
+    /// killed first.
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.kill()?;
         // Replication leaves one on either side, according to the version.
@@ -181,8 +181,8 @@ impl Redis {
         }
     }
 
-    /// Keeps what the server holds now, for
-    /// [`restart_with_snapshot`](Self::restart_with_snapshot), in place of an
+    /// Saves the server's data for
+    /// [`restart_with_snapshot`](Self::restart_with_snapshot). It replaces an
     /// earlier snapshot.
     pub fn snapshot(&self) -> Result<(), ServerError> {
         self.command(&["SAVE"])?;
@@ -191,10 +191,10 @@ impl Redis {
             .map_err(|error| ServerError::caused("keep the snapshot that redis saved", &error))
     }
 
-    /// Starts it again with what it held at the last
-    /// [`snapshot`](Self::snapshot), at the same address: what was written
-    /// since is lost, what was deleted is back, except for keys whose time has
-    /// come meanwhile. One that runs is killed first.
+    /// Restarts the server with the data of the last [`snapshot`](Self::snapshot),
+    /// at the same address. Later writes are lost, and keys that were deleted
+    /// later exist again, unless they have expired. A running server is killed
+    /// first.
     pub fn restart_with_snapshot(&mut self) -> Result<(), ServerError> {
         self.kill()?;
         let directory = self.directory();
@@ -210,8 +210,8 @@ impl Redis {
         self.await_ready()
     }
 
-    /// Stops the server in its tracks: it accepts connections, as the kernel
-    /// does that, and answers nobody.
+    /// Suspends the server. The kernel still accepts connections for it, but it
+    /// answers no command.
     pub fn pause(&mut self) -> Result<(), ServerError> {
         self.process.signal("STOP")?;
         wait_for(PATIENCE, || (state(self.pid()) == Some('T')).then_some(())).ok_or_else(|| {
@@ -219,27 +219,26 @@ impl Redis {
         })
     }
 
-    /// Lets a paused server go on, and waits until it answers.
+    /// Resumes a paused server and waits until it answers.
     pub fn resume(&mut self) -> Result<(), ServerError> {
         self.process.signal("CONT")?;
         self.await_ready()
     }
 
-    /// What the server replies to one command, as [text](Reply): a test can
-    /// set, look and delete without a client of the cache's kind. An error of
-    /// the server is an error here.
+    /// Runs one command and returns its reply as [text](Reply), so that a test
+    /// needs no client of the cache's kind. An error reply is an error here.
     ///
-    /// It has a connection of its own, by the unix socket: `CLIENT KILL` of
-    /// any type does not concern it, nor does a [proxy](super::Proxy).
+    /// Each command has a connection of its own, by the unix socket. No
+    /// `CLIENT KILL` closes it, and no [proxy](super::Proxy) is in its way.
     pub fn command(&self, arguments: &[impl AsRef<[u8]>]) -> Result<String, ServerError> {
         self.reply(arguments).map(|reply| reply.to_string())
     }
 
-    /// The same with the reply as it is: for values that are no text, or to
-    /// tell nothing from an empty value.
+    /// As [`command`](Self::command), with the reply as it is: for values that
+    /// are not text, and to distinguish no value from an empty one.
     pub fn reply(&self, arguments: &[impl AsRef<[u8]>]) -> Result<Reply, ServerError> {
         let words = arguments.iter().map(|word| String::from_utf8_lossy(word.as_ref()));
-        // Values may be long, and the first words say enough.
+        // Values may be long, and the first words identify the command.
         let said: Vec<_> = words.take(4).collect();
         let attempt = format!("ask the redis on {} to {}", self.socket.display(), said.join(" "));
         match ask(&self.socket, arguments) {
@@ -308,7 +307,7 @@ fn ask(socket: &Path, arguments: &[impl AsRef<[u8]>]) -> io::Result<Reply> {
     }
 }
 
-/// Whether the server answers. That it wants a password is an answer.
+/// Whether the server answers. A request for a password is an answer.
 fn answers(socket: &Path) -> bool {
     let ask = || -> std::io::Result<[u8; 4]> {
         let mut stream = UnixStream::connect(socket)?;
