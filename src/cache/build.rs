@@ -13,7 +13,7 @@ use super::builder::{RedisSettings, without_credentials};
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
 use crate::cache::collector::Collector;
-use crate::cache::inner::{Core, Phase};
+use crate::cache::inner::{Inner, Phase};
 use crate::cache::publisher::Publisher;
 use crate::currency::Currency;
 use crate::error::WrongSetting;
@@ -88,7 +88,7 @@ impl QueryCacheBuilder {
             }),
             &namespace,
         );
-        let core = Core {
+        let inner = Inner {
             fleet,
             _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
             namespace,
@@ -110,7 +110,7 @@ impl QueryCacheBuilder {
             closing: watch::Sender::new(Phase::Open),
             runtime,
         };
-        Ok(QueryCache::new(Arc::new(core)))
+        Ok(QueryCache::new(Arc::new(inner)))
     }
 
     fn checked_blindness(&self) -> Result<Duration, BuildError> {

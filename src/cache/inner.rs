@@ -1,4 +1,4 @@
-//! [`Core`]: all parts of a cache. What they do together stands in the files of the path of a read:
+//! [`Inner`]: all parts of a cache. What they do together stands in the files of the path of a read:
 //! `cache`, `serve`, `look` and `load`.
 
 use std::sync::Arc;
@@ -36,12 +36,13 @@ pub(crate) enum Phase {
 }
 
 /// Runs a query, once, as a task of its own.
-pub(crate) type Load<T> = Box<dyn FnOnce() -> BoxFuture<'static, Result<Brought<T>, Error>> + Send>;
+pub(crate) type LoadFn<T> =
+    Box<dyn FnOnce() -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send>;
 
 /// A result, and the tags that its loader reported.
-pub(crate) type Brought<T> = (T, Vec<Tag>);
+pub(crate) type LoadResult<T> = (T, Vec<Tag>);
 
-pub(crate) struct Core {
+pub(crate) struct Inner {
     pub(crate) namespace: String,
     pub(crate) policy: Policy,
     pub(crate) codec: Codec,
@@ -67,6 +68,6 @@ pub(crate) struct Core {
     #[cfg(feature = "metrics")]
     pub(crate) _reporter: Reporter,
     pub(crate) closing: watch::Sender<Phase>,
-    /// The runtime that the cache was built in; see `Core::place` in `cache`.
+    /// The runtime that the cache was built in; see `Inner::place` in `cache`.
     pub(crate) runtime: Handle,
 }

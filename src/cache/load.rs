@@ -1,4 +1,4 @@
-//! One load: the right to it, the query, and both tiers filled.
+//! One load: the permission for it, the query, and both tiers filled.
 
 use crate::sync::Mutex;
 use std::panic::AssertUnwindSafe;
@@ -13,17 +13,17 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Core, Load, Phase};
-use crate::cache::lookup::Missed;
-use crate::cache::permission::Right;
+use crate::cache::inner::{Inner, LoadFn, Phase};
+use crate::cache::lookup::MissReason;
+use crate::cache::permission::Permission;
 use crate::clock;
 use crate::currency::Stamp;
 use crate::error::Error;
 use crate::fleet::{Fleet, Lease};
-use crate::flight::{Failure, Flight, Landing};
+use crate::flight::{Failure, Flight, Loaded};
 use crate::l1::entry::{Held, Life};
 use crate::l2::entry::{self, Header};
-use crate::l2::{Done, Fill};
+use crate::l2::{Fill, LeaseOutcome};
 use crate::policy::Policy;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
@@ -40,7 +40,7 @@ tokio::task_local! {
 }
 
 /// A load that a task takes when it runs the query.
-pub(crate) type Reload<V> = Arc<Mutex<Option<Load<<V as Value>::Stored>>>>;
+pub(crate) type SharedLoadFn<V> = Arc<Mutex<Option<LoadFn<<V as Value>::Stored>>>>;
 
 /// What a load has come to have, whether it succeeds or not.
 #[derive(Default)]
@@ -50,21 +50,21 @@ struct Attempt {
     began: Option<(clock::Instant, Stamp)>,
 }
 
-impl Core {
+impl Inner {
     /// Loads, and brings the result to everybody who waits and into both tiers.
-    pub(crate) fn fly<V: Value>(
+    pub(crate) fn spawn_load<V: Value>(
         self: Arc<Self>,
         flight: Flight,
         key: CacheKey,
         config: Arc<QueryConfig>,
-        load: Reload<V>,
-        missed: Missed,
+        load: SharedLoadFn<V>,
+        miss_reason: MissReason,
     ) -> impl Future<Output = ()> + Send {
         // Here, and not in the task: it belongs to what its first caller does.
         let span = Span::load(config.tally.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
-            let flying = self.bring::<V>(&span, flight, key, config, load, missed);
+            let flying = self.load_and_store::<V>(&span, flight, key, config, load, miss_reason);
             tokio::select! {
                 () = span.around(flying) => {}
                 // Nobody can be waiting. What the load holds is let go of, its lease first of all.
@@ -73,48 +73,52 @@ impl Core {
         }
     }
 
-    async fn bring<V: Value>(
+    async fn load_and_store<V: Value>(
         &self,
         span: &Span,
         flight: Flight,
         key: CacheKey,
         config: Arc<QueryConfig>,
-        load: Reload<V>,
-        missed: Missed,
+        load: SharedLoadFn<V>,
+        miss_reason: MissReason,
     ) {
         let job = Job { key, config, token: Token::random() };
         let mut attempt = Attempt::default();
-        let outcome = self.attempt::<V>(&job, &load, missed, &flight.urgent(), &mut attempt).await;
+        let outcome =
+            self.attempt::<V>(&job, &load, miss_reason, &flight.skip_permit(), &mut attempt).await;
         let Attempt { lease, began } = attempt;
         match outcome {
             Ok(Outcome::Loaded(loaded)) => {
                 self.loaded::<V>(span, flight, &job, loaded, lease).await;
             }
-            Ok(Outcome::Found(landing)) => {
+            Ok(Outcome::Found(loaded)) => {
                 span.ends("found", Duration::ZERO, None);
-                self.local.insert(key, landing.held.clone());
-                flight.land(Ok(landing));
+                self.local.insert(key, loaded.held.clone());
+                flight.complete(Ok(loaded));
             }
             Err(error) => self.failed(span, flight, &job, error, began, lease),
         }
     }
 
-    /// Asks for the right to load, and runs the query, within the deadline. A panic is an error.
+    /// Asks for the permission to load, and runs the query, within the deadline. A panic is an error.
     async fn attempt<V: Value>(
         &self,
         job: &Job,
-        load: &Reload<V>,
-        missed: Missed,
-        urgent: &Notify,
+        load: &SharedLoadFn<V>,
+        miss_reason: MissReason,
+        skip_permit: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Outcome<V::Stored>, Error> {
         let run = async {
-            match self.right::<V>(&job.key, &job.config, job.token, missed, urgent).await {
-                Right::Found(landing) => return Ok(Outcome::Found(landing)),
-                Right::Leased(granted) => attempt.lease = Some(granted),
-                Right::Alone => {}
+            match self
+                .acquire_permission::<V>(&job.key, &job.config, job.token, miss_reason, skip_permit)
+                .await
+            {
+                Permission::AlreadyLoaded(loaded) => return Ok(Outcome::Found(loaded)),
+                Permission::LeaseReply(granted) => attempt.lease = Some(granted),
+                Permission::Unleased => {}
             }
-            self.run::<V>(load, &job.config, urgent, attempt).await.map(Outcome::Loaded)
+            self.run::<V>(load, &job.config, skip_permit, attempt).await.map(Outcome::Loaded)
         };
         let deadline = job.config.policy.load_deadline;
         match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
@@ -143,8 +147,8 @@ impl Core {
             self.keep_failure(key, config, &error, began);
         }
         // Released as without a result, before those who wait here have the error and ask again.
-        release(lease, Done::Without);
-        flight.land(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
+        release(lease, LeaseOutcome::NoResult);
+        flight.complete(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
     }
 
     /// The query has its result: into memory, to all who wait, and into Redis.
@@ -153,11 +157,11 @@ impl Core {
         span: &Span,
         flight: Flight,
         job: &Job,
-        loaded: Loaded<V::Stored>,
+        loaded: Completed<V::Stored>,
         lease: Option<Lease>,
     ) {
         let (key, config) = (job.key, &*job.config);
-        let Loaded { value, tags, times } = loaded;
+        let Completed { value, tags, times } = loaded;
         let took = times.load();
         config.tally.load_took(took);
         let value = Arc::new(value);
@@ -181,14 +185,14 @@ impl Core {
         if encoded.is_some() {
             self.local.insert(key, held.clone());
         }
-        flight.land(Ok(Landing { held, shown: times.stamp.moment }));
+        flight.complete(Ok(Loaded { held, shown: times.stamp.moment }));
         let Some(fleet) = &self.fleet else { return };
         match encoded {
             Some((codec, payload)) => {
                 let entry = NewEntry { times, ttl, depends, codec, payload };
                 self.store(fleet, job, entry, lease).await;
             }
-            None => release(lease, Done::Without),
+            None => release(lease, LeaseOutcome::NoResult),
         }
     }
 
@@ -204,18 +208,18 @@ impl Core {
         if !self.currency.is_current(&times.stamp, depends.cells()) {
             // Dead before it arrived.
             count(&self.counters.l2_overtaken);
-            return release(lease, Done::Again);
+            return release(lease, LeaseOutcome::Superseded);
         }
         let life = ttl + config.policy.longest_stale();
         // The shared tier cannot say how long it would live there, or is away.
         let Some(ends) = fleet.store.time_of(clock::after(times.by_store, life)) else {
             count(&self.counters.l2_errors);
-            return release(lease, Done::Without);
+            return release(lease, LeaseOutcome::NoResult);
         };
         let (token, at, load) = (*token, times.stamp.position(), times.load());
         let header = Header { codec, at, token, life, ends, ttl, load };
         let sealed = entry::seal(key, &header, &depends, &payload, self.secret.as_ref());
-        let Some(header) = sealed else { return release(lease, Done::Without) };
+        let Some(header) = sealed else { return release(lease, LeaseOutcome::NoResult) };
         let fill = Fill { token, at, ends, header, payload };
         let size = fill.header.len() + fill.payload.len();
         let filled = match lease {
@@ -235,14 +239,14 @@ impl Core {
     /// Runs the query when it is its turn.
     async fn run<V: Value>(
         &self,
-        load: &Reload<V>,
+        load: &SharedLoadFn<V>,
         config: &QueryConfig,
-        urgent: &Notify,
+        skip_permit: &Notify,
         attempt: &mut Attempt,
-    ) -> Result<Loaded<V::Stored>, Error> {
+    ) -> Result<Completed<V::Stored>, Error> {
         // Whoever waits for this load and has a turn itself must not wait for another one.
-        let (turn, hurried) = (pin!(self.loads.acquire()), pin!(urgent.notified()));
-        let _permit = match select(turn, hurried).await {
+        let (turn, skipped) = (pin!(self.loads.acquire()), pin!(skip_permit.notified()));
+        let _permit = match select(turn, skipped).await {
             Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
             Either::Right(_) => None,
         };
@@ -268,7 +272,7 @@ impl Core {
         let (value, tags) = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Loaded { value, tags, times: Times { stamp, began, ended, by_store } })
+        Ok(Completed { value, tags, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Keeps an error as an answer, if the query asks for that, and unless there is a stale result
@@ -313,7 +317,7 @@ impl Core {
     }
 }
 
-fn release(lease: Option<Lease>, done: Done) {
+fn release(lease: Option<Lease>, done: LeaseOutcome) {
     if let Some(lease) = lease {
         lease.release(done);
     }
@@ -333,12 +337,12 @@ struct Job {
 
 /// How a load came to a result.
 enum Outcome<T> {
-    Loaded(Loaded<T>),
+    Loaded(Completed<T>),
     /// Another process has loaded it meanwhile.
-    Found(Landing),
+    Found(Loaded),
 }
 
-struct Loaded<T> {
+struct Completed<T> {
     value: T,
     tags: Vec<Tag>,
     times: Times,

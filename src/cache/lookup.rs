@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::Core;
+use crate::cache::inner::Inner;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
-use crate::flight::Landing;
+use crate::flight::Loaded;
 use crate::l1::entry::{Held, Life};
 use crate::l2::Found;
 use crate::l2::entry::{self, Opened};
@@ -19,15 +19,15 @@ use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
 /// What a look into Redis gave.
-pub(crate) enum Sight<V: Value> {
-    Fresh(Arc<V::Stored>, Landing),
+pub(crate) enum Lookup<V: Value> {
+    Fresh(Arc<V::Stored>, Loaded),
     /// Nothing to serve as fresh. If what is there may be served as stale, it is in memory now.
-    Nothing(Missed),
+    Nothing(MissReason),
 }
 
 /// Why there is nothing to serve: what whoever loads has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missed {
+pub(crate) enum MissReason {
     Absent,
     /// There is an entry that is not wanted, of this load.
     Unwanted(Token),
@@ -37,16 +37,16 @@ pub(crate) enum Missed {
     Unreachable,
 }
 
-impl Core {
+impl Inner {
     /// Looks into Redis. Whatever goes wrong there is a counted miss. `answered` is called when
     /// Redis has answered.
-    pub(crate) async fn find<V: Value>(
+    pub(crate) async fn lookup<V: Value>(
         &self,
         key: &CacheKey,
         config: &QueryConfig,
         answered: impl FnOnce(),
-    ) -> Sight<V> {
-        let Some(fleet) = &self.fleet else { return Sight::Nothing(Missed::Unreachable) };
+    ) -> Lookup<V> {
+        let Some(fleet) = &self.fleet else { return Lookup::Nothing(MissReason::Unreachable) };
         // Before the question is sent: what remains of the entry's life is counted from here, so
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
@@ -69,18 +69,20 @@ impl Core {
             }
             Ok(Found::Nothing) => {
                 count(&self.counters.l2_misses);
-                return Sight::Nothing(Missed::Absent);
+                return Lookup::Nothing(MissReason::Absent);
             }
             Err(_) => {
                 count(&self.counters.l2_errors);
-                return Sight::Nothing(Missed::Unreachable);
+                return Lookup::Nothing(MissReason::Unreachable);
             }
         };
         let Ok(opened) = entry::open(key, &bytes, self.secret.as_ref()) else {
             count(&self.counters.l2_refused);
-            return Sight::Nothing(entry::token(&bytes).map_or(Missed::Absent, Missed::Refused));
+            return Lookup::Nothing(
+                entry::token(&bytes).map_or(MissReason::Absent, MissReason::Refused),
+            );
         };
-        let seen = Missed::Unwanted(opened.header.token);
+        let seen = MissReason::Unwanted(opened.header.token);
         let at = opened.header.at;
         let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
         let depends = depends(&opened, config);
@@ -90,7 +92,7 @@ impl Core {
             count(&config.tally.outdated);
             trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &config.depends));
             if !config.policy.allow_invalidated {
-                return Sight::Nothing(seen);
+                return Lookup::Nothing(seen);
             }
         }
         let remaining = Duration::from_millis(opened.header.ends.saturating_sub(now));
@@ -98,7 +100,7 @@ impl Core {
         // put back since; its age cannot be told.
         let Some(stored_for) = opened.header.life.checked_sub(remaining) else {
             count(&self.counters.l2_refused);
-            return Sight::Nothing(Missed::Refused(opened.header.token));
+            return Lookup::Nothing(MissReason::Refused(opened.header.token));
         };
         let life = life(&opened, asked, stored_for, remaining, config);
         let now = self.clock.now();
@@ -106,18 +108,18 @@ impl Core {
         let longest = config.policy.longest_stale();
         if !fresh && !life.allows_stale(&config.policy, longest, now) {
             count(&self.counters.l2_misses);
-            return Sight::Nothing(seen);
+            return Lookup::Nothing(seen);
         }
         let Opened { header, payload, .. } = opened;
         let bytes = payload.len();
         let decoded = unless_it_panics(|| V::decode(header.codec, payload, &self.columns));
         let Some(value) = decoded.map(Arc::new) else {
             count(&self.counters.l2_refused);
-            return Sight::Nothing(seen);
+            return Lookup::Nothing(seen);
         };
         let held = Held::new(key, value.clone(), bytes, life, (stamp, header.token), depends);
         if fresh {
-            return Sight::Fresh(value, Landing { held, shown });
+            return Lookup::Fresh(value, Loaded { held, shown });
         }
         count(&self.counters.l2_misses);
         // For whoever is content with it while a new one is loaded, or if that fails. What memory
@@ -125,7 +127,7 @@ impl Core {
         if self.local.get(key).is_none_or(|here| here.life.born < held.life.born) {
             self.local.insert(*key, held);
         }
-        Sight::Nothing(seen)
+        Lookup::Nothing(seen)
     }
 }
 

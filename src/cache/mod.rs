@@ -20,7 +20,7 @@ pub(crate) mod serve;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cache::inner::{Core, Phase};
+use crate::cache::inner::{Inner, Phase};
 use crate::error::Error;
 use crate::l2::Store;
 use crate::telemetry::counters::count;
@@ -58,19 +58,19 @@ use crate::value::tag::{Cell, Tag};
 /// ```
 #[derive(Clone)]
 pub struct QueryCache {
-    pub(crate) core: Arc<Core>,
+    pub(crate) inner: Arc<Inner>,
     /// Ends with the last handle, and what runs in the background with it.
     _last: Arc<LastHandle>,
 }
 
 impl QueryCache {
-    pub(crate) fn new(core: Arc<Core>) -> QueryCache {
-        QueryCache { _last: Arc::new(LastHandle(core.clone())), core }
+    pub(crate) fn new(inner: Arc<Inner>) -> QueryCache {
+        QueryCache { _last: Arc::new(LastHandle(inner.clone())), inner }
     }
 
     /// The shared tier, if there is one.
     pub(crate) fn shared_tier(&self) -> Option<Arc<dyn Store>> {
-        self.core.fleet.as_ref().map(|fleet| fleet.store.clone())
+        self.inner.fleet.as_ref().map(|fleet| fleet.store.clone())
     }
 
     /// What the cache did since it was built.
@@ -91,12 +91,12 @@ impl QueryCache {
     /// # }
     /// ```
     pub fn stats(&self) -> CacheStats {
-        self.core.collector.of_cache(&self.query_stats())
+        self.inner.collector.of_cache(&self.query_stats())
     }
 
     /// What the cache did for each query since it was built, by [name](crate::Query::name).
     pub fn query_stats(&self) -> Vec<QueryStats> {
-        self.core.collector.of_queries()
+        self.inner.collector.of_queries()
     }
 
     /// Makes all results stale that depend on one of these tags: in this process at once, in all
@@ -147,7 +147,7 @@ impl QueryCache {
         let mut cells: Vec<Cell> = tags.into_iter().map(|tag| tag.into().cell()).collect();
         cells.sort();
         cells.dedup();
-        self.core.invalidate(&cells).await
+        self.inner.invalidate(&cells).await
     }
 
     /// Makes all results stale, of all queries of this namespace, as
@@ -157,11 +157,11 @@ impl QueryCache {
     ///
     /// Those of [`invalidate`](QueryCache::invalidate).
     pub async fn clear(&self) -> Result<(), Error> {
-        self.core.invalidate(&[Cell::EVERYTHING]).await
+        self.inner.invalidate(&[Cell::EVERYTHING]).await
     }
 
     pub(crate) async fn invalidate_cell(&self, cell: Cell) -> Result<(), Error> {
-        self.core.invalidate(&[cell]).await
+        self.inner.invalidate(&[cell]).await
     }
 
     /// Stops what runs in the background: announces what could not be announced yet, gives back the
@@ -172,15 +172,15 @@ impl QueryCache {
     /// Redis were away for good. Dropping the last handle (`QueryCache`, `Query`, `Wrapped`) does
     /// the same without waiting for it, and cancels loads that nobody can be waiting for any more.
     pub async fn shutdown(&self) {
-        self.core.closing.send_if_modified(|phase| {
+        self.inner.closing.send_if_modified(|phase| {
             let first = *phase == Phase::Open;
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
-        if let Some(publisher) = &self.core.publisher {
+        if let Some(publisher) = &self.inner.publisher {
             publisher.withdraw().await;
         }
-        if let Some(fleet) = &self.core.fleet {
+        if let Some(fleet) = &self.inner.fleet {
             fleet.shut_down().await;
         }
     }
@@ -189,24 +189,24 @@ impl QueryCache {
 impl fmt::Debug for QueryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryCache")
-            .field("namespace", &self.core.namespace)
-            .field("policy", &self.core.policy)
-            .field("redis", &self.core.fleet.is_some())
+            .field("namespace", &self.inner.namespace)
+            .field("policy", &self.inner.policy)
+            .field("redis", &self.inner.fleet.is_some())
             .field("stats", &self.stats())
             .finish()
     }
 }
 
-struct LastHandle(Arc<Core>);
+struct LastHandle(Arc<Inner>);
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        // Loads hold the core, and with it the connections; they hear this and let go.
+        // Loads hold the shared state, and with it the connections; they hear this and let go.
         self.0.closing.send_replace(Phase::Abandoned);
     }
 }
 
-impl Core {
+impl Inner {
     /// The one way that all invalidations take.
     async fn invalidate(&self, cells: &[Cell]) -> Result<(), Error> {
         if cells.is_empty() {

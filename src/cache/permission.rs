@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::Core;
-use crate::cache::lookup::{Missed, Sight};
-use crate::fleet::notices::Word;
+use crate::cache::inner::Inner;
+use crate::cache::lookup::{Lookup, MissReason};
+use crate::fleet::notices::WakeReason;
 use crate::fleet::{Fleet, Lease};
-use crate::flight::Landing;
-use crate::l2::{Ask, Done, LEASE, Leased};
+use crate::flight::Loaded;
+use crate::l2::{LEASE, LeaseOutcome, LeaseReply, LeaseRequest};
 use crate::telemetry::counters::count;
 use crate::value::Value;
 use crate::value::key::CacheKey;
@@ -22,76 +22,81 @@ use crate::value::token::Token;
 /// How often what is in Redis is looked at because the lease was refused for it.
 const LOOKS: usize = 3;
 
-/// The right to load.
-pub(super) enum Right {
+/// The permission to load.
+pub(super) enum Permission {
     /// For all processes, or perhaps so.
-    Leased(Lease),
+    LeaseReply(Lease),
     /// For this one: Redis does not answer, or another process's load came to nothing.
-    Alone,
+    Unleased,
     /// None is needed: another process has loaded it meanwhile.
-    Found(Landing),
+    AlreadyLoaded(Loaded),
 }
 
-impl Core {
-    /// Asks for the right to load, and waits while another process has it.
-    pub(super) async fn right<V: Value>(
+impl Inner {
+    /// Asks for the permission to load, and waits while another process has it.
+    pub(super) async fn acquire_permission<V: Value>(
         &self,
         key: &CacheKey,
         config: &QueryConfig,
         token: Token,
-        mut missed: Missed,
-        urgent: &Notify,
-    ) -> Right {
+        mut miss_reason: MissReason,
+        skip_permit: &Notify,
+    ) -> Permission {
         let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
         let Some(fleet) = self.fleet.as_ref().filter(usable) else {
-            return Right::Alone;
+            return Permission::Unleased;
         };
         let mut looks = 0;
         // Somebody waits for this who holds a turn of this process, which the other process's load
         // may be waiting for in the end. Longer than a lease that is not worth it.
         let mut patience = pin!(async {
             let asked = Instant::now();
-            urgent.notified().await;
+            skip_permit.notified().await;
             // Said on for whoever waits for a turn after this.
-            urgent.notify_one();
+            skip_permit.notify_one();
             sleep_until(asked + LEASE).await;
         });
         loop {
-            let (seen, refused) = match missed {
-                Missed::Absent => (None, false),
-                Missed::Unwanted(token) => (Some(token), false),
-                Missed::Refused(token) => (Some(token), true),
-                Missed::Unreachable => return Right::Alone,
+            let (seen, refused) = match miss_reason {
+                MissReason::Absent => (None, false),
+                MissReason::Unwanted(token) => (Some(token), false),
+                MissReason::Refused(token) => (Some(token), true),
+                MissReason::Unreachable => return Permission::Unleased,
             };
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(config.depends.cells());
             let lease = fleet.ask(*key, token);
-            match fleet.store.lease(key, Ask { token, at, need, seen, refused }).await {
+            match fleet.store.lease(key, LeaseRequest { token, at, need, seen, refused }).await {
                 Err(_) => {
                     count(&self.counters.l2_errors);
-                    return Right::Leased(lease);
+                    return Permission::LeaseReply(lease);
                 }
-                Ok(Leased::Granted) => return Right::Leased(lease.granted()),
-                Ok(Leased::Entry) => lease.refused(),
-                Ok(Leased::Wait(remaining)) => {
+                Ok(LeaseReply::Granted) => return Permission::LeaseReply(lease.granted()),
+                Ok(LeaseReply::Entry) => lease.refused(),
+                Ok(LeaseReply::Wait(remaining)) => {
                     lease.refused();
                     count(&self.counters.lease_waits);
                     match select(pin!(waiter.word(remaining)), patience.as_mut()).await {
-                        Either::Left((Word::Done(Done::Filled), _)) => {}
-                        Either::Left((Word::Done(Done::Without), _)) => return Right::Alone,
-                        Either::Left((Word::Done(Done::Again) | Word::Ask, _)) => continue,
-                        Either::Right(_) => return Right::Alone,
+                        Either::Left((WakeReason::Ended(LeaseOutcome::Filled), _)) => {}
+                        Either::Left((WakeReason::Ended(LeaseOutcome::NoResult), _)) => {
+                            return Permission::Unleased;
+                        }
+                        Either::Left((
+                            WakeReason::Ended(LeaseOutcome::Superseded) | WakeReason::AskAgain,
+                            _,
+                        )) => continue,
+                        Either::Right(_) => return Permission::Unleased,
                     }
                 }
             }
-            match self.find::<V>(key, config, || {}).await {
-                Sight::Fresh(_, landing) => return Right::Found(landing),
-                Sight::Nothing(again) => missed = again,
+            match self.lookup::<V>(key, config, || {}).await {
+                Lookup::Fresh(_, loaded) => return Permission::AlreadyLoaded(loaded),
+                Lookup::Nothing(again) => miss_reason = again,
             }
             looks += 1;
             if looks == LOOKS {
-                return Right::Alone;
+                return Permission::Unleased;
             }
         }
     }

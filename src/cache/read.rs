@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Core, Load};
+use crate::cache::inner::{Inner, LoadFn};
 use crate::error::Error;
 use crate::value::Value;
 use crate::value::answer::Answer;
@@ -29,7 +29,7 @@ use crate::value::token::Token;
 /// who wait for it and for the cache.
 #[must_use = "a read does nothing unless it is awaited"]
 pub struct Read<'q, V, L> {
-    core: &'q Arc<Core>,
+    inner: &'q Arc<Inner>,
     state: State<'q, V, L>,
 }
 
@@ -37,9 +37,9 @@ pub struct Read<'q, V, L> {
 /// the load can run as a task of its own.
 ///
 /// Only this crate's own methods return one.
-pub trait OnMiss<V: Value>: FnOnce() -> Load<V::Stored> {}
+pub trait OnMiss<V: Value>: FnOnce() -> LoadFn<V::Stored> {}
 
-impl<V: Value, L: FnOnce() -> Load<V::Stored>> OnMiss<V> for L {}
+impl<V: Value, L: FnOnce() -> LoadFn<V::Stored>> OnMiss<V> for L {}
 
 enum State<'q, V, L> {
     /// Not polled yet.
@@ -55,11 +55,11 @@ enum State<'q, V, L> {
 impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     /// `detach` makes the load independent of everything borrowed; it is called on a miss.
     pub(crate) fn new(
-        core: &'q Arc<Core>,
+        inner: &'q Arc<Inner>,
         call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
         detach: L,
     ) -> Read<'q, V, L> {
-        Read { core, state: State::Fresh { call, detach } }
+        Read { inner, state: State::Fresh { call, detach } }
     }
 
     /// The same read, answered with its origin and age.
@@ -83,7 +83,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<V>, Error>> {
         if let State::Fresh { call, .. } = &self.state {
             if let Ok((key, config)) = call
-                && let Some(hit) = self.core.hit(key, config)
+                && let Some(hit) = self.inner.hit(key, config)
             {
                 match hit.due {
                     None => self.state = State::Done,
@@ -98,7 +98,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
                 // A caller of no runtime borrows the timers of ours. One that has its own keeps
                 // them: they go on when ours does not.
                 let alone = Handle::try_current().is_err();
-                let _ours = alone.then(|| self.core.runtime.enter());
+                let _ours = alone.then(|| self.inner.runtime.enter());
                 let answer = ready!(running.as_mut().poll(cx));
                 self.state = State::Done;
                 Poll::Ready(answer)
@@ -114,7 +114,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
             std::mem::replace(&mut self.state, State::Done)
         {
             let load = Arc::new(Mutex::new(Some(detach())));
-            self.core.reload::<V>(key, config, load, seen);
+            self.inner.reload::<V>(key, config, load, seen);
         }
     }
 
@@ -122,8 +122,8 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
     fn go_slow(&mut self) -> Result<(), Error> {
         if let State::Fresh { call, detach } = std::mem::replace(&mut self.state, State::Done) {
             let (key, config) = call?;
-            let missed = self.core.clone().miss(key, config.clone(), detach());
-            self.state = State::Slow(Box::pin(missed));
+            let miss_reason = self.inner.clone().miss(key, config.clone(), detach());
+            self.state = State::Slow(Box::pin(miss_reason));
         }
         Ok(())
     }

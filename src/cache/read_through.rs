@@ -14,12 +14,12 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout};
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Core, Load};
-use crate::cache::load::{LOADING, Reload};
-use crate::cache::lookup::{Missed, Sight};
-use crate::cache::serve::Asked;
+use crate::cache::inner::{Inner, LoadFn};
+use crate::cache::load::{LOADING, SharedLoadFn};
+use crate::cache::lookup::{Lookup, MissReason};
+use crate::cache::serve::ReadStart;
 use crate::error::{Error, ErrorKind};
-use crate::flight::{Arrival, Failure, Flight, Flights, Joined, Landing, Passenger};
+use crate::flight::{Failure, Flight, Flights, Joined, Loaded, WaitOutcome, Waiter};
 use crate::telemetry::counters::count;
 use crate::value::Value;
 use crate::value::answer::{Answer, Origin};
@@ -32,14 +32,14 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// One read after its miss in memory.
 struct ReadThrough<V: Value> {
-    core: Arc<Core>,
+    inner: Arc<Inner>,
     key: CacheKey,
     config: Arc<QueryConfig>,
     /// The task that runs the query takes it from here. A task that is dropped before, with a
     /// runtime that has shut down, leaves it.
-    load: Reload<V>,
+    load: SharedLoadFn<V>,
     begin: Instant,
-    asked: Asked,
+    asked: ReadStart,
     /// Whether this read is part of another load, which holds a permit.
     nested: bool,
     /// Where a load of this read runs.
@@ -52,34 +52,34 @@ struct ReadThrough<V: Value> {
 enum Led<V> {
     Answered(Answer<V>),
     /// The load is under way; the leader waits for it.
-    Loading(Passenger),
+    Loading(Waiter),
     /// Another reader has taken the flight over.
     TakenOver,
 }
 
 impl<V: Value> ReadThrough<V> {
     async fn run(mut self) -> Result<Answer<V>, Error> {
-        let mut joined = self.core.flights.join(self.key);
-        if let Joined::Later(_) = joined {
-            count(&self.core.counters.coalesced);
+        let mut joined = self.inner.flights.join(self.key);
+        if let Joined::Follower(_) = joined {
+            count(&self.inner.counters.coalesced);
         }
         loop {
-            let (passenger, origin) = match joined {
+            let (waiter, origin) = match joined {
                 // A new result is on the way; a reader that may be served a stale one need not wait.
-                Joined::Later(passenger) => match self.while_revalidating() {
+                Joined::Follower(waiter) => match self.while_revalidating() {
                     Some(stale) => return Ok(stale),
-                    None => (passenger, Origin::Coalesced),
+                    None => (waiter, Origin::Coalesced),
                 },
-                Joined::First(flight) => match self.lead(flight).await {
+                Joined::Leader(flight) => match self.lead(flight).await {
                     Led::Answered(answer) => return Ok(answer),
-                    Led::Loading(passenger) => (passenger, Origin::Loaded),
+                    Led::Loading(waiter) => (waiter, Origin::Loaded),
                     Led::TakenOver => {
-                        joined = self.core.flights.join(self.key);
+                        joined = self.inner.flights.join(self.key);
                         continue;
                     }
                 },
             };
-            match self.wait(passenger, origin).await? {
+            match self.wait(waiter, origin).await? {
                 ControlFlow::Break(answer) => return Ok(answer),
                 ControlFlow::Continue(next) => joined = next,
             }
@@ -87,7 +87,7 @@ impl<V: Value> ReadThrough<V> {
     }
 
     fn while_revalidating(&self) -> Option<Answer<V>> {
-        self.core.while_revalidating::<V>(&self.key, &self.config)
+        self.inner.while_revalidating::<V>(&self.key, &self.config)
     }
 
     fn deadline(&self) -> Duration {
@@ -96,48 +96,54 @@ impl<V: Value> ReadThrough<V> {
 
     /// Looks into memory once more and into Redis, and starts the load if neither can answer.
     async fn lead(&self, flight: Flight) -> Led<V> {
-        let (core, key, config) = (&self.core, self.key, &self.config);
+        let (inner, key, config) = (&self.inner, self.key, &self.config);
         // The flight that was under way when memory had nothing may have stored its result and
         // ended since. From here on nobody else can start one.
-        if core.local.has(&key)
-            && let Some(hit) = core.hit(&key, config)
+        if inner.local.has(&key)
+            && let Some(hit) = inner.hit(&key, config)
         {
             return Led::Answered(hit.answer);
         }
-        let missed = match core.find::<V>(&key, config, || flight.found()).await {
-            Sight::Fresh(value, landing) => {
-                return Led::Answered(self.found(flight, value, landing));
+        let miss_reason = match inner.lookup::<V>(&key, config, || flight.found()).await {
+            Lookup::Fresh(value, loaded) => {
+                return Led::Answered(self.found(flight, value, loaded));
             }
-            Sight::Nothing(missed) => missed,
+            Lookup::Nothing(miss_reason) => miss_reason,
         };
-        let Some(passenger) = flight.loads(Instant::now() + self.deadline() + GRACE) else {
+        let Some(waiter) = flight.begin_load(Instant::now() + self.deadline() + GRACE) else {
             return Led::TakenOver;
         };
         // Before the load can take its place in memory.
         let stale = self.while_revalidating();
         let load = self.load.clone();
-        self.runtime.spawn(core.clone().fly::<V>(flight, key, config.clone(), load, missed));
+        self.runtime.spawn(inner.clone().spawn_load::<V>(
+            flight,
+            key,
+            config.clone(),
+            load,
+            miss_reason,
+        ));
         match stale {
             Some(stale) => {
-                count(&core.counters.refreshes);
+                count(&inner.counters.refreshes);
                 Led::Answered(stale)
             }
-            None => Led::Loading(passenger),
+            None => Led::Loading(waiter),
         }
     }
 
     /// Redis had the result: keeps it in memory, hands it to all who wait, and answers.
-    fn found(&self, flight: Flight, value: Arc<V::Stored>, landing: Landing) -> Answer<V> {
-        let (core, policy) = (&self.core, &self.config.policy);
-        let (now, held) = (core.clock.now(), &landing.held);
+    fn found(&self, flight: Flight, value: Arc<V::Stored>, loaded: Loaded) -> Answer<V> {
+        let (inner, policy) = (&self.inner, &self.config.policy);
+        let (now, held) = (inner.clock.now(), &loaded.held);
         let (age, life, token) = (held.age(now), held.life, held.token);
         // Taken over, this look was so slow that a newer result may be in memory.
         if flight.is_current() {
-            core.local.insert(self.key, held.clone());
+            inner.local.insert(self.key, held.clone());
         }
-        flight.land(Ok(landing));
+        flight.complete(Ok(loaded));
         if policy.is_due_early(life.load(), life.remaining(policy, now)) {
-            core.reload::<V>(self.key, &self.config, self.load.clone(), token);
+            inner.reload::<V>(self.key, &self.config, self.load.clone(), token);
         }
         Answer::new(V::of(value), Origin::L2, age)
     }
@@ -145,37 +151,37 @@ impl<V: Value> ReadThrough<V> {
     /// Waits for the flight: an answer, or what to wait for next.
     async fn wait(
         &mut self,
-        mut passenger: Passenger,
+        mut waiter: Waiter,
         origin: Origin,
     ) -> Result<ControlFlow<Answer<V>, Joined>, Error> {
         if self.nested {
-            passenger.hurry();
+            waiter.skip_permit();
         }
-        let arrival = passenger.arrival(self.core.look_limit());
-        let arrival = timeout(self.deadline() + GRACE, arrival).await.ok();
-        let ended = self.ended(arrival.as_ref());
+        let outcome = waiter.wait(self.inner.look_limit());
+        let outcome = timeout(self.deadline() + GRACE, outcome).await.ok();
+        let ended = self.ended(outcome.as_ref());
         let waited = Waited {
             own: origin == Origin::Loaded,
             nested: self.nested,
             in_time: self.begin.elapsed() < self.deadline(),
         };
-        let flights = &self.core.flights;
-        Ok(ControlFlow::Continue(match (next(ended, waited), arrival) {
-            (Next::Answer, Some(Arrival::Landed(Ok(Landing { held, .. })))) => {
+        let flights = &self.inner.flights;
+        Ok(ControlFlow::Continue(match (next(ended, waited), outcome) {
+            (Next::Answer, Some(WaitOutcome::Ended(Ok(Loaded { held, .. })))) => {
                 let value = held.value().ok_or_else(Error::closed)?;
-                let age = held.age(self.core.clock.now());
+                let age = held.age(self.inner.clock.now());
                 return Ok(ControlFlow::Break(Answer::new(V::of(value), origin, age)));
             }
-            (Next::Fail, Some(Arrival::Landed(Err(failure)))) => {
+            (Next::Fail, Some(WaitOutcome::Ended(Err(failure)))) => {
                 return self.stale_or(failure.error).map(ControlFlow::Break);
             }
             (Next::Forget, _) => {
-                flights.forget(self.key, &passenger);
+                flights.forget(self.key, &waiter);
                 return self.stale_or(Error::deadline(self.deadline())).map(ControlFlow::Break);
             }
             (Next::JoinAgain, _) => flights.join(self.key),
             (Next::LoadAlone, _) => Flights::alone(self.key),
-            (Next::TakeOver, _) => flights.take_over(self.key, &passenger),
+            (Next::TakeOver, _) => flights.take_over(self.key, &waiter),
             (Next::OtherRuntime, _) => {
                 self.runtime = Handle::try_current().map_err(|_| Error::closed())?;
                 self.moved = true;
@@ -186,25 +192,25 @@ impl<V: Value> ReadThrough<V> {
     }
 
     fn stale_or(&self, error: Error) -> Result<Answer<V>, Error> {
-        self.core.or_stale(&self.key, &self.config, error)
+        self.inner.or_stale(&self.key, &self.config, error)
     }
 
     /// What [`next`] has to know of the end of a wait.
-    fn ended(&self, arrival: Option<&Arrival>) -> Ended {
-        match arrival {
+    fn ended(&self, outcome: Option<&WaitOutcome>) -> Ended {
+        match outcome {
             None => Ended::TimedOut,
-            Some(Arrival::Landed(Ok(landing))) => Ended::Result {
-                serves: self.core.serves(landing, &self.config, self.asked, self.core.clock.now()),
-                readable: landing.held.value::<V::Stored>().is_some(),
+            Some(WaitOutcome::Ended(Ok(loaded))) => Ended::Result {
+                serves: self.inner.serves(loaded, &self.config, self.asked, self.inner.clock.now()),
+                readable: loaded.held.value::<V::Stored>().is_some(),
             },
-            Some(Arrival::Landed(Err(failure))) => Ended::Error {
+            Some(WaitOutcome::Ended(Err(failure))) => Ended::Error {
                 deadline: failure.error.kind() == ErrorKind::Deadline,
                 invalidated: self.is_invalidated(failure),
             },
-            Some(Arrival::Vanished) => {
+            Some(WaitOutcome::Vanished) => {
                 Ended::Vanished { taken: self.load.lock().is_none(), moved: self.moved }
             }
-            Some(Arrival::Stuck) => Ended::Stuck,
+            Some(WaitOutcome::Stuck) => Ended::Stuck,
         }
     }
 
@@ -213,7 +219,7 @@ impl<V: Value> ReadThrough<V> {
     fn is_invalidated(&self, failure: &Failure) -> bool {
         failure.stamp.is_some_and(|stamp| {
             stamp.moment <= self.asked.moment
-                && !self.core.currency.is_current(&stamp, self.config.depends.cells())
+                && !self.inner.currency.is_current(&stamp, self.config.depends.cells())
         })
     }
 }
@@ -295,18 +301,18 @@ fn next(ended: Ended, waited: Waited) -> Next {
     }
 }
 
-impl Core {
+impl Inner {
     /// Everything after a miss in memory.
     pub(crate) async fn miss<V: Value>(
         self: Arc<Self>,
         key: CacheKey,
         config: Arc<QueryConfig>,
-        load: Load<V::Stored>,
+        load: LoadFn<V::Stored>,
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
         let begin = Instant::now();
-        let asked = Asked { at: self.clock.now(), moment: self.currency.moment() };
-        let outcome = match self.settle::<V>(&key, &config, asked).await {
+        let asked = ReadStart { at: self.clock.now(), moment: self.currency.moment() };
+        let outcome = match self.recheck_memory::<V>(&key, &config, asked).await {
             Some(settled) => settled,
             None => {
                 let read = ReadThrough::<V> {
@@ -318,7 +324,7 @@ impl Core {
                     nested: LOADING.try_with(|()| ()).is_ok(),
                     runtime: self.place(),
                     moved: false,
-                    core: self,
+                    inner: self,
                 };
                 read.run().await
             }
@@ -332,15 +338,20 @@ impl Core {
         self: &Arc<Self>,
         key: CacheKey,
         config: &Arc<QueryConfig>,
-        load: Reload<V>,
+        load: SharedLoadFn<V>,
         seen: Token,
     ) {
-        let Joined::First(flight) = self.flights.join(key) else { return };
+        let Joined::Leader(flight) = self.flights.join(key) else { return };
         let until = Instant::now() + config.policy.load_deadline + GRACE;
-        if flight.loads(until).is_some() {
+        if flight.begin_load(until).is_some() {
             count(&self.counters.refreshes);
-            let flying =
-                self.clone().fly::<V>(flight, key, config.clone(), load, Missed::Unwanted(seen));
+            let flying = self.clone().spawn_load::<V>(
+                flight,
+                key,
+                config.clone(),
+                load,
+                MissReason::Unwanted(seen),
+            );
             self.place().spawn(flying);
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::Core;
+use crate::cache::inner::Inner;
 use crate::clock::{self, Instant};
 use crate::error::Error;
-use crate::flight::Landing;
+use crate::flight::Loaded;
 use crate::l1::entry::Held;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace;
@@ -17,7 +17,7 @@ use crate::value::token::Token;
 
 /// When a read began.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked {
+pub(crate) struct ReadStart {
     pub(crate) at: Instant,
     /// In this process's count of loads and invalidations.
     pub(crate) moment: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Hit<V> {
     pub(crate) due: Option<Token>,
 }
 
-impl Core {
+impl Inner {
     /// A hit in memory: no lock of ours, no allocation, one look at the clock.
     #[inline]
     pub(crate) fn hit<V: Value>(&self, key: &CacheKey, config: &QueryConfig) -> Option<Hit<V>> {
@@ -65,11 +65,11 @@ impl Core {
 
     /// What memory may still have to say after a miss: a result that one beat shows to be current,
     /// or an error that is kept as an answer.
-    pub(crate) async fn settle<V: Value>(
+    pub(crate) async fn recheck_memory<V: Value>(
         &self,
         key: &CacheKey,
         config: &QueryConfig,
-        asked: Asked,
+        asked: ReadStart,
     ) -> Option<Result<Answer<V>, Error>> {
         if let Some(fleet) = &self.fleet
             && fleet.store.is_connected()
@@ -104,9 +104,9 @@ impl Core {
     /// Whoever brought it may also be content with older results than this query is.
     pub(crate) fn serves(
         &self,
-        Landing { held, shown }: &Landing,
+        Loaded { held, shown }: &Loaded,
         config: &QueryConfig,
-        asked: Asked,
+        asked: ReadStart,
         now: Instant,
     ) -> bool {
         held.stamp.moment > asked.moment

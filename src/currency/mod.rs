@@ -4,4 +4,4 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::table::{Currency, Heard, Position, Stamp};
+pub(crate) use self::table::{Applied, Currency, Position, Stamp};

@@ -101,13 +101,13 @@ pub(crate) struct Announcement {
 /// What is to be done after a message from Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Heard {
+pub(crate) enum Applied {
     /// Nothing; the table is as new as the message.
-    Applied,
+    Ok,
     /// Something was missed: ask for a beat.
-    Behind,
+    Gap,
     /// It is of a lineage that has ended.
-    Outdated,
+    OldEpoch,
 }
 
 impl Currency {
@@ -294,16 +294,16 @@ impl Currency {
 
     /// Redis has acknowledged an announcement, at this position.
     ///
-    /// [`Heard::Behind`]: the table has to catch up first, and then this has to be said again.
-    /// [`Heard::Outdated`]: it was said to a lineage that has ended, and has to be announced again.
-    pub(crate) fn acknowledged(&self, announcement: &Announcement, at: Position) -> Heard {
+    /// [`Applied::Gap`]: the table has to catch up first, and then this has to be said again.
+    /// [`Applied::OldEpoch`]: it was said to a lineage that has ended, and has to be announced again.
+    pub(crate) fn acknowledged(&self, announcement: &Announcement, at: Position) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
         if at.epoch > mine.epoch {
-            return Heard::Behind;
+            return Applied::Gap;
         }
         if at.epoch < mine.epoch {
-            return Heard::Outdated;
+            return Applied::OldEpoch;
         }
         for cell in &announcement.cells {
             let Some(pending) = ledger.pending.get_mut(cell) else { continue };
@@ -318,26 +318,26 @@ impl Currency {
         if at.seq == mine.seq + 1 {
             self.applied.store(at.seq, Ordering::Release);
         }
-        Heard::Applied
+        Applied::Ok
     }
 
     /// An invalidation of another process, or the echo of one of ours.
-    pub(crate) fn pushed(&self, at: Position, cells: &[Cell]) -> Heard {
+    pub(crate) fn pushed(&self, at: Position, cells: &[Cell]) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
         if at.epoch != mine.epoch {
-            return if at.epoch > mine.epoch { Heard::Behind } else { Heard::Outdated };
+            return if at.epoch > mine.epoch { Applied::Gap } else { Applied::OldEpoch };
         }
         for &cell in cells {
             self.raise(&mut ledger, cell, at.seq);
         }
         if at.seq > mine.seq + 1 {
-            return Heard::Behind;
+            return Applied::Gap;
         }
         if at.seq == mine.seq + 1 {
             self.applied.store(at.seq, Ordering::Release);
         }
-        Heard::Applied
+        Applied::Ok
     }
 
     /// The answer to a beat that was sent on this connection: the directory's position, and the
@@ -348,11 +348,11 @@ impl Currency {
         cells: &[(Cell, u64)],
         connection: u64,
         until: u64,
-    ) -> Heard {
+    ) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
         if at.epoch < mine.epoch {
-            return Heard::Outdated;
+            return Applied::OldEpoch;
         }
         if at.epoch > mine.epoch {
             self.epoch.store(CLOSED, Ordering::Relaxed);
@@ -379,7 +379,7 @@ impl Currency {
         if until > self.confirmed_until.load(Ordering::Relaxed) {
             self.confirmed_until.store(until, Ordering::Release);
         }
-        Heard::Applied
+        Applied::Ok
     }
 
     fn raise(&self, ledger: &mut Ledger, cell: Cell, seq: u64) {

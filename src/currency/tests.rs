@@ -4,7 +4,7 @@
 use std::iter::once;
 
 use super::table::Announcement;
-use super::{Currency, Heard, Position, Stamp};
+use super::{Applied, Currency, Position, Stamp};
 use crate::value::tag::Cell;
 
 const LINK: u64 = 7;
@@ -24,7 +24,7 @@ fn at(epoch: u64, seq: u64) -> Position {
 /// A table at this position, of which no tag was ever invalidated; confirmed until 10.
 fn table(epoch: u64, seq: u64) -> Currency {
     let table = Currency::shared();
-    assert_eq!(table.beat(at(epoch, seq), &[], LINK, 10), Heard::Applied);
+    assert_eq!(table.beat(at(epoch, seq), &[], LINK, 10), Applied::Ok);
     table
 }
 
@@ -47,10 +47,10 @@ fn announcement(table: &Currency) -> Announcement {
 fn a_result_is_current_until_one_of_its_cells_is_invalidated() {
     let table = table(1, 4);
     assert!(current(&table, foreign(1, 4)));
-    assert_eq!(table.pushed(at(1, 5), &[b()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[b()]), Applied::Ok);
     assert!(current(&table, foreign(1, 4)));
     assert!(!table.is_current(&foreign(1, 4), [a(), b()].into_iter()));
-    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Applied::Ok);
     assert!(!current(&table, foreign(1, 5)));
     assert!(current(&table, foreign(1, 6)));
 }
@@ -58,7 +58,7 @@ fn a_result_is_current_until_one_of_its_cells_is_invalidated() {
 #[test]
 fn everything_is_one_cell_that_all_results_depend_on() {
     let table = table(1, 4);
-    assert_eq!(table.pushed(at(1, 5), &[Cell::EVERYTHING]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[Cell::EVERYTHING]), Applied::Ok);
     assert!(!current(&table, foreign(1, 4)));
     assert!(!table.is_current(&foreign(1, 4), std::iter::empty()));
     assert!(current(&table, foreign(1, 5)));
@@ -81,7 +81,7 @@ fn before_the_first_beat_the_table_is_of_no_epoch_and_not_confirmed() {
     assert!(current(&table, own));
     table.invalidate(&[a()]);
     assert!(!current(&table, own));
-    assert_eq!(table.beat(at(1, 3), &[], LINK, 9), Heard::Applied);
+    assert_eq!(table.beat(at(1, 3), &[], LINK, 9), Applied::Ok);
     assert!(!current(&table, own) && !current(&table, foreign(1, 3)));
 }
 
@@ -158,7 +158,7 @@ fn a_push_reaches_a_pending_cell_and_does_not_end_it() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let early = table.stamp();
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     let late = table.stamp();
     // Another process invalidated after the first had begun.
     assert!(!current(&table, early));
@@ -175,7 +175,7 @@ fn an_acknowledged_invalidation_is_like_any_other() {
     let before = table.stamp();
     table.invalidate(&[a()]);
     let meanwhile = table.stamp();
-    assert_eq!(table.acknowledged(&announcement(&table), at(1, 5)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announcement(&table), at(1, 5)), Applied::Ok);
     assert_eq!(table.position(), at(1, 5));
     assert_eq!(table.unannounced(), None);
     assert!(!current(&table, before) && !current(&table, foreign(1, 4)));
@@ -188,13 +188,13 @@ fn an_acknowledged_invalidation_is_like_any_other() {
 fn an_acknowledgement_over_a_gap_does_not_stand_for_what_was_missed() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
-    assert_eq!(table.acknowledged(&announcement(&table), at(1, 7)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announcement(&table), at(1, 7)), Applied::Ok);
     assert_eq!(table.position(), at(1, 4));
     assert!(!current(&table, foreign(1, 6)));
     assert!(current(&table, foreign(1, 7)));
     // Until the beat, own loads seem older than they are: one more load, never a stale answer.
     assert!(!current(&table, table.stamp()));
-    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, 20), Heard::Applied);
+    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, 20), Applied::Ok);
     assert!(current(&table, table.stamp()));
 }
 
@@ -203,9 +203,9 @@ fn an_acknowledgement_of_less_than_is_known_lowers_nothing() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let announced = announcement(&table);
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
-    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Applied);
-    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Applied::Ok);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Applied::Ok);
     assert_eq!(table.position(), at(1, 6));
     assert!(!current(&table, foreign(1, 5)));
     assert!(current(&table, foreign(1, 6)));
@@ -217,7 +217,7 @@ fn what_was_asked_for_after_the_announcement_stays_pending() {
     table.invalidate(&[a(), b()]);
     let announced = announcement(&table);
     let again = table.invalidate(&[a()]);
-    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Applied::Ok);
     assert_eq!(announcement(&table), Announcement { cells: vec![a()], upto: again });
     assert!(!current(&table, foreign(1, 5)));
     assert!(table.is_current(&foreign(1, 5), once(b())));
@@ -228,11 +228,11 @@ fn an_acknowledgement_of_another_epoch_ends_nothing() {
     let table = table(2, 4);
     table.invalidate(&[a()]);
     let announced = announcement(&table);
-    assert_eq!(table.acknowledged(&announced, at(1, 9)), Heard::Outdated);
-    assert_eq!(table.acknowledged(&announced, at(3, 1)), Heard::Behind);
+    assert_eq!(table.acknowledged(&announced, at(1, 9)), Applied::OldEpoch);
+    assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Gap);
     assert_eq!(table.unannounced().as_ref(), Some(&announced));
-    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, 20), Heard::Applied);
-    assert_eq!(table.acknowledged(&announced, at(3, 1)), Heard::Applied);
+    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, 20), Applied::Ok);
+    assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Ok);
     assert_eq!(table.unannounced(), None);
     assert!(current(&table, foreign(3, 1)) && !current(&table, foreign(3, 0)));
 }
@@ -242,9 +242,9 @@ fn an_acknowledgement_that_comes_twice_does_no_harm() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let announced = announcement(&table);
-    assert_eq!(table.acknowledged(&announced, at(1, 5)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announced, at(1, 5)), Applied::Ok);
     // Announced by two at a time: Redis counted both.
-    assert_eq!(table.acknowledged(&announced, at(1, 6)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announced, at(1, 6)), Applied::Ok);
     assert_eq!(table.position(), at(1, 6));
     assert!(current(&table, table.stamp()));
 }
@@ -254,18 +254,18 @@ fn an_acknowledgement_that_comes_twice_does_no_harm() {
 #[test]
 fn a_push_with_a_gap_before_it_sets_its_cells_and_asks_for_a_beat() {
     let table = table(1, 4);
-    assert_eq!(table.pushed(at(1, 6), &[a()]), Heard::Behind);
+    assert_eq!(table.pushed(at(1, 6), &[a()]), Applied::Gap);
     assert_eq!(table.position(), at(1, 4));
     assert!(!current(&table, foreign(1, 5)));
-    assert_eq!(table.pushed(at(1, 5), &[b()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[b()]), Applied::Ok);
     assert_eq!(table.position(), at(1, 5));
 }
 
 #[test]
 fn an_old_push_lowers_nothing() {
     let table = table(1, 4);
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
-    assert_eq!(table.pushed(at(1, 3), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
+    assert_eq!(table.pushed(at(1, 3), &[a()]), Applied::Ok);
     assert_eq!(table.position(), at(1, 5));
     assert!(!current(&table, foreign(1, 4)));
 }
@@ -273,8 +273,8 @@ fn an_old_push_lowers_nothing() {
 #[test]
 fn a_push_of_another_epoch_changes_nothing() {
     let table = table(2, 4);
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Outdated);
-    assert_eq!(table.pushed(at(3, 5), &[a()]), Heard::Behind);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::OldEpoch);
+    assert_eq!(table.pushed(at(3, 5), &[a()]), Applied::Gap);
     assert_eq!(table.position(), at(2, 4));
     assert!(current(&table, foreign(2, 4)));
 }
@@ -284,11 +284,11 @@ fn a_push_of_another_epoch_changes_nothing() {
 #[test]
 fn a_beat_brings_what_was_missed_and_confirms() {
     let table = table(1, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, 20), Heard::Applied);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, 20), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
     assert!(!current(&table, foreign(1, 5)) && current(&table, foreign(1, 6)));
     // Answered late: it confirms, if not for longer, and takes nothing back.
-    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, 15), Heard::Applied);
+    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, 15), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
     assert!(!current(&table, foreign(1, 5)));
 }
@@ -296,7 +296,7 @@ fn a_beat_brings_what_was_missed_and_confirms() {
 #[test]
 fn a_beat_of_a_lower_epoch_is_ignored() {
     let table = table(2, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, 20), Heard::Outdated);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, 20), Applied::OldEpoch);
     assert_eq!((table.position(), table.confirmed_until()), (at(2, 4), 10));
     assert!(current(&table, foreign(2, 4)));
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
@@ -305,9 +305,9 @@ fn a_beat_of_a_lower_epoch_is_ignored() {
 #[test]
 fn a_new_epoch_replaces_the_table() {
     let table = table(1, 4);
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     let own = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, 20), Heard::Applied);
+    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, 20), Applied::Ok);
     assert_eq!(table.position(), at(2, 2));
     // Its numbers begin anew.
     assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
@@ -321,11 +321,11 @@ fn what_is_pending_survives_a_new_epoch() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let after = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[], LINK, 20), Heard::Applied);
+    assert_eq!(table.beat(at(2, 2), &[], LINK, 20), Applied::Ok);
     assert!(!current(&table, foreign(2, 2)) && !current(&table, after));
     assert!(current(&table, table.stamp()));
     assert_eq!(table.newest(once(a())), 0);
-    assert_eq!(table.acknowledged(&announcement(&table), at(2, 3)), Heard::Applied);
+    assert_eq!(table.acknowledged(&announcement(&table), at(2, 3)), Applied::Ok);
     assert!(!current(&table, foreign(2, 2)) && current(&table, foreign(2, 3)));
 }
 
@@ -352,7 +352,7 @@ fn a_directory_that_went_back_is_not_covered() {
 fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
     let table = table(2, 4);
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
-    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, 20), Heard::Applied);
+    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, 20), Applied::Ok);
     assert!(table.covers(at(2, 4), LINK + 1, at(2, 4)));
     assert!(!table.covers(at(2, 4), LINK, at(2, 4)));
     assert!(!Currency::shared().covers(at(0, 0), LINK, at(0, 0)));
@@ -362,12 +362,12 @@ fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
 fn the_newest_is_the_highest_number_that_is_known_of_the_cells() {
     let table = table(1, 4);
     assert_eq!(table.newest([a(), b()].into_iter()), 0);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, 20), Heard::Applied);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, 20), Applied::Ok);
     assert_eq!(table.newest(once(a())), 6);
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
     table.invalidate(&[b()]);
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
-    assert_eq!(table.pushed(at(1, 10), &[Cell::EVERYTHING]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 10), &[Cell::EVERYTHING]), Applied::Ok);
     assert_eq!(table.newest(once(a())), 10);
 }
 
@@ -378,12 +378,12 @@ fn the_killer_is_the_cell_or_the_epoch_that_made_it_stale() {
     let killer = |stamp: Stamp| table.killer(&stamp, [b(), a()].into_iter());
     assert_eq!(killer(foreign(1, 4)), None);
     assert_eq!(killer(foreign(0, 4)), Some((None, 1)));
-    assert_eq!(table.pushed(at(1, 5), &[a()]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     assert_eq!(killer(foreign(1, 4)), Some((Some(a()), 5)));
     let own = table.stamp();
     table.invalidate(&[b()]);
     assert_eq!(killer(own), Some((Some(b()), 0)));
     assert_eq!(killer(table.stamp()), None);
-    assert_eq!(table.pushed(at(1, 6), &[Cell::EVERYTHING]), Heard::Applied);
+    assert_eq!(table.pushed(at(1, 6), &[Cell::EVERYTHING]), Applied::Ok);
     assert_eq!(table.killer(&foreign(1, 5), once(a())), Some((Some(Cell::EVERYTHING), 6)));
 }

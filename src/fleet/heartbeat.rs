@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::{self, Clock};
-use crate::currency::{Currency, Heard};
+use crate::currency::{Applied, Currency};
 use crate::fleet::notices::Backplane;
 use crate::l2::{Store, StoreError};
 use crate::telemetry::counters::{Counters, count};
@@ -139,7 +139,7 @@ impl Pulse {
         let beat = self.store.beat(known).await?;
         let until = clock::after(sent, self.max_blind);
         let heard = self.currency().beat(beat.at, &beat.cells, beat.connection, until);
-        if heard == Heard::Applied && beat.at.epoch != known.epoch {
+        if heard == Applied::Ok && beat.at.epoch != known.epoch {
             count(&self.counters.epochs);
             trace::epoch(known.epoch, beat.at.epoch);
             // Their leases are lost with the rest.
@@ -153,11 +153,11 @@ impl Pulse {
             let Some(pending) = self.currency().unannounced() else { return Ok(()) };
             let at = self.store.invalidate(self.currency().position(), &pending.cells).await?;
             match self.currency().acknowledged(&pending, at) {
-                Heard::Applied => {}
-                Heard::Outdated => continue,
-                Heard::Behind => {
+                Applied::Ok => {}
+                Applied::OldEpoch => continue,
+                Applied::Gap => {
                     self.beat().await?;
-                    if self.currency().acknowledged(&pending, at) != Heard::Applied {
+                    if self.currency().acknowledged(&pending, at) != Applied::Ok {
                         continue;
                     }
                 }

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::currency::{Currency, Position};
 use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Backplane;
-use crate::l2::{Done, Fill, Found, Glance, LEASE, Store, StoreError};
+use crate::l2::{Fill, Found, LEASE, LeaseOutcome, ReadReply, Store, StoreError};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
 use crate::value::token::Token;
@@ -82,7 +82,7 @@ impl Fleet {
         if self.knows(&glance, asked) { Ok(glance.found) } else { Err(StoreError::Unavailable) }
     }
 
-    fn knows(&self, glance: &Glance, asked: Position) -> bool {
+    fn knows(&self, glance: &ReadReply, asked: Position) -> bool {
         self.is_confirmed()
             && glance.directory.is_some_and(|directory| {
                 self.currency().covers(directory, glance.connection, asked)
@@ -104,7 +104,13 @@ impl Fleet {
     /// wait until it ends.
     pub(crate) fn ask(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
         self.leases.send_modify(|leases| *leases += 1);
-        Lease { fleet: self.clone(), key, token, renewal: None, done: Some(Done::Again) }
+        Lease {
+            fleet: self.clone(),
+            key,
+            token,
+            renewal: None,
+            done: Some(LeaseOutcome::Superseded),
+        }
     }
 
     /// Announces what is pending, gives back all leases, and stops: for a second at most.
@@ -129,7 +135,7 @@ pub(crate) struct Lease {
     token: Token,
     renewal: Option<JoinHandle<()>>,
     /// What those who wait are told when it is given back; `None` if that has been done.
-    done: Option<Done>,
+    done: Option<LeaseOutcome>,
 }
 
 impl Lease {
@@ -168,7 +174,7 @@ impl Lease {
     }
 
     /// Gives the lease back without an entry.
-    pub(crate) fn release(mut self, done: Done) {
+    pub(crate) fn release(mut self, done: LeaseOutcome) {
         self.done = Some(done);
     }
 }

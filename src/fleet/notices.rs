@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::currency::{Currency, Heard};
-use crate::l2::{Done, Listener, Notice};
+use crate::currency::{Applied, Currency};
+use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::{CacheKey, KeyHasher};
 
 /// Hears the notices of the shared tier.
@@ -28,22 +28,22 @@ pub(crate) struct Backplane {
 #[derive(Default)]
 struct Waiting {
     /// Who waits for another process's load of a key. Nearly always it is one flight.
-    keys: HashMap<CacheKey, Vec<(u64, oneshot::Sender<Word>)>, KeyHasher>,
+    keys: HashMap<CacheKey, Vec<(u64, oneshot::Sender<WakeReason>)>, KeyHasher>,
     /// The last waiter's number.
     number: u64,
 }
 
 /// What a waiter is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum WakeReason {
     /// The load has ended, like this.
-    Done(Done),
+    Ended(LeaseOutcome),
     /// A notice may have been missed: ask.
-    Ask,
+    AskAgain,
 }
 
 /// While no notices come, whoever waits for one asks again after this time.
-const DEAF: Duration = Duration::from_millis(100);
+const UNSUBSCRIBED: Duration = Duration::from_millis(100);
 
 impl Backplane {
     pub(crate) fn new(currency: Arc<Currency>) -> Backplane {
@@ -70,7 +70,7 @@ impl Backplane {
         Waiter { backplane: self.clone(), key, number, told }
     }
 
-    fn tell(&self, key: &CacheKey, word: Word) {
+    fn tell(&self, key: &CacheKey, word: WakeReason) {
         for (_, waiter) in self.lock().keys.remove(key).into_iter().flatten() {
             // Whoever has gone away needs no word.
             let _ = waiter.send(word);
@@ -81,7 +81,7 @@ impl Backplane {
     /// them of its end.
     pub(crate) fn ask_all(&self) {
         for (_, waiter) in self.lock().keys.drain().flat_map(|(_, waiters)| waiters) {
-            let _ = waiter.send(Word::Ask);
+            let _ = waiter.send(WakeReason::AskAgain);
         }
     }
 }
@@ -92,20 +92,20 @@ impl Listener for Backplane {
             Notice::Connected => self.beat.notify_one(),
             // Whoever waits for another process's load will not find its result there.
             Notice::Disconnected => self.ask_all(),
-            Notice::Listening => {
+            Notice::Subscribed => {
                 self.listening.store(true, Ordering::Release);
                 self.beat.notify_one();
                 self.ask_all();
             }
-            Notice::Deaf => {
+            Notice::Unsubscribed => {
                 self.listening.store(false, Ordering::Release);
                 self.ask_all();
             }
             Notice::Invalidated { at, cells } => match self.currency.pushed(at, &cells) {
-                Heard::Behind => self.beat.notify_one(),
-                Heard::Applied | Heard::Outdated => {}
+                Applied::Gap => self.beat.notify_one(),
+                Applied::Ok | Applied::OldEpoch => {}
             },
-            Notice::Done { key, done } => self.tell(&key, Word::Done(done)),
+            Notice::LeaseEnded { key, done } => self.tell(&key, WakeReason::Ended(done)),
         }
     }
 }
@@ -115,17 +115,17 @@ pub(crate) struct Waiter {
     backplane: Arc<Backplane>,
     key: CacheKey,
     number: u64,
-    told: oneshot::Receiver<Word>,
+    told: oneshot::Receiver<WakeReason>,
 }
 
 impl Waiter {
     /// Waits for the end of the load, and no longer than its lease.
-    pub(crate) async fn word(mut self, lease: Duration) -> Word {
+    pub(crate) async fn word(mut self, lease: Duration) -> WakeReason {
         let listening = self.backplane.listening.load(Ordering::Acquire);
-        let patience = if listening { lease } else { lease.min(DEAF) };
+        let patience = if listening { lease } else { lease.min(UNSUBSCRIBED) };
         match timeout(patience, &mut self.told).await {
             Ok(Ok(word)) => word,
-            Ok(Err(_)) | Err(_) => Word::Ask,
+            Ok(Err(_)) | Err(_) => WakeReason::AskAgain,
         }
     }
 }
@@ -162,12 +162,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_load_wakes_those_who_wait_for_its_key() {
         let backplane = backplane();
-        backplane.hear(Notice::Listening);
+        backplane.hear(Notice::Subscribed);
         let (one, two, other) =
             (backplane.wait_for(key(1)), backplane.wait_for(key(1)), backplane.wait_for(key(2)));
-        backplane.hear(Notice::Done { key: key(1), done: Done::Filled });
-        assert_eq!(one.word(LEASE).await, Word::Done(Done::Filled));
-        assert_eq!(two.word(LEASE).await, Word::Done(Done::Filled));
+        backplane.hear(Notice::LeaseEnded { key: key(1), done: LeaseOutcome::Filled });
+        assert_eq!(one.word(LEASE).await, WakeReason::Ended(LeaseOutcome::Filled));
+        assert_eq!(two.word(LEASE).await, WakeReason::Ended(LeaseOutcome::Filled));
         assert!(other.word(LEASE).now_or_never().is_none());
         assert!(backplane.lock().keys.is_empty(), "whoever leaves is forgotten");
     }
@@ -176,24 +176,24 @@ mod tests {
     async fn without_a_word_a_waiter_asks_when_the_lease_ends_or_sooner_if_deaf() {
         let backplane = backplane();
         let begin = tokio::time::Instant::now();
-        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, Word::Ask);
-        assert!(begin.elapsed() >= DEAF && begin.elapsed() < LEASE);
-        backplane.hear(Notice::Listening);
+        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
+        assert!(begin.elapsed() >= UNSUBSCRIBED && begin.elapsed() < LEASE);
+        backplane.hear(Notice::Subscribed);
         let begin = tokio::time::Instant::now();
-        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, Word::Ask);
+        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
         assert!(begin.elapsed() >= LEASE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_notices_come_no_more_or_again_all_who_wait_ask() {
         let backplane = backplane();
-        backplane.hear(Notice::Listening);
+        backplane.hear(Notice::Subscribed);
         let waiter = backplane.wait_for(key(1));
-        backplane.hear(Notice::Deaf);
-        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
+        backplane.hear(Notice::Unsubscribed);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(WakeReason::AskAgain));
         let waiter = backplane.wait_for(key(1));
-        backplane.hear(Notice::Listening);
-        assert_eq!(waiter.word(LEASE).now_or_never(), Some(Word::Ask));
+        backplane.hear(Notice::Subscribed);
+        assert_eq!(waiter.word(LEASE).now_or_never(), Some(WakeReason::AskAgain));
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         };
         assert!(told(1), "of an epoch not known yet");
         let at = Position { epoch: 7, seq: 1 };
-        assert_eq!(backplane.currency.beat(at, &[], 1, 9), Heard::Applied);
+        assert_eq!(backplane.currency.beat(at, &[], 1, 9), Applied::Ok);
         assert!(!told(2));
         assert!(told(4));
     }

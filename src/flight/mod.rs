@@ -25,11 +25,11 @@ use crate::error::Error;
 use crate::l1::entry::Held;
 use crate::value::key::{CacheKey, KeyHasher};
 
-pub(crate) type Outcome = Result<Landing, Failure>;
+pub(crate) type Outcome = Result<Loaded, Failure>;
 
 /// What a flight brings.
 #[derive(Clone)]
-pub(crate) struct Landing {
+pub(crate) struct Loaded {
     pub(crate) held: Arc<Held>,
     /// The moment, by this process's count of loads and invalidations, at which its load began, or
     /// at which Redis was asked and it was shown to be current then.
@@ -54,22 +54,22 @@ enum Stage {
 }
 
 /// What passengers see of a flight.
-enum Sight {
+enum State {
     Under(Stage),
-    Landed(Outcome),
+    Ended(Outcome),
 }
 
-type Board = watch::Sender<Sight>;
+type Results = watch::Sender<State>;
 
 /// The flights under way.
 ///
 /// One lock for all keys: it is taken a few times per flight, which costs a thousand times less than
 /// the round trip the flight is about to make.
 #[derive(Default, Clone)]
-pub(crate) struct Flights(Arc<Mutex<Listed>>);
+pub(crate) struct Flights(Arc<Mutex<InFlight>>);
 
 #[derive(Default)]
-struct Listed {
+struct InFlight {
     flights: HashMap<CacheKey, Slot, KeyHasher>,
     /// The last flight's number.
     number: u64,
@@ -78,68 +78,69 @@ struct Listed {
 struct Slot {
     /// Tells a flight from the one that took it over.
     number: u64,
-    /// Made when the first passenger joins: most flights are a short look into Redis and have none.
-    board: Option<Board>,
-    urgent: Option<Arc<Notify>>,
+    /// Made when the first waiter joins: most flights are a short look into Redis and have none.
+    results: Option<Results>,
+    skip_permit: Option<Arc<Notify>>,
     stage: Stage,
     /// When it must have landed by its own deadline.
     until: Option<Instant>,
 }
 
 impl Slot {
-    fn passenger(&mut self) -> Passenger {
-        let board = self.board.get_or_insert_with(|| watch::channel(Sight::Under(self.stage)).0);
-        let board = board.subscribe();
-        Passenger { number: self.number, board, urgent: self.urgent().clone() }
+    fn waiter(&mut self) -> Waiter {
+        let results =
+            self.results.get_or_insert_with(|| watch::channel(State::Under(self.stage)).0);
+        let results = results.subscribe();
+        Waiter { number: self.number, results, skip_permit: self.skip_permit().clone() }
     }
 
     fn reach(&mut self, stage: Stage) {
         self.stage = stage;
-        if let Some(board) = &self.board {
-            board.send_replace(Sight::Under(stage));
+        if let Some(results) = &self.results {
+            results.send_replace(State::Under(stage));
         }
     }
 
-    fn urgent(&mut self) -> &Arc<Notify> {
-        self.urgent.get_or_insert_default()
+    fn skip_permit(&mut self) -> &Arc<Notify> {
+        self.skip_permit.get_or_insert_default()
     }
 }
 
 pub(crate) enum Joined {
     /// Nobody was on the way: the caller has to fly.
-    First(Flight),
-    Later(Passenger),
+    Leader(Flight),
+    Follower(Waiter),
 }
 
 impl Flights {
     pub(crate) fn join(&self, key: CacheKey) -> Joined {
-        let mut listed = self.lock();
-        match listed.flights.get_mut(&key) {
-            Some(under_way) => Joined::Later(under_way.passenger()),
-            None => Joined::First(self.list(&mut listed, key)),
+        let mut in_flight = self.lock();
+        match in_flight.flights.get_mut(&key) {
+            Some(under_way) => Joined::Follower(under_way.waiter()),
+            None => Joined::Leader(self.list(&mut in_flight, key)),
         }
     }
 
     /// Puts a new flight in the place of one that does not get on, unless that has been done or it
     /// has landed.
-    pub(crate) fn take_over(&self, key: CacheKey, stuck: &Passenger) -> Joined {
-        let mut listed = self.lock();
-        match listed.flights.get_mut(&key) {
+    pub(crate) fn take_over(&self, key: CacheKey, stuck: &Waiter) -> Joined {
+        let mut in_flight = self.lock();
+        match in_flight.flights.get_mut(&key) {
             Some(under_way)
                 if under_way.number != stuck.number || under_way.stage != Stage::Looking =>
             {
-                Joined::Later(under_way.passenger())
+                Joined::Follower(under_way.waiter())
             }
-            // Its board goes with its slot; whoever still waits there notices and joins anew.
-            _ => Joined::First(self.list(&mut listed, key)),
+            // Its results go with its slot; whoever still waits there notices and joins anew.
+            _ => Joined::Leader(self.list(&mut in_flight, key)),
         }
     }
 
     /// Takes a flight off that should have landed long ago: its task is on a runtime that nobody
     /// drives any more.
-    pub(crate) fn forget(&self, key: CacheKey, lost: &Passenger) {
-        let mut listed = self.lock();
-        if let Entry::Occupied(slot) = listed.flights.entry(key)
+    pub(crate) fn forget(&self, key: CacheKey, lost: &Waiter) {
+        let mut in_flight = self.lock();
+        if let Entry::Occupied(slot) = in_flight.flights.entry(key)
             && slot.get().number == lost.number
             && slot.get().until.is_some_and(|until| until <= Instant::now())
         {
@@ -152,17 +153,17 @@ impl Flights {
         Flights::default().join(key)
     }
 
-    fn list(&self, listed: &mut Listed, key: CacheKey) -> Flight {
-        listed.number += 1;
-        let number = listed.number;
-        listed.flights.insert(
+    fn list(&self, in_flight: &mut InFlight, key: CacheKey) -> Flight {
+        in_flight.number += 1;
+        let number = in_flight.number;
+        in_flight.flights.insert(
             key,
-            Slot { number, board: None, urgent: None, stage: Stage::Looking, until: None },
+            Slot { number, results: None, skip_permit: None, stage: Stage::Looking, until: None },
         );
         Flight { flights: self.clone(), key, number }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Listed> {
+    fn lock(&self) -> MutexGuard<'_, InFlight> {
         self.0.lock()
     }
 }
@@ -180,8 +181,8 @@ impl Flight {
     /// Redis has answered. What follows, such as decoding a large value, takes its time without
     /// waiting for anything; to take it over would mean to begin it again.
     pub(crate) fn found(&self) {
-        let mut listed = self.flights.lock();
-        if let Some(slot) = listed.flights.get_mut(&self.key)
+        let mut in_flight = self.flights.lock();
+        if let Some(slot) = in_flight.flights.get_mut(&self.key)
             && slot.number == self.number
         {
             slot.reach(Stage::Found);
@@ -191,27 +192,27 @@ impl Flight {
     /// From here on the flight belongs to a task of its own, which lands until then, and who started
     /// it waits like all others. `None` if the flight was taken over meanwhile: there is another to
     /// join.
-    pub(crate) fn loads(&self, until: Instant) -> Option<Passenger> {
-        let mut listed = self.flights.lock();
-        let slot = listed.flights.get_mut(&self.key)?;
+    pub(crate) fn begin_load(&self, until: Instant) -> Option<Waiter> {
+        let mut in_flight = self.flights.lock();
+        let slot = in_flight.flights.get_mut(&self.key)?;
         if slot.number != self.number {
             return None;
         }
         slot.reach(Stage::Loading);
         slot.until = Some(until);
-        Some(slot.passenger())
+        Some(slot.waiter())
     }
 
     /// Whether it has not been taken over.
     pub(crate) fn is_current(&self) -> bool {
-        let listed = self.flights.lock();
-        listed.flights.get(&self.key).is_some_and(|slot| slot.number == self.number)
+        let in_flight = self.flights.lock();
+        in_flight.flights.get(&self.key).is_some_and(|slot| slot.number == self.number)
     }
 
     /// Notified when somebody waits who holds what the load may be waiting for.
-    pub(crate) fn urgent(&self) -> Arc<Notify> {
+    pub(crate) fn skip_permit(&self) -> Arc<Notify> {
         match self.flights.lock().flights.get_mut(&self.key) {
-            Some(slot) if slot.number == self.number => slot.urgent().clone(),
+            Some(slot) if slot.number == self.number => slot.skip_permit().clone(),
             _ => Arc::default(),
         }
     }
@@ -221,17 +222,17 @@ impl Flight {
     /// The flight is taken off first. A caller that asks again as soon as it has an error, or a
     /// result that was not to be stored, must not meet the same one here; and a result that was
     /// stored is in memory by now, where whoever starts the next flight looks once more.
-    pub(crate) fn land(self, outcome: Outcome) {
-        if let Some(board) = self.unlist() {
-            board.send_replace(Sight::Landed(outcome));
+    pub(crate) fn complete(self, outcome: Outcome) {
+        if let Some(results) = self.unlist() {
+            results.send_replace(State::Ended(outcome));
         }
     }
 
-    fn unlist(&self) -> Option<Board> {
-        let mut listed = self.flights.lock();
-        match listed.flights.entry(self.key) {
+    fn unlist(&self) -> Option<Results> {
+        let mut in_flight = self.flights.lock();
+        match in_flight.flights.entry(self.key) {
             // Not the flight that took this one over.
-            Entry::Occupied(slot) if slot.get().number == self.number => slot.remove().board,
+            Entry::Occupied(slot) if slot.get().number == self.number => slot.remove().results,
             _ => None,
         }
     }
@@ -244,24 +245,24 @@ impl Drop for Flight {
 }
 
 /// Waits for a flight.
-pub(crate) struct Passenger {
+pub(crate) struct Waiter {
     number: u64,
-    board: watch::Receiver<Sight>,
-    urgent: Arc<Notify>,
+    results: watch::Receiver<State>,
+    skip_permit: Arc<Notify>,
 }
 
-pub(crate) enum Arrival {
-    Landed(Outcome),
+pub(crate) enum WaitOutcome {
+    Ended(Outcome),
     /// The flight was dropped.
     Vanished,
     /// Its look into Redis takes longer than one can.
     Stuck,
 }
 
-impl Passenger {
+impl Waiter {
     /// Lets the load begin without waiting for its turn.
-    pub(crate) fn hurry(&self) {
-        self.urgent.notify_one();
+    pub(crate) fn skip_permit(&self) {
+        self.skip_permit.notify_one();
     }
 
     /// Waits for the outcome; for the end of the look into Redis not longer than `patience`.
@@ -269,16 +270,16 @@ impl Passenger {
     /// # Panics
     ///
     /// Outside of a Tokio runtime with timers.
-    pub(crate) async fn arrival(&mut self, patience: Duration) -> Arrival {
-        let looked = self.board.wait_for(|sight| !matches!(sight, Sight::Under(Stage::Looking)));
+    pub(crate) async fn wait(&mut self, patience: Duration) -> WaitOutcome {
+        let looked = self.results.wait_for(|sight| !matches!(sight, State::Under(Stage::Looking)));
         match timeout(patience, looked).await {
-            Err(_) => return Arrival::Stuck,
-            Ok(Err(_)) => return Arrival::Vanished,
+            Err(_) => return WaitOutcome::Stuck,
+            Ok(Err(_)) => return WaitOutcome::Vanished,
             Ok(Ok(_)) => {}
         }
-        match self.board.wait_for(|sight| matches!(sight, Sight::Landed(_))).await.as_deref() {
-            Ok(Sight::Landed(outcome)) => Arrival::Landed(outcome.clone()),
-            _ => Arrival::Vanished,
+        match self.results.wait_for(|sight| matches!(sight, State::Ended(_))).await.as_deref() {
+            Ok(State::Ended(outcome)) => WaitOutcome::Ended(outcome.clone()),
+            _ => WaitOutcome::Vanished,
         }
     }
 }
@@ -302,11 +303,11 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    pub(super) fn held(number: i32) -> Landing {
+    pub(super) fn held(number: i32) -> Loaded {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
         let depends = Arc::new(Depends::new([], Cell::of(0)));
         let origin = (Stamp::default(), Token([0; 16]));
-        Landing { held: Held::new(&key(0), Arc::new(number), 4, life, origin, depends), shown: 0 }
+        Loaded { held: Held::new(&key(0), Arc::new(number), 4, life, origin, depends), shown: 0 }
     }
 
     pub(super) fn soon() -> Instant {
@@ -315,22 +316,22 @@ mod tests {
 
     fn first(joined: Joined) -> Flight {
         match joined {
-            Joined::First(flight) => flight,
-            Joined::Later(_) => panic!("a flight was under way"),
+            Joined::Leader(flight) => flight,
+            Joined::Follower(_) => panic!("a flight was under way"),
         }
     }
 
-    fn later(joined: Joined) -> Passenger {
+    fn later(joined: Joined) -> Waiter {
         match joined {
-            Joined::First(..) => panic!("no flight was under way"),
-            Joined::Later(passenger) => passenger,
+            Joined::Leader(..) => panic!("no flight was under way"),
+            Joined::Follower(waiter) => waiter,
         }
     }
 
-    async fn number(mut passenger: Passenger) -> i32 {
-        match passenger.arrival(PATIENCE).await {
-            Arrival::Landed(outcome) => *outcome.unwrap().held.value().unwrap(),
-            _ => panic!("it did not land"),
+    async fn number(mut waiter: Waiter) -> i32 {
+        match waiter.wait(PATIENCE).await {
+            WaitOutcome::Ended(outcome) => *outcome.unwrap().held.value().unwrap(),
+            _ => panic!("it did not complete"),
         }
     }
 
@@ -340,11 +341,11 @@ mod tests {
         let flight = first(flights.join(key(1)));
         let one = later(flights.join(key(1)));
         let _other = first(flights.join(key(2)));
-        let two = flight.loads(soon()).unwrap();
+        let two = flight.begin_load(soon()).unwrap();
         let three = later(flights.join(key(1)));
-        flight.land(Ok(held(7)));
-        for passenger in [one, two, three] {
-            assert_eq!(number(passenger).await, 7);
+        flight.complete(Ok(held(7)));
+        for waiter in [one, two, three] {
+            assert_eq!(number(waiter).await, 7);
         }
         first(flights.join(key(1)));
     }
@@ -353,11 +354,11 @@ mod tests {
     async fn an_error_reaches_those_who_waited_and_nobody_after() {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
-        let mut one = flight.loads(soon()).unwrap();
-        flight.land(Err(Failure { error: Error::closed(), stamp: None }));
+        let mut one = flight.begin_load(soon()).unwrap();
+        flight.complete(Err(Failure { error: Error::closed(), stamp: None }));
         first(flights.join(key(1)));
-        match one.arrival(PATIENCE).await {
-            Arrival::Landed(Err(failure)) => assert_eq!(failure.error.kind(), ErrorKind::Closed),
+        match one.wait(PATIENCE).await {
+            WaitOutcome::Ended(Err(failure)) => assert_eq!(failure.error.kind(), ErrorKind::Closed),
             _ => panic!("no error arrived"),
         }
     }
@@ -369,13 +370,13 @@ mod tests {
             let flight = first(flights.join(key(1)));
             let mut one = later(flights.join(key(1)));
             if loading {
-                flight.loads(soon()).unwrap();
+                flight.begin_load(soon()).unwrap();
             }
-            assert!(one.arrival(PATIENCE).now_or_never().is_none());
+            assert!(one.wait(PATIENCE).now_or_never().is_none());
             let mut two = later(flights.join(key(1)));
             drop(flight);
-            assert!(matches!(one.arrival(PATIENCE).await, Arrival::Vanished));
-            assert!(matches!(two.arrival(PATIENCE).await, Arrival::Vanished));
+            assert!(matches!(one.wait(PATIENCE).await, WaitOutcome::Vanished));
+            assert!(matches!(two.wait(PATIENCE).await, WaitOutcome::Vanished));
             first(flights.join(key(1)));
         }
     }
@@ -387,7 +388,7 @@ mod tests {
         let one = later(flights.join(key(1)));
         let two = later(flights.join(key(1)));
         drop(one);
-        flight.land(Ok(held(3)));
+        flight.complete(Ok(held(3)));
         assert_eq!(number(two).await, 3);
     }
 
@@ -396,18 +397,18 @@ mod tests {
         let flights = Flights::default();
         let asleep = first(flights.join(key(1)));
         let (mut one, mut two) = (later(flights.join(key(1))), later(flights.join(key(1))));
-        assert!(matches!(one.arrival(PATIENCE).await, Arrival::Stuck));
-        assert!(matches!(two.arrival(PATIENCE).await, Arrival::Stuck));
+        assert!(matches!(one.wait(PATIENCE).await, WaitOutcome::Stuck));
+        assert!(matches!(two.wait(PATIENCE).await, WaitOutcome::Stuck));
         let flight = first(flights.take_over(key(1), &one));
         let two = later(flights.take_over(key(1), &two));
-        // The first wakes up at last. Its landing does not take the other flight off, and neither
+        // The first wakes up at last. Its completion does not take the other flight off, and neither
         // does it begin a second load.
-        assert!(asleep.loads(soon()).is_none());
-        asleep.land(Ok(held(1)));
+        assert!(asleep.begin_load(soon()).is_none());
+        asleep.complete(Ok(held(1)));
         let three = later(flights.join(key(1)));
-        flight.land(Ok(held(2)));
-        for passenger in [two, three] {
-            assert_eq!(number(passenger).await, 2);
+        flight.complete(Ok(held(2)));
+        for waiter in [two, three] {
+            assert_eq!(number(waiter).await, 2);
         }
         first(flights.join(key(1)));
     }
@@ -419,11 +420,11 @@ mod tests {
             let flight = first(flights.join(key(1)));
             let impatient = later(flights.join(key(1)));
             match loading {
-                true => drop(flight.loads(soon())),
+                true => drop(flight.begin_load(soon())),
                 false => flight.found(),
             }
             let one = later(flights.take_over(key(1), &impatient));
-            flight.land(Ok(held(4)));
+            flight.complete(Ok(held(4)));
             assert_eq!(number(one).await, 4);
         }
     }
@@ -432,11 +433,11 @@ mod tests {
     async fn a_flight_that_never_lands_is_forgotten_after_its_own_deadline() {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
-        let passenger = flight.loads(soon()).unwrap();
-        flights.forget(key(1), &passenger);
+        let waiter = flight.begin_load(soon()).unwrap();
+        flights.forget(key(1), &waiter);
         later(flights.join(key(1)));
         tokio::time::advance(PATIENCE).await;
-        flights.forget(key(1), &passenger);
+        flights.forget(key(1), &waiter);
         first(flights.join(key(1)));
     }
 
@@ -446,7 +447,7 @@ mod tests {
         let _asleep = first(flights.join(key(1)));
         let (stuck, mut waiting) = (later(flights.join(key(1))), later(flights.join(key(1))));
         let _flight = first(flights.take_over(key(1), &stuck));
-        assert!(matches!(waiting.arrival(PATIENCE).await, Arrival::Vanished));
+        assert!(matches!(waiting.wait(PATIENCE).await, WaitOutcome::Vanished));
         later(flights.join(key(1)));
     }
 
@@ -454,10 +455,10 @@ mod tests {
     async fn a_load_may_take_as_long_as_it_takes() {
         let flights = Flights::default();
         let flight = first(flights.join(key(1)));
-        let one = flight.loads(soon()).unwrap();
+        let one = flight.begin_load(soon()).unwrap();
         tokio::spawn(async move {
             tokio::time::advance(100 * PATIENCE).await;
-            flight.land(Ok(held(2)));
+            flight.complete(Ok(held(2)));
         });
         assert_eq!(number(one).await, 2);
     }

@@ -4,9 +4,9 @@
 //! it is enough to try every order of those steps: depth first, by replaying each prefix on new
 //! flights. A waiter is polled by hand.
 //!
-//! Checked at every step: one flight is listed at most; a passenger hears the outcome of the flight
+//! Checked at every step: one flight is listed at most; a waiter hears the outcome of the flight
 //! that it joined, or that it vanished, and never another's. At the end of every order: nobody
-//! waits any more, and nothing is listed.
+//! waits any more, and nothing is in_flight.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::tests::{held, key, soon};
-use super::{Arrival, Flight, Flights, Joined, Passenger};
+use super::{Flight, Flights, Joined, WaitOutcome, Waiter};
 
 /// One caller: what it has and may do next.
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct Caller {
     waiting: Option<(i32, Waiting)>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = (Passenger, Arrival)>>>;
+type Waiting = Pin<Box<dyn Future<Output = (Waiter, WaitOutcome)>>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -51,15 +51,15 @@ struct World {
     callers: Vec<Caller>,
     /// Tasks that load: the flight's number, and the flight.
     loads: Vec<(i32, Flight)>,
-    /// By passenger's number of the slot, the number that its outcome has.
+    /// By waiter's number of the slot, the number that its outcome has.
     numbers: BTreeMap<u64, i32>,
     next: i32,
 }
 
-async fn wait(mut passenger: Passenger) -> (Passenger, Arrival) {
+async fn wait(mut waiter: Waiter) -> (Waiter, WaitOutcome) {
     // Whether a look has lasted too long is decided by the orders, not by time.
-    let arrival = passenger.arrival(Duration::MAX).await;
-    (passenger, arrival)
+    let outcome = waiter.wait(Duration::MAX).await;
+    (waiter, outcome)
 }
 
 impl World {
@@ -73,22 +73,22 @@ impl World {
         }
     }
 
-    fn board(&mut self, who: usize, passenger: Passenger) {
-        let number = self.numbers[&passenger.number];
+    fn results(&mut self, who: usize, waiter: Waiter) {
+        let number = self.numbers[&waiter.number];
         // Not within what Tokio lets one task do before it says that it is not ready.
-        let waiting = tokio::task::unconstrained(wait(passenger));
+        let waiting = tokio::task::unconstrained(wait(waiter));
         self.callers[who].waiting = Some((number, Box::pin(waiting)));
     }
 
     fn take(&mut self, who: usize, joined: Joined) {
         match joined {
-            Joined::First(flight) => {
+            Joined::Leader(flight) => {
                 let number = self.next;
                 self.next += 1;
                 self.numbers.insert(flight.number, number);
                 self.callers[who].flight = Some((number, flight));
             }
-            Joined::Later(passenger) => self.board(who, passenger),
+            Joined::Follower(waiter) => self.results(who, waiter),
         }
     }
 
@@ -110,9 +110,9 @@ impl World {
             },
             Step::Loads => {
                 let Some((number, flight)) = caller.flight.take() else { return false };
-                if let Some(passenger) = flight.loads(soon()) {
+                if let Some(waiter) = flight.begin_load(soon()) {
                     self.loads.push((number, flight));
-                    self.board(who, passenger);
+                    self.results(who, waiter);
                 }
             }
             Step::Land => {
@@ -122,7 +122,7 @@ impl World {
                     None if who == 0 && !self.loads.is_empty() => self.loads.remove(0),
                     None => return false,
                 };
-                flight.land(Ok(held(number)));
+                flight.complete(Ok(held(number)));
             }
             Step::Leave => {
                 if caller.flight.take().is_none() && caller.waiting.take().is_none() {
@@ -135,11 +135,11 @@ impl World {
             Step::Poll => return self.poll(who),
             Step::TakeOver => {
                 let Some((_, waiting)) = caller.waiting.take() else { return false };
-                // Its passenger is lent to the wait; a stand-in of the same flight takes over.
+                // Its waiter is lent to the wait; a stand-in of the same flight takes over.
                 drop(waiting);
-                let listed = self.flights.lock().flights.get(&key(1)).map(|slot| slot.number);
-                let Some(_) = listed else { return true };
-                let Joined::Later(stuck) = self.flights.join(key(1)) else { unreachable!() };
+                let in_flight = self.flights.lock().flights.get(&key(1)).map(|slot| slot.number);
+                let Some(_) = in_flight else { return true };
+                let Joined::Follower(stuck) = self.flights.join(key(1)) else { unreachable!() };
                 let joined = self.flights.take_over(key(1), &stuck);
                 self.take(who, joined);
             }
@@ -152,25 +152,25 @@ impl World {
         let Some((number, waiting)) = &mut self.callers[who].waiting else { return false };
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => {}
-            Poll::Ready((_, Arrival::Landed(outcome))) => {
+            Poll::Ready((_, WaitOutcome::Ended(outcome))) => {
                 let value = outcome.unwrap().held.value::<i32>().unwrap();
                 assert_eq!(*value, *number, "the outcome of another flight");
                 self.callers[who].waiting = None;
             }
-            Poll::Ready((_, Arrival::Vanished)) => self.callers[who].waiting = None,
-            Poll::Ready((_, Arrival::Stuck)) => unreachable!("there is no time here"),
+            Poll::Ready((_, WaitOutcome::Vanished)) => self.callers[who].waiting = None,
+            Poll::Ready((_, WaitOutcome::Stuck)) => unreachable!("there is no time here"),
         }
         true
     }
 
-    /// All flights that are under way land, or are lost; then nobody may wait any more.
+    /// All flights that are under way complete, or are lost; then nobody may wait any more.
     fn end(mut self, lost: bool, order: &[(usize, Step)]) {
         let under_way: Vec<_> =
             self.callers.iter_mut().filter_map(|caller| caller.flight.take()).collect();
         for (number, flight) in under_way.into_iter().chain(std::mem::take(&mut self.loads)) {
             match lost {
                 true => drop(flight),
-                false => flight.land(Ok(held(number))),
+                false => flight.complete(Ok(held(number))),
             }
         }
         for who in 0..self.callers.len() {
@@ -180,7 +180,7 @@ impl World {
                 "caller {who} waits for nobody: {order:?}"
             );
         }
-        assert!(self.flights.lock().flights.is_empty(), "a flight that has ended is listed");
+        assert!(self.flights.lock().flights.is_empty(), "a flight that has ended is in_flight");
     }
 }
 

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::namespace::{MILLISECOND, Namespace};
-use super::{Ask, Beat, Done, Fill, Glance, Leased, Listener, Notice, Store, StoreError};
+use super::{
+    Beat, Fill, LeaseOutcome, LeaseReply, LeaseRequest, Listener, Notice, ReadReply, Store,
+    StoreError,
+};
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
@@ -135,7 +138,7 @@ impl MemoryStore {
     pub fn disconnect(&self) {
         let mut state = self.0.lock();
         if std::mem::replace(&mut state.connected, false) {
-            state.tell_all(&Notice::Deaf);
+            state.tell_all(&Notice::Unsubscribed);
         }
     }
 
@@ -146,7 +149,7 @@ impl MemoryStore {
         if !std::mem::replace(&mut state.connected, true) {
             state.connection += 1;
             state.tell_all(&Notice::Connected);
-            state.tell_all(&Notice::Listening);
+            state.tell_all(&Notice::Subscribed);
         }
     }
 
@@ -173,7 +176,7 @@ impl MemoryStore {
         let namespace: Arc<str> = namespace.into();
         let mut state = self.0.lock();
         if state.connected {
-            listener.hear(Notice::Listening);
+            listener.hear(Notice::Subscribed);
         }
         state.listener += 1;
         let number = state.listener;
@@ -286,12 +289,12 @@ impl Store for Member {
         drop(listener);
     }
 
-    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>> {
         Box::pin(async move {
             self.act(|space, now| {
                 let found = space.read(key, now.at);
                 let directory = space.directory.as_ref().map(|directory| directory.at);
-                (Glance { found, directory, connection: now.connection }, None)
+                (ReadReply { found, directory, connection: now.connection }, None)
             })
         })
     }
@@ -299,8 +302,8 @@ impl Store for Member {
     fn lease<'a>(
         &'a self,
         key: &'a CacheKey,
-        ask: Ask,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        ask: LeaseRequest,
+    ) -> BoxFuture<'a, Result<LeaseReply, StoreError>> {
         Box::pin(async move { self.act(|space, now| (space.lease(key, ask, now.at), None)) })
     }
 
@@ -324,7 +327,7 @@ impl Store for Member {
         &'a self,
         key: &'a CacheKey,
         token: Token,
-        done: Done,
+        done: LeaseOutcome,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.act(|space, now| {

@@ -46,14 +46,14 @@ pub(crate) trait Store: Send + Sync {
     fn close(&self);
 
     /// The bytes under a key and the directory's position, in one round trip.
-    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>>;
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>>;
 
     /// Asks for the right to load a key for all processes.
     fn lease<'a>(
         &'a self,
         key: &'a CacheKey,
-        ask: Ask,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>>;
+        ask: LeaseRequest,
+    ) -> BoxFuture<'a, Result<LeaseReply, StoreError>>;
 
     /// Prolongs a lease to its full time from now. Whether it still is the token's.
     fn renew<'a>(
@@ -72,7 +72,7 @@ pub(crate) trait Store: Send + Sync {
         &'a self,
         key: &'a CacheKey,
         token: Token,
-        done: Done,
+        done: LeaseOutcome,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Asks what was invalidated since `known`, with a write that only a master carries out.
@@ -117,7 +117,7 @@ pub(crate) struct Snapshot {
 
 /// The answer to a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Glance {
+pub(crate) struct ReadReply {
     pub(crate) found: Found,
     /// The directory's position, if there is one.
     pub(crate) directory: Option<Position>,
@@ -141,7 +141,7 @@ pub(crate) enum Found {
 
 /// A request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub(crate) struct LeaseRequest {
     pub(crate) token: Token,
     /// The position as of which the load would begin.
     pub(crate) at: Position,
@@ -155,7 +155,7 @@ pub(crate) struct Ask {
 
 /// The answer to a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leased {
+pub(crate) enum LeaseReply {
     /// Load. The lease ends by itself unless it is renewed.
     Granted,
     /// There is an entry that is current by the numbers of the request: read it.
@@ -189,27 +189,29 @@ pub(crate) struct Fill {
 
 /// How the load under a lease came out, as those who wait for it are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Done {
+pub(crate) enum LeaseOutcome {
     /// There is an entry.
     Filled,
     /// There is none: the load failed, or its result is not to be stored. Whoever waited loads for
     /// itself, so that a failing query does not make all wait for each other's failures.
-    Without,
+    NoResult,
     /// The result was invalidated before it came: somebody else should load.
-    Again,
+    Superseded,
 }
 
-impl Done {
+impl LeaseOutcome {
     pub(crate) fn byte(self) -> u8 {
         match self {
-            Done::Filled => b'f',
-            Done::Without => b'w',
-            Done::Again => b'a',
+            LeaseOutcome::Filled => b'f',
+            LeaseOutcome::NoResult => b'w',
+            LeaseOutcome::Superseded => b'a',
         }
     }
 
-    pub(crate) fn of_byte(byte: u8) -> Option<Done> {
-        [Done::Filled, Done::Without, Done::Again].into_iter().find(|done| done.byte() == byte)
+    pub(crate) fn of_byte(byte: u8) -> Option<LeaseOutcome> {
+        [LeaseOutcome::Filled, LeaseOutcome::NoResult, LeaseOutcome::Superseded]
+            .into_iter()
+            .find(|done| done.byte() == byte)
     }
 }
 
@@ -237,16 +239,16 @@ pub(crate) enum Notice {
     /// There is none any more.
     Disconnected,
     /// Notices come again: some may have been missed.
-    Listening,
+    Subscribed,
     /// No notices come for the time being.
-    Deaf,
+    Unsubscribed,
     Invalidated {
         at: Position,
         cells: Vec<Cell>,
     },
-    Done {
+    LeaseEnded {
         key: CacheKey,
-        done: Done,
+        done: LeaseOutcome,
     },
 }
 

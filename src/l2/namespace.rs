@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{Ask, Done, Fill, Found, LEASE, Leased, Notice};
+use super::{Fill, Found, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Notice};
 use crate::clock::{self, Instant};
 use crate::currency::Position;
 use crate::l2::entry;
@@ -79,7 +79,7 @@ impl Namespace {
         }
     }
 
-    pub(super) fn lease(&mut self, key: &CacheKey, ask: Ask, now: Instant) -> Leased {
+    pub(super) fn lease(&mut self, key: &CacheKey, ask: LeaseRequest, now: Instant) -> LeaseReply {
         self.expire(key, now);
         if ask.refused && self.stored(key).is_some_and(|(_, token)| Some(token) == ask.seen) {
             self.entries.remove(key);
@@ -87,29 +87,29 @@ impl Namespace {
         if self.stored(key).is_some_and(|(at, token)| {
             at.epoch == ask.at.epoch && at.seq >= ask.need && Some(token) != ask.seen
         }) {
-            return Leased::Entry;
+            return LeaseReply::Entry;
         }
         // The asker has not heard of a new epoch: what it loads would be dead.
         if self.stored(key).is_some_and(|(at, _)| at.epoch > ask.at.epoch) {
-            return Leased::Entry;
+            return LeaseReply::Entry;
         }
         let mut awaited = false;
         if let Some(lease) = self.leases.get_mut(key) {
             if lease.token == ask.token {
-                return Leased::Granted;
+                return LeaseReply::Granted;
             }
             // A load of an older epoch, or from before an invalidation, is of no use to the asker: it
             // takes the lease over, and with it those who wait.
             let of_use = lease.at.epoch == ask.at.epoch && lease.at.seq >= ask.need;
             if of_use || lease.at.epoch > ask.at.epoch {
                 lease.awaited = true;
-                return Leased::Wait(clock::since(lease.ends, now));
+                return LeaseReply::Wait(clock::since(lease.ends, now));
             }
             awaited = lease.awaited;
         }
         let ends = clock::after(now, LEASE);
         self.leases.insert(*key, Lease { token: ask.token, at: ask.at, awaited, ends });
-        Leased::Granted
+        LeaseReply::Granted
     }
 
     pub(super) fn renew(&mut self, key: &CacheKey, token: Token, now: Instant) -> bool {
@@ -143,11 +143,16 @@ impl Namespace {
             let kept = Kept { bytes: Some(bytes.into()), ends: Some(ends) };
             self.entries.insert(*key, kept);
         }
-        (write, self.give_back(key, fill.token, Done::Filled))
+        (write, self.give_back(key, fill.token, LeaseOutcome::Filled))
     }
 
     /// Ends a lease, unless it is another's. What those are told who wait for that, if somebody may.
-    pub(super) fn give_back(&mut self, key: &CacheKey, token: Token, done: Done) -> Option<Notice> {
+    pub(super) fn give_back(
+        &mut self,
+        key: &CacheKey,
+        token: Token,
+        done: LeaseOutcome,
+    ) -> Option<Notice> {
         match self.leases.get(key) {
             Some(lease) if lease.token != token => return None,
             Some(lease) if !lease.awaited => {
@@ -157,7 +162,7 @@ impl Namespace {
             // One that was lost has taken the word with it whether anybody waits.
             _ => drop(self.leases.remove(key)),
         }
-        Some(Notice::Done { key: *key, done })
+        Some(Notice::LeaseEnded { key: *key, done })
     }
 
     /// The head of all scripts on the directory: it as it is, or one of a new lineage.

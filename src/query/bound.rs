@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Query, of_user};
-use crate::cache::inner::Load;
+use crate::cache::inner::LoadFn;
 use crate::cache::read::{OnMiss, Read};
 use crate::postgres::{self, Source};
 use crate::rows::{Image, Rows};
@@ -48,9 +48,9 @@ impl<'q, P: Params> Bound<'q, P> {
     {
         let query = self.query;
         let call = query.call(Rows::shape(), &self.params);
-        Read::new(query.core(), call, move || -> Load<Image> {
+        Read::new(query.inner(), call, move || -> LoadFn<Image> {
             let (source, sql) = (source.clone(), query.sql().clone());
-            let (params, sets) = (self.params.into_owned(), query.core().columns.clone());
+            let (params, sets) = (self.params.into_owned(), query.inner().columns.clone());
             Box::new(move || {
                 let rows = postgres::rows(source, sql, params, sets);
                 async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
@@ -90,7 +90,7 @@ impl<'q, P: Params> Bound<'q, P> {
         Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
     {
         let call = self.query.call(<Arc<T>>::shape(), &self.params);
-        Read::new(self.query.core(), call, move || -> Load<T> {
+        Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             Box::new(move || {
                 async move { load().await.map(Tagged::into_parts).map_err(of_user) }.boxed()
             })

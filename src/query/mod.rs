@@ -15,7 +15,7 @@ pub use self::bound::Bound;
 
 use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::Core;
+use crate::cache::inner::Inner;
 use crate::cache::read::{OnMiss, Read};
 use crate::error::WrongSetting;
 use crate::error::{BoxError, Error};
@@ -352,11 +352,14 @@ impl Query {
     #[inline]
     fn prepared(&self) -> Result<&Prepared, Error> {
         let prepared = self.prepared.get_or_init(|| {
-            let core = self.core();
-            let policy =
-                core.policy.clone().with(&self.settings).map_err(|wrong| Error::setting(&wrong))?;
+            let inner = self.inner();
+            let policy = inner
+                .policy
+                .clone()
+                .with(&self.settings)
+                .map_err(|wrong| Error::setting(&wrong))?;
             let digest =
-                Digest::new(&core.namespace, &self.sql, self.scope.as_deref(), self.schema);
+                Digest::new(&inner.namespace, &self.sql, self.scope.as_deref(), self.schema);
             let depends = Arc::new(Depends::new(self.tags.iter().cloned(), digest.cell()));
             let tally = self.tally(&digest).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = tally.l1_hits.clone();
@@ -367,8 +370,8 @@ impl Query {
     }
 
     fn tally(&self, digest: &Digest) -> Result<Arc<Tally>, WrongSetting> {
-        let core = self.core();
-        let queries = &core.counters.queries;
+        let inner = self.inner();
+        let queries = &inner.counters.queries;
         if let Some(name) = &self.name {
             let checked = check_name(name).map_err(|allowed| WrongSetting {
                 setting: "name",
@@ -380,7 +383,7 @@ impl Query {
         // Scopes may be as many as there are tenants.
         let name = match self.scope.is_none() && self.schema == 0 {
             true => digest.name(),
-            false => Digest::new(&core.namespace, &self.sql, None, 0).name(),
+            false => Digest::new(&inner.namespace, &self.sql, None, 0).name(),
         };
         Ok(queries.of(&name))
     }
@@ -399,8 +402,8 @@ impl Query {
     }
 
     #[inline]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.cache.core
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.cache.inner
     }
 
     pub(crate) fn sql(&self) -> &Arc<str> {

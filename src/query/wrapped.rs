@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::inner::{Brought, Load};
+use crate::cache::inner::{LoadFn, LoadResult};
 use crate::cache::read::{OnMiss, Read};
 use crate::error::Error;
 use crate::query::{Query, of_user};
@@ -31,7 +31,7 @@ pub struct Wrapped<A, T> {
 }
 
 type Function<A, T> =
-    dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<Brought<T>, Error>> + Send + Sync;
+    dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send + Sync;
 
 impl Query {
     /// Puts the query around a function that runs it: over any driver, with any mapping.
@@ -119,7 +119,7 @@ where
     /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
     pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>> {
         let call = self.query.call(self.shape, &args);
-        Read::new(self.query.core(), call, move || -> Load<T> {
+        Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());
             // Called within the load, so that a panic before the function's first await is caught
             // as well.

@@ -228,7 +228,7 @@ impl RefresherBuilder {
         metrics::describe();
         for cache in &shared.caches {
             let views = Arc::downgrade(&shared);
-            cache.core.collector.add(Box::new(move || Some(views.upgrade()?.published())));
+            cache.inner.collector.add(Box::new(move || Some(views.upgrade()?.published())));
         }
         let mut followed = Followed::new(&shared);
         let looked = followed.look(&shared).await;

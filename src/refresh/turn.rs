@@ -17,7 +17,7 @@ use crate::telemetry::trace::Span;
 
 /// What came of an attempt.
 pub(super) enum Attempt {
-    Done(Arc<RefreshReport>),
+    LeaseOutcome(Arc<RefreshReport>),
     /// Another process is at it.
     Busy {
         holder: Option<String>,
@@ -57,8 +57,8 @@ impl Shared {
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
         let outcome = match &attempt {
-            Ok(Attempt::Done(report)) if report.rows().is_some() => Ok("refreshed"),
-            Ok(Attempt::Done(_)) => Ok("skipped"),
+            Ok(Attempt::LeaseOutcome(report)) if report.rows().is_some() => Ok("refreshed"),
+            Ok(Attempt::LeaseOutcome(_)) => Ok("skipped"),
             Ok(Attempt::Busy { .. }) => Ok("busy"),
             Ok(Attempt::Unsettled(_)) => Ok("unsettled"),
             Err(error) => Err(error.kind()),
@@ -68,7 +68,7 @@ impl Shared {
             Err(kind) => span.failed(&kind, clock.elapsed()),
         }
         match &attempt {
-            Ok(Attempt::Done(report)) => view.succeeded(report.clone()),
+            Ok(Attempt::LeaseOutcome(report)) => view.succeeded(report.clone()),
             Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}
             Err(error) => {
                 // Of its end nobody is told: there is no time for it.
@@ -88,7 +88,7 @@ impl Shared {
     ) -> Result<Attempt, RefreshError> {
         let name = view.name();
         let done = |outcome, warnings| {
-            Attempt::Done(Arc::new(RefreshReport {
+            Attempt::LeaseOutcome(Arc::new(RefreshReport {
                 view: name.clone(),
                 started,
                 duration: clock.elapsed(),

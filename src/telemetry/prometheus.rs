@@ -38,7 +38,7 @@ const SECONDS: &[f64] = &[
 #[must_use = "it ends when it is dropped"]
 pub struct PrometheusEndpoint {
     address: SocketAddr,
-    /// Heard by the thread when it is dropped.
+    /// Applied by the thread when it is dropped.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }

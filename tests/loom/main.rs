@@ -53,7 +53,7 @@ mod value {
     pub(crate) use crate::{key, tag};
 }
 
-use crate::currency::{Currency, Heard, Position, Stamp};
+use crate::currency::{Applied, Currency, Position, Stamp};
 use crate::own::{acknowledged_while_loading, load_that_meets_an_invalidation};
 use crate::sync::{Field, Mutant};
 use crate::tag::Cell;
@@ -119,8 +119,8 @@ fn table(position: Position) -> Arc<Currency> {
     Arc::new(table)
 }
 
-fn applied(heard: Heard) {
-    assert_eq!(heard, Heard::Applied);
+fn applied(heard: Applied) {
+    assert_eq!(heard, Applied::Ok);
 }
 
 /// Whether a result that depends on the tag is current.

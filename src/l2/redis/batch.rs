@@ -45,7 +45,7 @@ use tokio::time::timeout;
 use super::link::Link;
 use super::{Names, mark, number};
 use crate::currency::Position;
-use crate::l2::{Found, Glance, StoreError};
+use crate::l2::{Found, ReadReply, StoreError};
 use crate::value::key::CacheKey;
 
 /// No more than so many go together: enough that what a batch costs is divided, few enough that Redis
@@ -77,7 +77,7 @@ struct Gathered {
 
 struct Waiting {
     key: CacheKey,
-    answer: oneshot::Sender<Result<Glance, StoreError>>,
+    answer: oneshot::Sender<Result<ReadReply, StoreError>>,
 }
 
 impl Looks {
@@ -104,7 +104,7 @@ impl Looks {
         all
     }
 
-    pub(super) async fn look(&self, key: &CacheKey) -> Result<Glance, StoreError> {
+    pub(super) async fn look(&self, key: &CacheKey) -> Result<ReadReply, StoreError> {
         let shared = &self.0;
         let answer = {
             let mut gathered = shared.lock();
@@ -136,7 +136,7 @@ impl Looks {
 
 impl Gathered {
     /// Whether it is the first.
-    fn add(&mut self, key: CacheKey) -> (oneshot::Receiver<Result<Glance, StoreError>>, bool) {
+    fn add(&mut self, key: CacheKey) -> (oneshot::Receiver<Result<ReadReply, StoreError>>, bool) {
         let (answer, receiver) = oneshot::channel();
         self.waiting.push(Waiting { key, answer });
         (receiver, !std::mem::replace(&mut self.called, true))
@@ -162,7 +162,7 @@ impl Shared {
     async fn ask(
         &self,
         keys: &[CacheKey],
-    ) -> Result<impl Iterator<Item = Glance> + use<>, StoreError> {
+    ) -> Result<impl Iterator<Item = ReadReply> + use<>, StoreError> {
         let commands = Looks::commands(&self.names, keys);
         let (replies, connection) = self.link.pipeline(&commands).await?;
         let [entries, time, marks] =
@@ -180,7 +180,7 @@ impl Shared {
                 Value::BulkString(bytes) => Found::Entry { bytes: bytes.into(), now },
                 _ => Found::Nothing,
             };
-            Glance { found, directory, connection }
+            ReadReply { found, directory, connection }
         }))
     }
 

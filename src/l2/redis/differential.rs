@@ -41,7 +41,10 @@ use self::chance::Chance;
 use self::pair::Pair;
 use crate::clock::{self, Instant};
 use crate::currency::Position;
-use crate::l2::{Ask, Beat, Done, Fill, Found, Glance, LEASE, Leased, Notice, Store, StoreError};
+use crate::l2::{
+    Beat, Fill, Found, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Notice, ReadReply, Store,
+    StoreError,
+};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
 use crate::value::token::Token;
@@ -57,19 +60,19 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Clone)]
 enum Operation {
     Read(CacheKey),
-    Lease(CacheKey, Ask),
+    Lease(CacheKey, LeaseRequest),
     Renew(CacheKey, Token),
     /// With the steps that the entry has to live.
     Fill(CacheKey, Fill, u32),
-    Release(CacheKey, Token, Done),
+    Release(CacheKey, Token, LeaseOutcome),
     Beat(Position),
     Invalidate(Position, Vec<Cell>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
-    Read(Glance),
-    Lease(Leased),
+    Read(ReadReply),
+    Lease(LeaseReply),
     Renew(bool),
     Fill(bool),
     Release,
@@ -133,7 +136,7 @@ async fn put(
 fn agree(model: &Answer, redis: &Answer) -> bool {
     let mut redis = redis.clone();
     match (model, &mut redis) {
-        (Answer::Lease(Leased::Wait(model)), Answer::Lease(Leased::Wait(redis)))
+        (Answer::Lease(LeaseReply::Wait(model)), Answer::Lease(LeaseReply::Wait(redis)))
             if about(*model, *redis) =>
         {
             *redis = *model;
@@ -141,8 +144,8 @@ fn agree(model: &Answer, redis: &Answer) -> bool {
         // Each by its own clock, and Redis's does not jump. How long an entry lives is put to both
         // whenever time passes.
         (
-            Answer::Read(Glance { found: Found::Entry { now: model, .. }, .. }),
-            Answer::Read(Glance { found: Found::Entry { now: redis, .. }, .. }),
+            Answer::Read(ReadReply { found: Found::Entry { now: model, .. }, .. }),
+            Answer::Read(ReadReply { found: Found::Entry { now: redis, .. }, .. }),
         ) => *redis = *model,
         _ => {}
     }
@@ -166,12 +169,12 @@ enum Logged {
 /// What an answer is counted as: a test that meets only half of the cases shows nothing.
 fn case(answer: &Answer, epoch: u64) -> &'static str {
     match answer {
-        Answer::Read(Glance { directory: None, .. }) => "read without a directory",
-        Answer::Read(Glance { found: Found::Nothing, .. }) => "read nothing",
+        Answer::Read(ReadReply { directory: None, .. }) => "read without a directory",
+        Answer::Read(ReadReply { found: Found::Nothing, .. }) => "read nothing",
         Answer::Read(_) => "read an entry",
-        Answer::Lease(Leased::Granted) => "lease granted",
-        Answer::Lease(Leased::Entry) => "lease refused for an entry",
-        Answer::Lease(Leased::Wait(_)) => "lease another's",
+        Answer::Lease(LeaseReply::Granted) => "lease granted",
+        Answer::Lease(LeaseReply::Entry) => "lease refused for an entry",
+        Answer::Lease(LeaseReply::Wait(_)) => "lease another's",
         Answer::Renew(true) => "renewed",
         Answer::Renew(false) => "not renewed",
         Answer::Fill(true) => "filled",
@@ -201,14 +204,14 @@ async fn memory_and_redis_answer_alike() {
     let mut chance = Chance::new(seed, keys);
     // Every script becomes known to Redis: one that is not is sent twice, and overtaken meanwhile.
     let (key, token, zero) = (chance.key(), chance.any_token(), chance.at);
-    let ask = Ask { token, at: zero, need: 0, seen: None, refused: false };
+    let ask = LeaseRequest { token, at: zero, need: 0, seen: None, refused: false };
     let cells = vec![Cell::of(1)];
     let mut batch = vec![
         Operation::Beat(zero),
         Operation::Invalidate(zero, cells),
         Operation::Lease(key, ask),
         Operation::Renew(key, token),
-        Operation::Release(key, token, Done::Filled),
+        Operation::Release(key, token, LeaseOutcome::Filled),
         chance.fill(&pair, key),
     ];
     for operation in batch.drain(..) {
@@ -264,7 +267,7 @@ async fn memory_and_redis_answer_alike() {
             let (model, redis) = pair.notices().await;
             for notice in &model {
                 let case = match notice {
-                    Notice::Done { .. } => "told of the end of a load",
+                    Notice::LeaseEnded { .. } => "told of the end of a load",
                     _ => "told of an invalidation",
                 };
                 *cases.entry(case).or_default() += 1;

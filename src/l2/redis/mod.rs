@@ -25,7 +25,10 @@ use crate::clock::{Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
 use crate::l2::entry::FORMAT;
-use crate::l2::{Ask, Beat, Done, Fill, Glance, LEASE, Leased, Listener, NOTED, Store, StoreError};
+use crate::l2::{
+    Beat, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED, ReadReply, Store,
+    StoreError,
+};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
 use crate::value::token::Token;
@@ -140,10 +143,10 @@ impl RedisStore {
             self.link.check_pipeline(&Looks::commands(&self.names, keys)).await?;
         }
         let (key, token) = (CacheKey::random(), Token::random());
-        let ask = Ask { token, at: start, need: 0, seen: None, refused: false };
+        let ask = LeaseRequest { token, at: start, need: 0, seen: None, refused: false };
         self.link.check(&self.lease_command(&key, &ask)).await?;
         self.link.check(&self.renew_command(&key, token)).await?;
-        self.link.check(&self.release_command(&key, token, Done::Without)).await
+        self.link.check(&self.release_command(&key, token, LeaseOutcome::NoResult)).await
     }
 
     fn beat_command(&self, known: Position) -> Call {
@@ -152,7 +155,7 @@ impl RedisStore {
         call
     }
 
-    fn lease_command(&self, key: &CacheKey, ask: &Ask) -> Call {
+    fn lease_command(&self, key: &CacheKey, ask: &LeaseRequest) -> Call {
         let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
         let mut lease = ask.token.0.to_vec();
         lease.extend(ask.at.epoch.to_be_bytes());
@@ -170,7 +173,7 @@ impl RedisStore {
         call
     }
 
-    fn release_command(&self, key: &CacheKey, token: Token, done: Done) -> Call {
+    fn release_command(&self, key: &CacheKey, token: Token, done: LeaseOutcome) -> Call {
         let mut call = self.on_entry(&self.scripts.release, key, token);
         call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
         call
@@ -211,25 +214,25 @@ impl Store for RedisStore {
         self.link.close();
     }
 
-    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<Glance, StoreError>> {
+    fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>> {
         Box::pin(self.looks.look(key))
     }
 
     fn lease<'a>(
         &'a self,
         key: &'a CacheKey,
-        ask: Ask,
-    ) -> BoxFuture<'a, Result<Leased, StoreError>> {
+        ask: LeaseRequest,
+    ) -> BoxFuture<'a, Result<LeaseReply, StoreError>> {
         Box::pin(async move {
             let call = self.lease_command(key, &ask);
             match self.link.call(&call).await?.0 {
                 Value::Int(remaining) => {
                     let remaining = u64::try_from(remaining).unwrap_or(0);
-                    Ok(Leased::Wait(Duration::from_millis(remaining)))
+                    Ok(LeaseReply::Wait(Duration::from_millis(remaining)))
                 }
                 reply => match bytes(&reply) {
-                    Some(b"granted") => Ok(Leased::Granted),
-                    Some(b"entry") => Ok(Leased::Entry),
+                    Some(b"granted") => Ok(LeaseReply::Granted),
+                    Some(b"entry") => Ok(LeaseReply::Entry),
                     _ => Err(StoreError::Unavailable),
                 },
             }
@@ -258,7 +261,7 @@ impl Store for RedisStore {
             // expired result would begin a second life.
             let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
             call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
-            call.arg(&[Done::Filled.byte()]).arg(key.as_bytes());
+            call.arg(&[LeaseOutcome::Filled.byte()]).arg(key.as_bytes());
             call.arg(Entry(&fill.header, &fill.payload));
             Ok(self.link.call(&call).await?.0 == Value::Int(1))
         })
@@ -268,7 +271,7 @@ impl Store for RedisStore {
         &'a self,
         key: &'a CacheKey,
         token: Token,
-        done: Done,
+        done: LeaseOutcome,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let call = self.release_command(key, token, done);

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::link::{CONNECT, Pause};
 use crate::currency::Position;
-use crate::l2::{Done, Listener, Notice};
+use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
 use crate::value::tag::Cell;
 
@@ -35,7 +35,7 @@ impl Subscription {
             loop {
                 let begin = tokio::time::Instant::now();
                 let _ = listen(&client, &channel, &*listener).await;
-                listener.hear(Notice::Deaf);
+                listener.hear(Notice::Unsubscribed);
                 pause.rest(begin.elapsed()).await;
             }
         }))
@@ -60,7 +60,7 @@ async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Resu
     };
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     let (mut sink, mut notices) = timeout(CONNECT, connecting).await.map_err(late)??.split();
-    listener.hear(Notice::Listening);
+    listener.hear(Notice::Subscribed);
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -97,7 +97,7 @@ fn parse(notice: &[u8]) -> Option<Notice> {
         }
         [b'd', done, key @ ..] => {
             let key = CacheKey::of_bytes(key.try_into().ok()?);
-            Some(Notice::Done { key, done: Done::of_byte(*done)? })
+            Some(Notice::LeaseEnded { key, done: LeaseOutcome::of_byte(*done)? })
         }
         _ => None,
     }
@@ -119,7 +119,7 @@ mod tests {
         let mut done = b"df".to_vec();
         done.extend([3; 32]);
         let key = CacheKey::of_bytes([3; 32]);
-        assert_eq!(parse(&done), Some(Notice::Done { key, done: Done::Filled }));
+        assert_eq!(parse(&done), Some(Notice::LeaseEnded { key, done: LeaseOutcome::Filled }));
         for wrong in
             [&b""[..], b"i", b"i 5", b"i 5 7 ", b"i 5 7 65537", b"i -5 7", b"x", b"df123", b"\xff"]
         {

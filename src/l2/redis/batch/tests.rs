@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// In those that are.
 const LIMIT: Duration = Duration::from_millis(100);
 
-struct Deaf;
+struct Unsubscribed;
 
-impl Listener for Deaf {
+impl Listener for Unsubscribed {
     fn hear(&self, _: Notice) {}
 }
 
@@ -33,12 +33,12 @@ struct Scene {
     store: RedisStore,
 }
 
-type Look<'a> = Pin<Box<dyn Future<Output = Result<Glance, StoreError>> + Send + 'a>>;
+type Look<'a> = Pin<Box<dyn Future<Output = Result<ReadReply, StoreError>> + Send + 'a>>;
 
 async fn store(url: &str, limit: Duration) -> RedisStore {
     let link = Link::new(url, limit).unwrap();
     link.connect().await.unwrap();
-    RedisStore::new(link, "batch", Arc::new(Deaf))
+    RedisStore::new(link, "batch", Arc::new(Unsubscribed))
 }
 
 impl Scene {
@@ -101,14 +101,14 @@ fn begun(mut look: Look<'_>) -> Look<'_> {
     look
 }
 
-fn value(glance: &Result<Glance, StoreError>) -> Option<&str> {
+fn value(glance: &Result<ReadReply, StoreError>) -> Option<&str> {
     match &glance.as_ref().unwrap().found {
         Found::Entry { bytes, .. } => Some(std::str::from_utf8(bytes).unwrap()),
         Found::Nothing => None,
     }
 }
 
-fn all_have_theirs(answers: &[Result<Glance, StoreError>]) {
+fn all_have_theirs(answers: &[Result<ReadReply, StoreError>]) {
     for (number, answer) in answers.iter().enumerate() {
         assert_eq!(value(answer), Some(&*format!("value {number}")));
     }

@@ -8,7 +8,7 @@ use super::{Answer, Event, Operation, STEP};
 use crate::clock;
 use crate::currency::Position;
 use crate::l2::entry::{self, Header};
-use crate::l2::{Ask, Done, Fill, Glance};
+use crate::l2::{Fill, LeaseOutcome, LeaseRequest, ReadReply};
 use crate::value::key::CacheKey;
 use crate::value::tag::{Cell, Depends};
 use crate::value::token::Token;
@@ -89,7 +89,7 @@ impl Chance {
         (0..count).map(|_| cell(&mut self.chance)).collect()
     }
 
-    fn ask(&mut self, pair: &Pair, key: &CacheKey) -> Ask {
+    fn ask(&mut self, pair: &Pair, key: &CacheKey) -> LeaseRequest {
         let at = self.position();
         let need = match self.chance.u32(..10) {
             0..4 => 0,
@@ -102,7 +102,13 @@ impl Chance {
             4 => Some(self.any_token()),
             _ => None,
         };
-        Ask { token: self.token(pair, key), at, need, seen, refused: self.chance.u32(..10) < 2 }
+        LeaseRequest {
+            token: self.token(pair, key),
+            at,
+            need,
+            seen,
+            refused: self.chance.u32(..10) < 2,
+        }
     }
 
     pub(super) fn fill(&mut self, pair: &Pair, key: CacheKey) -> Operation {
@@ -143,7 +149,11 @@ impl Chance {
             46..53 => Operation::Renew(key, self.token(pair, &key)),
             53..71 => self.fill(pair, key),
             71..79 => {
-                let done = self.one(&[Done::Filled, Done::Without, Done::Again]);
+                let done = self.one(&[
+                    LeaseOutcome::Filled,
+                    LeaseOutcome::NoResult,
+                    LeaseOutcome::Superseded,
+                ]);
                 Operation::Release(key, self.token(pair, &key), done)
             }
             79..89 => Operation::Beat(self.position()),
@@ -195,7 +205,7 @@ impl Chance {
     /// Remembers what an answer says about the directory.
     pub(super) fn learn(&mut self, answer: &Answer) {
         let at = match answer {
-            Answer::Read(Glance { directory, .. }) => *directory,
+            Answer::Read(ReadReply { directory, .. }) => *directory,
             Answer::Beat(beat) => Some(beat.at),
             Answer::Invalidate(at) => Some(*at),
             _ => None,

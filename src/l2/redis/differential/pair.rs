@@ -17,7 +17,7 @@ use crate::currency::Position;
 use crate::l2::memory::{Member, MemoryStore};
 use crate::l2::namespace::{Kept, Namespace};
 use crate::l2::redis::{Link, Names, RedisStore};
-use crate::l2::{Done, Listener, Notice, Store, StoreError};
+use crate::l2::{LeaseOutcome, Listener, Notice, Store, StoreError};
 use crate::value::key::CacheKey;
 
 const NAMESPACE: &str = "differential";
@@ -113,7 +113,7 @@ impl Pair {
         let mut by_hand = by_hand.unwrap();
         let info: String = cmd("INFO").arg("replication").query_async(&mut by_hand).await.unwrap();
         let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
-        assert_eq!(redis_ear.until(&Notice::Listening).await, member_ear.take());
+        assert_eq!(redis_ear.until(&Notice::Subscribed).await, member_ear.take());
         let base = Clock::system().now();
         Pair {
             server: format!("at:{}", id.trim()),
@@ -274,7 +274,10 @@ impl Pair {
     /// What both have told since the last call. A notice of the test's own comes last: what Redis
     /// told before is there by then, and what it did not tell will not come any more.
     pub(super) async fn notices(&mut self) -> (Vec<Notice>, Vec<Notice>) {
-        let last = Notice::Done { key: CacheKey::of_bytes([0xFF; 32]), done: Done::Again };
+        let last = Notice::LeaseEnded {
+            key: CacheKey::of_bytes([0xFF; 32]),
+            done: LeaseOutcome::Superseded,
+        };
         let message = [&b"da"[..], &[0xFF; 32]].concat();
         self.hand::<()>(cmd("PUBLISH").arg(self.names.channel.clone()).arg(message)).await;
         let mut redis = self.redis_ear.until(&last).await;
