@@ -28,7 +28,7 @@ use crate::policy::Policy;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
-use crate::value::tag::Depends;
+use crate::value::tag::Dependencies;
 use crate::value::tag::Tag;
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
@@ -61,7 +61,7 @@ impl Inner {
         miss_reason: MissReason,
     ) -> impl Future<Output = ()> + Send {
         // Here, and not in the task: it belongs to what its first caller does.
-        let span = Span::load(config.tally.name(), &key);
+        let span = Span::load(config.counters.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
             let flying = self.load_and_store::<V>(&span, flight, key, config, load, miss_reason);
@@ -139,11 +139,11 @@ impl Inner {
         began: Option<(clock::Instant, Stamp)>,
         lease: Option<Lease>,
     ) {
-        count(&config.tally.load_errors);
+        count(&config.counters.load_errors);
         let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
         span.failed(&error.kind(), took.unwrap_or_default());
         if let Some((began, took)) = began.zip(took) {
-            config.tally.load_took(took);
+            config.counters.load_took(took);
             self.keep_failure(key, config, &error, began);
         }
         // Released as without a result, before those who wait here have the error and ask again.
@@ -163,13 +163,13 @@ impl Inner {
         let (key, config) = (job.key, &*job.config);
         let Completed { value, tags, times } = loaded;
         let took = times.load();
-        config.tally.load_took(took);
+        config.counters.load_took(took);
         let value = Arc::new(value);
         let encoded = self.encode::<V>(config, &value);
         let size = encoded.as_ref().map(|(_, payload)| payload.len());
         let empty =
             encoded.as_ref().is_some_and(|(codec, bytes)| V::is_empty(&value, *codec, bytes));
-        count_bytes(&config.tally.loaded_bytes, size.unwrap_or(0));
+        count_bytes(&config.counters.loaded_bytes, size.unwrap_or(0));
         span.ends("loaded", took, size);
         trace::loaded(&key, took, size);
         let depends = match tags.is_empty() {
@@ -205,7 +205,7 @@ impl Inner {
         NewEntry { times, ttl, depends, codec, payload }: NewEntry,
         lease: Option<Lease>,
     ) {
-        if !self.currency.is_current(&times.stamp, depends.cells()) {
+        if !self.currency.is_current(&times.stamp, depends.slots()) {
             // Dead before it arrived.
             count(&self.counters.l2_overtaken);
             return release(lease, LeaseOutcome::Superseded);
@@ -228,7 +228,7 @@ impl Inner {
         };
         count(match filled {
             Ok(true) => {
-                count_bytes(&config.tally.l2_bytes_written, size);
+                count_bytes(&config.counters.l2_bytes_written, size);
                 &self.counters.l2_writes
             }
             Ok(false) => &self.counters.l2_overtaken,
@@ -254,7 +254,7 @@ impl Inner {
         // of no use to him.
         let load = load.lock().take();
         let load = load.ok_or_else(Error::closed)?;
-        count(&config.tally.loads);
+        count(&config.counters.loads);
         // The stamp first, then the load: what is invalidated while the query runs is not known to
         // the result.
         let (began, stamp) = (self.clock.now(), self.currency.stamp());
@@ -352,7 +352,7 @@ struct Completed<T> {
 struct NewEntry {
     times: Times,
     ttl: Duration,
-    depends: Arc<Depends>,
+    depends: Arc<Dependencies>,
     codec: u8,
     payload: Bytes,
 }

@@ -14,7 +14,7 @@ use crate::l2::entry::{self, Opened};
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
-use crate::value::tag::Depends;
+use crate::value::tag::Dependencies;
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
@@ -51,7 +51,7 @@ impl Inner {
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
         let shown = self.currency.stamp().moment;
-        let span = Span::look_up(config.tally.name(), key);
+        let span = Span::look_up(config.counters.name(), key);
         let found = span.around(fleet.look(key)).await;
         let took = clock::since(self.clock.now(), asked);
         let (outcome, bytes) = match &found {
@@ -60,11 +60,11 @@ impl Inner {
             Err(_) => ("unanswered", None),
         };
         span.ends(outcome, took, bytes);
-        config.tally.looked_up(took);
+        config.counters.looked_up(took);
         answered();
         let (bytes, now) = match found {
             Ok(Found::Entry { bytes, now }) => {
-                count_bytes(&config.tally.l2_bytes_read, bytes.len());
+                count_bytes(&config.counters.l2_bytes_read, bytes.len());
                 (bytes, now)
             }
             Ok(Found::Nothing) => {
@@ -87,9 +87,9 @@ impl Inner {
         let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
         let depends = depends(&opened, config);
         // Before it is decoded: what was invalidated is not worth it.
-        let current = self.currency.is_current(&stamp, depends.cells());
+        let current = self.currency.is_current(&stamp, depends.slots());
         if !current {
-            count(&config.tally.outdated);
+            count(&config.counters.outdated);
             trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &config.depends));
             if !config.policy.allow_invalidated {
                 return Lookup::Nothing(seen);
@@ -132,11 +132,11 @@ impl Inner {
 }
 
 /// What the entry depends on. Nearly always these are the query's own tags, whose names are known.
-fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Depends> {
-    match config.depends.numbers() == opened.cells {
+fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Dependencies> {
+    match config.depends.numbers() == opened.slots {
         true => config.depends.clone(),
         // A reader that declares more than the writer did is right as well.
-        false => Arc::new(config.depends.with_cells(&opened.cells)),
+        false => Arc::new(config.depends.with_slots(&opened.slots)),
     }
 }
 

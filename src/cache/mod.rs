@@ -26,7 +26,7 @@ use crate::l2::Store;
 use crate::telemetry::counters::count;
 use crate::telemetry::stats::{CacheStats, QueryStats};
 use crate::telemetry::trace::{self, Span};
-use crate::value::tag::{Cell, Tag};
+use crate::value::tag::{Tag, TagSlot};
 
 /// A cache of query results: in memory, over a Redis that other processes share.
 ///
@@ -144,10 +144,10 @@ impl QueryCache {
         &self,
         tags: impl IntoIterator<Item = T>,
     ) -> Result<(), Error> {
-        let mut cells: Vec<Cell> = tags.into_iter().map(|tag| tag.into().cell()).collect();
-        cells.sort();
-        cells.dedup();
-        self.inner.invalidate(&cells).await
+        let mut slots: Vec<TagSlot> = tags.into_iter().map(|tag| tag.into().slot()).collect();
+        slots.sort();
+        slots.dedup();
+        self.inner.invalidate(&slots).await
     }
 
     /// Makes all results stale, of all queries of this namespace, as
@@ -157,11 +157,11 @@ impl QueryCache {
     ///
     /// Those of [`invalidate`](QueryCache::invalidate).
     pub async fn clear(&self) -> Result<(), Error> {
-        self.inner.invalidate(&[Cell::EVERYTHING]).await
+        self.inner.invalidate(&[TagSlot::EVERYTHING]).await
     }
 
-    pub(crate) async fn invalidate_cell(&self, cell: Cell) -> Result<(), Error> {
-        self.inner.invalidate(&[cell]).await
+    pub(crate) async fn invalidate_cell(&self, slot: TagSlot) -> Result<(), Error> {
+        self.inner.invalidate(&[slot]).await
     }
 
     /// Stops what runs in the background: announces what could not be announced yet, gives back the
@@ -208,23 +208,23 @@ impl Drop for LastHandle {
 
 impl Inner {
     /// The one way that all invalidations take.
-    async fn invalidate(&self, cells: &[Cell]) -> Result<(), Error> {
-        if cells.is_empty() {
+    async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), Error> {
+        if slots.is_empty() {
             return Ok(());
         }
         count(&self.counters.invalidations);
-        let (span, began) = (Span::invalidate(cells.len()), std::time::Instant::now());
+        let (span, began) = (Span::invalidate(slots.len()), std::time::Instant::now());
         let Some(fleet) = &self.fleet else {
-            self.currency.invalidate_alone(cells);
+            self.currency.invalidate_alone(slots);
             span.ends("alone", began.elapsed(), None);
             return Ok(());
         };
-        let outcome = span.around(fleet.invalidate(cells)).await;
+        let outcome = span.around(fleet.invalidate(slots)).await;
         let word = if outcome.is_ok() { "announced" } else { "unannounced" };
         span.ends(word, began.elapsed(), None);
         outcome.map_err(|_| {
             count(&self.counters.unannounced);
-            trace::unannounced(cells.len());
+            trace::unannounced(slots.len());
             Error::unannounced()
         })
     }

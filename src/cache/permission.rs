@@ -65,7 +65,7 @@ impl Inner {
             };
             let waiter = fleet.backplane.wait_for(*key);
             let at = self.currency.position();
-            let need = self.currency.newest(config.depends.cells());
+            let need = self.currency.newest(config.depends.slots());
             let lease = fleet.ask(*key, token);
             match fleet.store.lease(key, LeaseRequest { token, at, need, seen, refused }).await {
                 Err(_) => {

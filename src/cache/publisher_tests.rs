@@ -55,7 +55,7 @@ async fn each_cache_of_a_namespace_is_shown_until_it_has_ended() {
     })
     .await;
     assert_eq!(roll.skipped, 0);
-    let mine = roll.processes.iter().lookup(|one| one.cache.l1_hits == 2).unwrap();
+    let mine = roll.processes.iter().find(|one| one.cache.l1_hits == 2).unwrap();
     assert_eq!((mine.pid, &*mine.larder), (std::process::id(), env!("CARGO_PKG_VERSION")));
     assert_eq!(mine.interval_ms, EVERY.as_millis() as u64);
     assert!(!mine.host.is_empty() && mine.age < 3 * EVERY);

@@ -219,7 +219,7 @@ impl<V: Value> ReadThrough<V> {
     fn is_invalidated(&self, failure: &Failure) -> bool {
         failure.stamp.is_some_and(|stamp| {
             stamp.moment <= self.asked.moment
-                && !self.inner.currency.is_current(&stamp, self.config.depends.cells())
+                && !self.inner.currency.is_current(&stamp, self.config.depends.slots())
         })
     }
 }
@@ -329,7 +329,7 @@ impl Inner {
                 read.run().await
             }
         };
-        config.tally.answered(&outcome);
+        config.counters.answered(&outcome);
         outcome
     }
 

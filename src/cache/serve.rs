@@ -56,9 +56,9 @@ impl Inner {
     /// blind, whatever was invalidated since.
     #[inline]
     fn is_current(&self, held: &Held, at: Instant) -> bool {
-        // First the time, then the cells: what they say is then at least as new.
+        // First the time, then the slots: what they say is then at least as new.
         let confirmed = at < self.currency.confirmed_until();
-        self.currency.is_current(&held.stamp, held.depends.cells())
+        self.currency.is_current(&held.stamp, held.depends.slots())
             && (confirmed
                 || held.stamp.is_ours() && at < clock::after(held.life.as_of, self.blind_ttl))
     }
@@ -80,8 +80,8 @@ impl Inner {
             return Some(Ok(hit.answer));
         }
         let held = self.local.get(key)?;
-        if !self.currency.is_current(&held.stamp, held.depends.cells()) {
-            count(&config.tally.outdated);
+        if !self.currency.is_current(&held.stamp, held.depends.slots()) {
+            count(&config.counters.outdated);
             let depends = (&*held.depends, &*config.depends);
             trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
             return None;
@@ -92,7 +92,7 @@ impl Inner {
         }
         // Only for queries that asked for it.
         config.policy.negative_life(failure.sqlstate()?.code())?;
-        count(&config.tally.negative_hits);
+        count(&config.counters.negative_hits);
         Some(Err(failure))
     }
 

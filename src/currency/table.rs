@@ -2,28 +2,28 @@
 //!
 //! Stale fills are not prevented: they are dead on arrival. One number per namespace, *seq*, counts
 //! invalidations. A result carries a [`Stamp`] that says as of which seq its load began; this table
-//! says, for each cell, at which seq a tag of that cell was last invalidated. A result is current
-//! while none of its cells has a higher number than its stamp.
+//! says, for each slot, at which seq a tag of that slot was last invalidated. A result is current
+//! while none of its slots has a higher number than its stamp.
 //!
 //! The numbers belong to a lineage of the directory in Redis, its *epoch*. A directory that was lost,
 //! or replaced by an older one, begins a new and larger epoch, and with that every older result is
 //! dead.
 //!
-//! An invalidation of this process's own is in force here before Redis has heard of it: its cells
-//! are *pending*. While a cell is pending, what counts is whether a load began after the
+//! An invalidation of this process's own is in force here before Redis has heard of it: its slots
+//! are *pending*. While a slot is pending, what counts is whether a load began after the
 //! invalidation was asked for, by the process's own count of *moments*.
 //!
 //! # Memory order
 //!
-//! Readers take no lock. They read the epoch, then cells, then the epoch again (a seqlock whose
+//! Readers take no lock. They read the epoch, then slots, then the epoch again (a seqlock whose
 //! version is the epoch, which never comes back to an old value). Writers hold the ledger's lock.
-//! Whoever replaces the table closes the epoch first; cells are stored before `applied`, and both
-//! before `confirmed_until`, so that whoever sees one of those sees the cells that it speaks of.
+//! Whoever replaces the table closes the epoch first; slots are stored before `applied`, and both
+//! before `confirmed_until`, so that whoever sees one of those sees the slots that it speaks of.
 
 use std::collections::BTreeMap;
 
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 /// What a result was loaded as of; taken before its load began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -58,7 +58,7 @@ pub(crate) struct Position {
 const UNKNOWN: u64 = 0;
 /// The table is being replaced.
 const CLOSED: u64 = u64::MAX;
-/// Instead of a cell's number: the ledger has to be asked.
+/// Instead of a slot's number: the ledger has to be asked.
 const PENDING: u64 = u64::MAX;
 
 /// The table, shared by all who read, write and renew it.
@@ -66,25 +66,25 @@ pub(crate) struct Currency {
     epoch: AtomicU64,
     /// The instant at which the last accepted confirmation ends.
     confirmed_until: AtomicU64,
-    cells: Box<[AtomicU64]>,
-    /// All invalidations up to this one are in the cells.
+    slots: Box<[AtomicU64]>,
+    /// All invalidations up to this one are in the slots.
     applied: AtomicU64,
     /// Counts the loads and invalidations of this process, in the order in which they began.
     moments: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
-/// What only writers see, and readers of pending cells.
+/// What only writers see, and readers of pending slots.
 #[derive(Default)]
 struct Ledger {
     /// Invalidations of this process that Redis has not acknowledged.
-    pending: BTreeMap<Cell, Pending>,
+    pending: BTreeMap<TagSlot, Pending>,
     /// The connection on which the last accepted beat was answered.
     beat_on: Option<u64>,
 }
 
 struct Pending {
-    /// The cell's number but for what is pending.
+    /// The slot's number but for what is pending.
     known: u64,
     /// When the invalidation was asked for; of several, the last.
     moment: u64,
@@ -93,7 +93,7 @@ struct Pending {
 /// Invalidations on their way to Redis, all that were pending when it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
-    pub(crate) cells: Vec<Cell>,
+    pub(crate) slots: Vec<TagSlot>,
     /// All that were asked for up to this moment are in it.
     pub(crate) upto: u64,
 }
@@ -125,7 +125,7 @@ impl Currency {
         Currency {
             epoch: AtomicU64::new(epoch),
             confirmed_until: AtomicU64::new(confirmed_until),
-            cells: (0..Cell::COUNT).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..TagSlot::COUNT).map(|_| AtomicU64::new(0)).collect(),
             applied: AtomicU64::new(0),
             moments: AtomicU64::new(0),
             ledger: Mutex::default(),
@@ -150,63 +150,63 @@ impl Currency {
     pub(crate) fn is_current(
         &self,
         stamp: &Stamp,
-        cells: impl Iterator<Item = Cell> + Clone,
+        slots: impl Iterator<Item = TagSlot> + Clone,
     ) -> bool {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let mut newest = self.cells[Cell::EVERYTHING.index()].load(Ordering::Relaxed);
-        for cell in cells.clone() {
-            newest = newest.max(self.cells[cell.index()].load(Ordering::Relaxed));
+        let mut newest = self.slots[TagSlot::EVERYTHING.index()].load(Ordering::Relaxed);
+        for slot in slots.clone() {
+            newest = newest.max(self.slots[slot.index()].load(Ordering::Relaxed));
         }
-        // If one of these cells was written by whoever replaces the table, the epoch read next is
+        // If one of these slots was written by whoever replaces the table, the epoch read next is
         // no longer the one read before.
         fence(Ordering::Acquire);
         if self.epoch.load(Ordering::Relaxed) != epoch || epoch != stamp.epoch {
             return false;
         }
-        newest <= stamp.asof || newest == PENDING && self.is_current_by_ledger(stamp, cells)
+        newest <= stamp.asof || newest == PENDING && self.is_current_by_ledger(stamp, slots)
     }
 
     #[cold]
-    fn is_current_by_ledger(&self, stamp: &Stamp, cells: impl Iterator<Item = Cell>) -> bool {
+    fn is_current_by_ledger(&self, stamp: &Stamp, slots: impl Iterator<Item = TagSlot>) -> bool {
         let ledger = self.lock();
         self.epoch.load(Ordering::Relaxed) == stamp.epoch
-            && cells.chain([Cell::EVERYTHING]).all(|cell| match ledger.pending.get(&cell) {
+            && slots.chain([TagSlot::EVERYTHING]).all(|slot| match ledger.pending.get(&slot) {
                 Some(pending) => pending.known <= stamp.asof && stamp.moment > pending.moment,
-                None => self.cells[cell.index()].load(Ordering::Relaxed) <= stamp.asof,
+                None => self.slots[slot.index()].load(Ordering::Relaxed) <= stamp.asof,
             })
     }
 
-    /// The number of the last invalidation that a result of these cells must know of.
-    pub(crate) fn newest(&self, cells: impl Iterator<Item = Cell>) -> u64 {
+    /// The number of the last invalidation that a result of these slots must know of.
+    pub(crate) fn newest(&self, slots: impl Iterator<Item = TagSlot>) -> u64 {
         let ledger = self.lock();
-        let known = |cell: Cell| match ledger.pending.get(&cell) {
+        let known = |slot: TagSlot| match ledger.pending.get(&slot) {
             Some(pending) => pending.known,
-            None => self.cells[cell.index()].load(Ordering::Relaxed),
+            None => self.slots[slot.index()].load(Ordering::Relaxed),
         };
-        cells.chain([Cell::EVERYTHING]).map(known).max().unwrap_or(0)
+        slots.chain([TagSlot::EVERYTHING]).map(known).max().unwrap_or(0)
     }
 
-    /// Which of its cells made a result stale, and at which number; `None` for the cell if it was a
+    /// Which of its slots made a result stale, and at which number; `None` for the slot if it was a
     /// new epoch.
     #[cfg(feature = "tracing")]
     pub(crate) fn killer(
         &self,
         stamp: &Stamp,
-        cells: impl Iterator<Item = Cell>,
-    ) -> Option<(Option<Cell>, u64)> {
+        slots: impl Iterator<Item = TagSlot>,
+    ) -> Option<(Option<TagSlot>, u64)> {
         let ledger = self.lock();
         let epoch = self.epoch.load(Ordering::Relaxed);
         if epoch != stamp.epoch {
             return Some((None, epoch));
         }
-        cells.chain([Cell::EVERYTHING]).find_map(|cell| {
-            let pending = ledger.pending.get(&cell);
+        slots.chain([TagSlot::EVERYTHING]).find_map(|slot| {
+            let pending = ledger.pending.get(&slot);
             let number = match pending {
                 Some(pending) => pending.known,
-                None => self.cells[cell.index()].load(Ordering::Relaxed),
+                None => self.slots[slot.index()].load(Ordering::Relaxed),
             };
             let pends = pending.is_some_and(|pending| stamp.moment <= pending.moment);
-            (pends || number > stamp.asof).then_some((Some(cell), number))
+            (pends || number > stamp.asof).then_some((Some(slot), number))
         })
     }
 
@@ -258,16 +258,16 @@ impl Currency {
 
     /// Begins invalidations: from here on no result whose load began before is current in this
     /// process. Returns their moment.
-    pub(crate) fn invalidate(&self, cells: &[Cell]) -> u64 {
+    pub(crate) fn invalidate(&self, slots: &[TagSlot]) -> u64 {
         let mut ledger = self.lock();
         let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
-        for &cell in cells {
-            let at = &self.cells[cell.index()];
-            match ledger.pending.get_mut(&cell) {
+        for &slot in slots {
+            let at = &self.slots[slot.index()];
+            match ledger.pending.get_mut(&slot) {
                 Some(pending) => pending.moment = moment,
                 None => {
                     let known = at.load(Ordering::Relaxed);
-                    ledger.pending.insert(cell, Pending { known, moment });
+                    ledger.pending.insert(slot, Pending { known, moment });
                     at.store(PENDING, Ordering::Release);
                 }
             }
@@ -276,11 +276,11 @@ impl Currency {
     }
 
     /// Invalidates in a table that shares nothing.
-    pub(crate) fn invalidate_alone(&self, cells: &[Cell]) {
+    pub(crate) fn invalidate_alone(&self, slots: &[TagSlot]) {
         let _ledger = self.lock();
         let seq = self.applied.load(Ordering::Relaxed) + 1;
-        for cell in cells {
-            self.cells[cell.index()].store(seq, Ordering::Release);
+        for slot in slots {
+            self.slots[slot.index()].store(seq, Ordering::Release);
         }
         self.applied.store(seq, Ordering::Release);
     }
@@ -289,7 +289,7 @@ impl Currency {
     pub(crate) fn unannounced(&self) -> Option<Announcement> {
         let ledger = self.lock();
         let upto = ledger.pending.values().map(|pending| pending.moment).max()?;
-        Some(Announcement { cells: ledger.pending.keys().copied().collect(), upto })
+        Some(Announcement { slots: ledger.pending.keys().copied().collect(), upto })
     }
 
     /// Redis has acknowledged an announcement, at this position.
@@ -305,14 +305,14 @@ impl Currency {
         if at.epoch < mine.epoch {
             return Applied::OldEpoch;
         }
-        for cell in &announcement.cells {
-            let Some(pending) = ledger.pending.get_mut(cell) else { continue };
+        for slot in &announcement.slots {
+            let Some(pending) = ledger.pending.get_mut(slot) else { continue };
             pending.known = pending.known.max(at.seq);
             // One that was asked for again meanwhile is still to be announced.
             if pending.moment <= announcement.upto {
                 let known = pending.known;
-                ledger.pending.remove(cell);
-                self.cells[cell.index()].store(known, Ordering::Release);
+                ledger.pending.remove(slot);
+                self.slots[slot.index()].store(known, Ordering::Release);
             }
         }
         if at.seq == mine.seq + 1 {
@@ -322,14 +322,14 @@ impl Currency {
     }
 
     /// An invalidation of another process, or the echo of one of ours.
-    pub(crate) fn pushed(&self, at: Position, cells: &[Cell]) -> Applied {
+    pub(crate) fn pushed(&self, at: Position, slots: &[TagSlot]) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
         if at.epoch != mine.epoch {
             return if at.epoch > mine.epoch { Applied::Gap } else { Applied::OldEpoch };
         }
-        for &cell in cells {
-            self.raise(&mut ledger, cell, at.seq);
+        for &slot in slots {
+            self.raise(&mut ledger, slot, at.seq);
         }
         if at.seq > mine.seq + 1 {
             return Applied::Gap;
@@ -341,11 +341,11 @@ impl Currency {
     }
 
     /// The answer to a beat that was sent on this connection: the directory's position, and the
-    /// cells above the position that was sent with it. Confirms the table until `until`.
+    /// slots above the position that was sent with it. Confirms the table until `until`.
     pub(crate) fn beat(
         &self,
         at: Position,
-        cells: &[(Cell, u64)],
+        slots: &[(TagSlot, u64)],
         connection: u64,
         until: u64,
     ) -> Applied {
@@ -357,19 +357,20 @@ impl Currency {
         if at.epoch > mine.epoch {
             self.epoch.store(CLOSED, Ordering::Relaxed);
             fence(Ordering::Release);
-            // A cell that is pending stays so: whether loads of the new epoch began after the
+            // A slot that is pending stays so: whether loads of the new epoch began after the
             // invalidation is not known yet.
-            for (index, cell) in self.cells.iter().enumerate() {
-                if Cell::numbered(index as u64).is_some_and(|it| !ledger.pending.contains_key(&it))
+            for (index, slot) in self.slots.iter().enumerate() {
+                if TagSlot::numbered(index as u64)
+                    .is_some_and(|it| !ledger.pending.contains_key(&it))
                 {
-                    cell.store(0, Ordering::Relaxed);
+                    slot.store(0, Ordering::Relaxed);
                 }
             }
             ledger.pending.values_mut().for_each(|pending| pending.known = 0);
             self.applied.store(0, Ordering::Relaxed);
         }
-        for &(cell, seq) in cells {
-            self.raise(&mut ledger, cell, seq);
+        for &(slot, seq) in slots {
+            self.raise(&mut ledger, slot, seq);
         }
         if at.seq > self.applied.load(Ordering::Relaxed) {
             self.applied.store(at.seq, Ordering::Release);
@@ -382,13 +383,13 @@ impl Currency {
         Applied::Ok
     }
 
-    fn raise(&self, ledger: &mut Ledger, cell: Cell, seq: u64) {
-        match ledger.pending.get_mut(&cell) {
+    fn raise(&self, ledger: &mut Ledger, slot: TagSlot, seq: u64) {
+        match ledger.pending.get_mut(&slot) {
             Some(pending) => pending.known = pending.known.max(seq),
             None => {
-                let cell = &self.cells[cell.index()];
-                if cell.load(Ordering::Relaxed) < seq {
-                    cell.store(seq, Ordering::Release);
+                let slot = &self.slots[slot.index()];
+                if slot.load(Ordering::Relaxed) < seq {
+                    slot.store(seq, Ordering::Release);
                 }
             }
         }

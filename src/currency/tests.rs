@@ -5,16 +5,16 @@ use std::iter::once;
 
 use super::table::Announcement;
 use super::{Applied, Currency, Position, Stamp};
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 const LINK: u64 = 7;
 
-fn a() -> Cell {
-    Cell::of(1)
+fn a() -> TagSlot {
+    TagSlot::of(1)
 }
 
-fn b() -> Cell {
-    Cell::of(2)
+fn b() -> TagSlot {
+    TagSlot::of(2)
 }
 
 fn at(epoch: u64, seq: u64) -> Position {
@@ -58,7 +58,7 @@ fn a_result_is_current_until_one_of_its_cells_is_invalidated() {
 #[test]
 fn everything_is_one_cell_that_all_results_depend_on() {
     let table = table(1, 4);
-    assert_eq!(table.pushed(at(1, 5), &[Cell::EVERYTHING]), Applied::Ok);
+    assert_eq!(table.pushed(at(1, 5), &[TagSlot::EVERYTHING]), Applied::Ok);
     assert!(!current(&table, foreign(1, 4)));
     assert!(!table.is_current(&foreign(1, 4), std::iter::empty()));
     assert!(current(&table, foreign(1, 5)));
@@ -97,7 +97,7 @@ fn a_table_alone_is_always_confirmed_and_counts_for_itself() {
     let new = table.stamp();
     assert!(current(&table, new));
     assert_eq!((new.epoch, new.asof), (1, 1));
-    table.invalidate_alone(&[Cell::EVERYTHING]);
+    table.invalidate_alone(&[TagSlot::EVERYTHING]);
     assert!(!current(&table, new) && !table.is_current(&new, once(b())));
     assert_eq!(table.unannounced(), None);
 }
@@ -137,7 +137,7 @@ fn while_an_invalidation_is_pending_only_own_loads_from_after_it_are_current() {
 fn everything_can_be_pending() {
     let table = table(1, 4);
     let before = table.stamp();
-    table.invalidate(&[Cell::EVERYTHING]);
+    table.invalidate(&[TagSlot::EVERYTHING]);
     assert!(!current(&table, before) && !current(&table, foreign(1, 4)));
     assert!(current(&table, table.stamp()));
 }
@@ -150,7 +150,7 @@ fn an_invalidation_asked_for_again_counts_from_the_last_time() {
     let last = table.invalidate(&[a(), b(), a()]);
     assert!(!current(&table, between));
     assert!(current(&table, table.stamp()));
-    assert_eq!(announcement(&table), Announcement { cells: vec![a(), b()], upto: last });
+    assert_eq!(announcement(&table), Announcement { slots: vec![a(), b()], upto: last });
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn what_was_asked_for_after_the_announcement_stays_pending() {
     let announced = announcement(&table);
     let again = table.invalidate(&[a()]);
     assert_eq!(table.acknowledged(&announced, at(1, 5)), Applied::Ok);
-    assert_eq!(announcement(&table), Announcement { cells: vec![a()], upto: again });
+    assert_eq!(announcement(&table), Announcement { slots: vec![a()], upto: again });
     assert!(!current(&table, foreign(1, 5)));
     assert!(table.is_current(&foreign(1, 5), once(b())));
 }
@@ -367,7 +367,7 @@ fn the_newest_is_the_highest_number_that_is_known_of_the_cells() {
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
     table.invalidate(&[b()]);
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
-    assert_eq!(table.pushed(at(1, 10), &[Cell::EVERYTHING]), Applied::Ok);
+    assert_eq!(table.pushed(at(1, 10), &[TagSlot::EVERYTHING]), Applied::Ok);
     assert_eq!(table.newest(once(a())), 10);
 }
 
@@ -384,6 +384,6 @@ fn the_killer_is_the_cell_or_the_epoch_that_made_it_stale() {
     table.invalidate(&[b()]);
     assert_eq!(killer(own), Some((Some(b()), 0)));
     assert_eq!(killer(table.stamp()), None);
-    assert_eq!(table.pushed(at(1, 6), &[Cell::EVERYTHING]), Applied::Ok);
-    assert_eq!(table.killer(&foreign(1, 5), once(a())), Some((Some(Cell::EVERYTHING), 6)));
+    assert_eq!(table.pushed(at(1, 6), &[TagSlot::EVERYTHING]), Applied::Ok);
+    assert_eq!(table.killer(&foreign(1, 5), once(a())), Some((Some(TagSlot::EVERYTHING), 6)));
 }

@@ -138,7 +138,7 @@ impl Pulse {
         let (sent, known) = (self.clock.now(), self.currency().position());
         let beat = self.store.beat(known).await?;
         let until = clock::after(sent, self.max_blind);
-        let heard = self.currency().beat(beat.at, &beat.cells, beat.connection, until);
+        let heard = self.currency().beat(beat.at, &beat.slots, beat.connection, until);
         if heard == Applied::Ok && beat.at.epoch != known.epoch {
             count(&self.counters.epochs);
             trace::epoch(known.epoch, beat.at.epoch);
@@ -151,7 +151,7 @@ impl Pulse {
     async fn announce(&self) -> Result<(), StoreError> {
         for _ in 0..TRIES {
             let Some(pending) = self.currency().unannounced() else { return Ok(()) };
-            let at = self.store.invalidate(self.currency().position(), &pending.cells).await?;
+            let at = self.store.invalidate(self.currency().position(), &pending.slots).await?;
             match self.currency().acknowledged(&pending, at) {
                 Applied::Ok => {}
                 Applied::OldEpoch => continue,

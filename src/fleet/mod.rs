@@ -17,7 +17,7 @@ use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Backplane;
 use crate::l2::{Fill, Found, LEASE, LeaseOutcome, ReadReply, Store, StoreError};
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 /// The shared tier, and what keeps this process's table of what is current in step with it.
@@ -90,8 +90,8 @@ impl Fleet {
     }
 
     /// Invalidates in this process at once, and in all others when this has returned.
-    pub(crate) async fn invalidate(&self, cells: &[Cell]) -> Result<(), StoreError> {
-        self.currency().invalidate(cells);
+    pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), StoreError> {
+        self.currency().invalidate(slots);
         let outcome = self.heartbeat.announce().await;
         if outcome.is_err() {
             self.backplane.beat.notify_one();

@@ -101,7 +101,7 @@ impl Listener for Backplane {
                 self.listening.store(false, Ordering::Release);
                 self.ask_all();
             }
-            Notice::Invalidated { at, cells } => match self.currency.pushed(at, &cells) {
+            Notice::Invalidated { at, slots } => match self.currency.pushed(at, &slots) {
                 Applied::Gap => self.beat.notify_one(),
                 Applied::Ok | Applied::OldEpoch => {}
             },
@@ -201,7 +201,7 @@ mod tests {
         let backplane = backplane();
         let told = |seq| {
             let at = Position { epoch: 7, seq };
-            backplane.hear(Notice::Invalidated { at, cells: vec![] });
+            backplane.hear(Notice::Invalidated { at, slots: vec![] });
             backplane.beat.notified().now_or_never().is_some()
         };
         assert!(told(1), "of an epoch not known yet");

@@ -293,7 +293,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::l1::entry::Life;
     use crate::value::key::{Digest, KeyEncoder, Shape};
-    use crate::value::tag::{Cell, Depends};
+    use crate::value::tag::{Dependencies, TagSlot};
     use crate::value::token::Token;
     use futures_util::FutureExt;
 
@@ -305,7 +305,7 @@ mod tests {
 
     pub(super) fn held(number: i32) -> Loaded {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
-        let depends = Arc::new(Depends::new([], Cell::of(0)));
+        let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
         let origin = (Stamp::default(), Token([0; 16]));
         Loaded { held: Held::new(&key(0), Arc::new(number), 4, life, origin, depends), shown: 0 }
     }

@@ -9,7 +9,7 @@ use crate::currency::Stamp;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::value::key::CacheKey;
-use crate::value::tag::Depends;
+use crate::value::tag::Dependencies;
 use crate::value::token::Token;
 
 /// What moka, the key and the allocator take for an entry beside its value, roughly; it counts
@@ -26,7 +26,7 @@ pub(crate) struct Held {
     pub(crate) stamp: Stamp,
     /// Which load it is the result of.
     pub(crate) token: Token,
-    pub(crate) depends: Arc<Depends>,
+    pub(crate) depends: Arc<Dependencies>,
     weight: u32,
 }
 
@@ -89,7 +89,7 @@ impl Held {
         bytes: usize,
         life: Life,
         (stamp, token): (Stamp, Token),
-        depends: Arc<Depends>,
+        depends: Arc<Dependencies>,
     ) -> Arc<Held> {
         let weight = u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
         let fingerprint = key.fingerprint();

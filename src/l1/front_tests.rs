@@ -8,7 +8,7 @@ use crate::clock::Instant;
 use crate::currency::Stamp;
 use crate::l1::entry::{Held, Life};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::value::tag::{Cell, Depends};
+use crate::value::tag::{Dependencies, TagSlot};
 use crate::value::token::Token;
 
 /// Room for a front of one set.
@@ -21,7 +21,7 @@ fn key(number: u64) -> CacheKey {
 fn held(number: u64, bytes: usize, kept: Instant) -> Arc<Held> {
     let life = Life { as_of: 0, born: 0, copied: 0, ends: 0, kept };
     let origin = (Stamp::default(), Token([0; 16]));
-    let depends = Arc::new(Depends::new([], Cell::of(0)));
+    let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
     Held::new(&key(number), Arc::new(()), bytes, life, origin, depends)
 }
 

@@ -31,11 +31,11 @@ pub(crate) struct Local {
 /// Of how many reads that the front answers moka is told of one. It takes the entry for one that is
 /// read less often than it is; but moka counts to 15 only, what is in the front is read far more
 /// often than most, and what moka drops all the same the front still has.
-const TOLD: u8 = 32;
+const REPORT_ONE_IN: u8 = 32;
 
 /// Of how many reads that moka answers one brings the entry to the front. What is read often gets
 /// there soon, and what is read once mostly leaves the front alone.
-const PROMOTED: u8 = 4;
+const PROMOTE_ONE_IN: u8 = 4;
 
 /// True for one call of so many, at random: with a count, of two keys that are read in turn always
 /// the same would be taken.
@@ -69,12 +69,12 @@ impl Local {
             let watch = self.front.watch(key);
             let held = self.behind(key)?;
             let read = judge(&held)?;
-            if one_in(PROMOTED) {
+            if one_in(PROMOTE_ONE_IN) {
                 watch.promote(&held);
             }
             return Some(read);
         };
-        if one_in(TOLD) {
+        if one_in(REPORT_ONE_IN) {
             self.tell(key);
         }
         Some(read)
@@ -168,7 +168,7 @@ mod tests {
     use crate::currency::Stamp;
     use crate::l1::entry::Life;
     use crate::value::key::{Digest, KeyEncoder, Shape};
-    use crate::value::tag::{Cell, Depends};
+    use crate::value::tag::{Dependencies, TagSlot};
     use crate::value::token::Token;
     use std::collections::HashSet;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -179,7 +179,7 @@ mod tests {
 
     fn held(number: u64, bytes: usize, kept: Instant) -> Arc<Held> {
         let life = Life { as_of: 0, born: 0, copied: 0, ends: 50, kept };
-        let depends = Arc::new(Depends::new([], Cell::of(0)));
+        let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
         Held::new(
             &key(number),
             Arc::new(7_i32),

@@ -1,4 +1,4 @@
-//! The bytes of an entry in Redis: a header, the cells it depends on, then the payload.
+//! The bytes of an entry in Redis: a header, the slots it depends on, then the payload.
 //!
 //! ```text
 //! 0    4   "LRDR"
@@ -14,11 +14,11 @@
 //! 64   8   time to live, the first part of that life, in milliseconds
 //! 72   8   time the load took, in microseconds
 //! 80   8   length of the payload
-//! 88   2   number of cells
+//! 88   2   number of slots
 //! 90   6   when its life ends by Redis's clock, in milliseconds since 1970
 //! 96   16  MAC: keyed blake3 of bytes 0 to 95 and 112 to the end, cut to 128 bits,
 //!          or XXH3 of the same, 8 bytes, and 8 of zero
-//! 112  2n  cells, ascending
+//! 112  2n  slots, ascending
 //! …    …   payload
 //! ```
 //!
@@ -34,7 +34,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::currency::Position;
 use crate::value::checksum;
 use crate::value::key::{CacheKey, MacKey};
-use crate::value::tag::Depends;
+use crate::value::tag::Dependencies;
 use crate::value::token::Token;
 
 const MAGIC: [u8; 4] = *b"LRDR";
@@ -66,7 +66,7 @@ pub(crate) struct Header {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) header: Header,
-    pub(crate) cells: Vec<u16>,
+    pub(crate) slots: Vec<u16>,
     pub(crate) payload: Bytes,
 }
 
@@ -83,16 +83,16 @@ pub(crate) enum Refusal {
     Unauthentic,
 }
 
-/// Header and cells of an entry, to be followed by its payload; `None` if it depends on more cells
+/// Header and slots of an entry, to be followed by its payload; `None` if it depends on more slots
 /// than an entry can name.
 pub(crate) fn seal(
     key: &CacheKey,
     header: &Header,
-    depends: &Depends,
+    depends: &Dependencies,
     payload: &[u8],
     secret: Option<&MacKey>,
 ) -> Option<Bytes> {
-    let cells = depends.numbers();
+    let slots = depends.numbers();
     let mut checked = [0; CHECKED];
     checked[..4].copy_from_slice(&MAGIC);
     checked[4] = FORMAT;
@@ -111,15 +111,15 @@ pub(crate) fn seal(
         let number = u64::try_from(number).unwrap_or(u64::MAX);
         checked[at..at + 8].copy_from_slice(&number.to_be_bytes());
     }
-    checked[88..90].copy_from_slice(&u16::try_from(cells.len()).ok()?.to_be_bytes());
+    checked[88..90].copy_from_slice(&u16::try_from(slots.len()).ok()?.to_be_bytes());
     // Six bytes last until the year 10889.
     checked[90..96].copy_from_slice(&header.ends.min(LAST).to_be_bytes()[2..]);
-    let mut bytes = BytesMut::with_capacity(HEADER + 2 * cells.len());
+    let mut bytes = BytesMut::with_capacity(HEADER + 2 * slots.len());
     bytes.put_slice(&checked);
     bytes.put_bytes(0, HEADER - CHECKED);
-    cells.iter().for_each(|&cell| bytes.put_u16(cell));
+    slots.iter().for_each(|&slot| bytes.put_u16(slot));
     let seal = match secret {
-        // The MAC is of one run of bytes behind the header, so the cells are hashed with it: their
+        // The MAC is of one run of bytes behind the header, so the slots are hashed with it: their
         // number is fixed by the header.
         Some(secret) => secret.mac([&inner(&checked, &bytes[HEADER..]), payload]),
         None => plain_seal(&inner(&checked, &bytes[HEADER..]), payload),
@@ -128,8 +128,8 @@ pub(crate) fn seal(
     Some(bytes.freeze())
 }
 
-fn inner(checked: &[u8], cells: &[u8]) -> Vec<u8> {
-    [checked, cells].concat()
+fn inner(checked: &[u8], slots: &[u8]) -> Vec<u8> {
+    [checked, slots].concat()
 }
 
 fn plain_seal(head: &[u8], payload: &[u8]) -> [u8; 16] {
@@ -155,17 +155,17 @@ pub(crate) fn open(
     let number = |at: usize| {
         u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the header"))
     };
-    let cells = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
+    let slots = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
     // Nothing is allocated by what an entry says; only by what has arrived.
-    let Some(cells) = bytes.get(HEADER..HEADER + cells) else {
+    let Some(slots) = bytes.get(HEADER..HEADER + slots) else {
         return Err(Refusal::Damaged);
     };
-    let payload = bytes.slice(HEADER + cells.len()..);
+    let payload = bytes.slice(HEADER + slots.len()..);
     if number(80) != payload.len() as u64 {
         return Err(Refusal::Damaged);
     }
     let seal = head.last_chunk::<16>().expect("a header holds its seal");
-    let checked = inner(&head[..CHECKED], cells);
+    let checked = inner(&head[..CHECKED], slots);
     match (head[6], secret) {
         (0, None) if plain_seal(&checked, &payload) == *seal => {}
         (0, None) => return Err(Refusal::Damaged),
@@ -173,8 +173,8 @@ pub(crate) fn open(
         _ => return Err(Refusal::Unauthentic),
     }
     let header = header(head);
-    let cells = cells.chunks_exact(2).map(|cell| u16::from_be_bytes([cell[0], cell[1]])).collect();
-    Ok(Opened { header, cells, payload })
+    let slots = slots.chunks_exact(2).map(|slot| u16::from_be_bytes([slot[0], slot[1]])).collect();
+    Ok(Opened { header, slots, payload })
 }
 
 fn header(head: &[u8; HEADER]) -> Header {
@@ -200,7 +200,7 @@ pub(crate) struct Claim {
     /// `None`: of another format, or too short.
     pub(crate) header: Option<Header>,
     pub(crate) signed: bool,
-    pub(crate) cells: Vec<u16>,
+    pub(crate) slots: Vec<u16>,
     pub(crate) payload: Bytes,
 }
 
@@ -212,17 +212,17 @@ pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     }
     let format = *bytes.get(4)?;
     let mut claim =
-        Claim { format, header: None, signed: false, cells: vec![], payload: Bytes::new() };
+        Claim { format, header: None, signed: false, slots: vec![], payload: Bytes::new() };
     let Some(head) = bytes.first_chunk::<HEADER>().filter(|_| format == FORMAT) else {
         return Some(claim);
     };
     claim.header = Some(header(head));
     claim.signed = head[6] == 1;
-    let cells = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
-    if let Some(cells) = bytes.get(HEADER..HEADER + cells) {
-        claim.payload = bytes.slice(HEADER + cells.len()..);
-        claim.cells =
-            cells.chunks_exact(2).map(|cell| u16::from_be_bytes([cell[0], cell[1]])).collect();
+    let slots = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
+    if let Some(slots) = bytes.get(HEADER..HEADER + slots) {
+        claim.payload = bytes.slice(HEADER + slots.len()..);
+        claim.slots =
+            slots.chunks_exact(2).map(|slot| u16::from_be_bytes([slot[0], slot[1]])).collect();
     }
     Some(claim)
 }
@@ -250,7 +250,7 @@ pub(crate) fn origin(bytes: &[u8]) -> Option<(Position, Token)> {
 mod tests {
     use super::*;
     use crate::value::key::{Digest, KeyEncoder, Shape};
-    use crate::value::tag::{Cell, Tag};
+    use crate::value::tag::{Tag, TagSlot};
     use proptest::prelude::*;
 
     fn key(sql: &str) -> CacheKey {
@@ -267,8 +267,8 @@ mod tests {
         load: Duration::from_micros(1_234),
     };
 
-    fn depends() -> Depends {
-        Depends::new(["orders", "users"].map(Tag::from), Cell::of(7))
+    fn depends() -> Dependencies {
+        Dependencies::new(["orders", "users"].map(Tag::from), TagSlot::of(7))
     }
 
     fn secrets() -> [Option<MacKey>; 2] {
@@ -291,7 +291,7 @@ mod tests {
                 let bytes = sealed(payload, secret.as_ref());
                 let opened = opened("a", &bytes, secret.as_ref()).unwrap();
                 assert_eq!((opened.header, &opened.payload[..]), (HEAD, payload));
-                assert_eq!(opened.cells, depends().numbers());
+                assert_eq!(opened.slots, depends().numbers());
                 assert_eq!(token(&bytes), Some(HEAD.token));
             }
         }

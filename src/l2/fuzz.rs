@@ -20,7 +20,7 @@ use crate::rows::{ColumnSets, Image, Rows};
 use crate::value::Value;
 use crate::value::codec::Codec;
 use crate::value::key::{CacheKey, Digest, KeyEncoder, MacKey, Shape};
-use crate::value::tag::{Cell, Depends, Tag};
+use crate::value::tag::{Dependencies, Tag, TagSlot};
 use crate::value::token::Token;
 
 fn variable<T: FromStr>(name: &str, default: T) -> T
@@ -37,18 +37,23 @@ fn key() -> CacheKey {
     KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(0)).finish()
 }
 
-fn sealed(header: &Header, depends: &Depends, payload: &[u8], secret: Option<&MacKey>) -> Vec<u8> {
+fn sealed(
+    header: &Header,
+    depends: &Dependencies,
+    payload: &[u8],
+    secret: Option<&MacKey>,
+) -> Vec<u8> {
     let head = entry::seal(&key(), header, depends, payload, secret).unwrap();
     [&head, payload].concat()
 }
 
 /// Payloads of every codec, small and of several kilobytes.
 fn payloads(sets: &ColumnSets) -> Vec<(u8, Vec<u8>)> {
-    let cell = |number: usize| (!number.is_multiple_of(3)).then(|| vec![number as u8; number % 7]);
+    let slot = |number: usize| (!number.is_multiple_of(3)).then(|| vec![number as u8; number % 7]);
     let mut payloads = vec![];
     for (width, rows) in [(0, 3), (1, 0), (1, 1), (3, 5), (40, 20)] {
         let rows: Vec<Vec<_>> = (0..rows)
-            .map(|row| (0..width).map(|column| cell(row * 31 + column)).collect())
+            .map(|row| (0..width).map(|column| slot(row * 31 + column)).collect())
             .collect();
         let image = crate::rows::image_of(sets, width as u32, &rows);
         payloads.push((0, image.bytes().to_vec()));
@@ -99,7 +104,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
     }
 }
 
-/// Reads it as every kind of value, and every cell that it says it has.
+/// Reads it as every kind of value, and every slot that it says it has.
 fn read(bytes: &Bytes, secret: Option<&MacKey>, sets: &ColumnSets) -> bool {
     let Ok(opened) = entry::open(&key(), bytes, secret) else { return false };
     let decoded = Rows::decode(opened.header.codec, opened.payload.clone(), sets);
@@ -130,7 +135,7 @@ fn no_entry_makes_its_reader_panic_or_allocate_for_what_did_not_arrive() {
     let mut random = Rng::with_seed(seed);
     let sets = ColumnSets::default();
     let secrets = [None, Some(MacKey::of_secret(b"known to the writers of entries"))];
-    let depends = Depends::new(["a", "b"].map(Tag::from), Cell::of(9));
+    let depends = Dependencies::new(["a", "b"].map(Tag::from), TagSlot::of(9));
     let payloads = payloads(&sets);
     let header = |codec| Header {
         codec,

@@ -19,7 +19,7 @@ use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 /// Stands in for Redis in tests: several caches of one process form a fleet over it, without a
@@ -342,9 +342,9 @@ impl Store for Member {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
                 let above = if known.epoch == directory.at.epoch { known.seq } else { 0 };
-                let cells = directory.cells.iter().map(|(&cell, &seq)| (cell, seq));
-                let cells = cells.filter(|&(_, seq)| seq > above).collect();
-                (Beat { at: directory.at, cells, connection: now.connection }, None)
+                let slots = directory.slots.iter().map(|(&slot, &seq)| (slot, seq));
+                let slots = slots.filter(|&(_, seq)| seq > above).collect();
+                (Beat { at: directory.at, slots, connection: now.connection }, None)
             })
         })
     }
@@ -402,15 +402,15 @@ impl Store for Member {
     fn invalidate<'a>(
         &'a self,
         known: Position,
-        cells: &'a [Cell],
+        slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>> {
         Box::pin(async move {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
                 directory.at.seq += 1;
                 let at = directory.at;
-                directory.cells.extend(cells.iter().map(|&cell| (cell, at.seq)));
-                (at, Some(Notice::Invalidated { at, cells: cells.to_vec() }))
+                directory.slots.extend(slots.iter().map(|&slot| (slot, at.seq)));
+                (at, Some(Notice::Invalidated { at, slots: slots.to_vec() }))
             })
         })
     }

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use crate::clock::Instant;
 use crate::currency::Position;
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 /// The shared tier: entries, their leases, and the directory of what was invalidated.
@@ -103,7 +103,7 @@ pub(crate) trait Store: Send + Sync {
     fn invalidate<'a>(
         &'a self,
         known: Position,
-        cells: &'a [Cell],
+        slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>>;
 }
 
@@ -219,8 +219,8 @@ impl LeaseOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Beat {
     pub(crate) at: Position,
-    /// The cells above the position that was sent, or all if that was of another epoch.
-    pub(crate) cells: Vec<(Cell, u64)>,
+    /// The slots above the position that was sent, or all if that was of another epoch.
+    pub(crate) slots: Vec<(TagSlot, u64)>,
     pub(crate) connection: u64,
 }
 
@@ -244,7 +244,7 @@ pub(crate) enum Notice {
     Unsubscribed,
     Invalidated {
         at: Position,
-        cells: Vec<Cell>,
+        slots: Vec<TagSlot>,
     },
     LeaseEnded {
         key: CacheKey,

@@ -11,7 +11,7 @@ use crate::clock::{self, Instant};
 use crate::currency::Position;
 use crate::l2::entry;
 use crate::value::key::{CacheKey, KeyHasher};
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 /// In nanoseconds, as the model's clock counts.
@@ -30,8 +30,8 @@ pub(crate) struct Namespace {
 
 pub(crate) struct Directory {
     pub(crate) at: Position,
-    /// The number of each cell's last invalidation.
-    pub(crate) cells: BTreeMap<Cell, u64>,
+    /// The number of each slot's last invalidation.
+    pub(crate) slots: BTreeMap<TagSlot, u64>,
     /// The server that it belongs to.
     pub(crate) server: u64,
 }
@@ -181,7 +181,7 @@ impl Namespace {
         self.directory.get_or_insert_with(|| {
             let count = (known.epoch.max(epoch) >> 24) + 1;
             let at = Position { epoch: count << 24 | random, seq: 0 };
-            Directory { at, cells: BTreeMap::new(), server }
+            Directory { at, slots: BTreeMap::new(), server }
         })
     }
 }

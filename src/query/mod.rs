@@ -22,10 +22,10 @@ use crate::error::{BoxError, Error};
 use crate::policy::{Negative, Settings};
 use crate::postgres::Source;
 use crate::rows::Rows;
-use crate::telemetry::counters::{Tally, check_name};
+use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::param::{Also, Param, Params};
-use crate::value::tag::{Depends, Tag, Tagged};
+use crate::value::tag::{Dependencies, Tag, Tagged};
 
 /// A query that is answered from the cache: its SQL, what else names its results, and how long they
 /// live.
@@ -79,8 +79,8 @@ impl QueryCache {
     /// Those of [`invalidate`](QueryCache::invalidate), and
     /// [`ErrorKind::Setting`](crate::ErrorKind::Setting) if the query has one out of range.
     pub async fn invalidate_query(&self, query: &Query) -> Result<(), Error> {
-        let cell = query.prepared()?.digest.cell();
-        self.invalidate_cell(cell).await
+        let slot = query.prepared()?.digest.slot();
+        self.invalidate_cell(slot).await
     }
 }
 
@@ -360,16 +360,16 @@ impl Query {
                 .map_err(|wrong| Error::setting(&wrong))?;
             let digest =
                 Digest::new(&inner.namespace, &self.sql, self.scope.as_deref(), self.schema);
-            let depends = Arc::new(Depends::new(self.tags.iter().cloned(), digest.cell()));
-            let tally = self.tally(&digest).map_err(|wrong| Error::setting(&wrong))?;
-            let l1_hits = tally.l1_hits.clone();
-            let config = QueryConfig { policy, l1_hits, tally, depends };
+            let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), digest.slot()));
+            let counters = self.counters(&digest).map_err(|wrong| Error::setting(&wrong))?;
+            let l1_hits = counters.l1_hits.clone();
+            let config = QueryConfig { policy, l1_hits, counters, depends };
             Ok(Prepared { digest, config: Arc::new(config) })
         });
         prepared.as_ref().map_err(Error::clone)
     }
 
-    fn tally(&self, digest: &Digest) -> Result<Arc<Tally>, WrongSetting> {
+    fn counters(&self, digest: &Digest) -> Result<Arc<QueryCounters>, WrongSetting> {
         let inner = self.inner();
         let queries = &inner.counters.queries;
         if let Some(name) = &self.name {
@@ -416,7 +416,7 @@ impl fmt::Debug for Query {
         let mut all = f.debug_struct("Query");
         all.field("sql", &self.sql);
         if let Ok(prepared) = self.prepared() {
-            all.field("name", &prepared.config.tally.name());
+            all.field("name", &prepared.config.counters.name());
         }
         all.finish_non_exhaustive()
     }

@@ -5,13 +5,13 @@ mod striped;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use self::query::{Tallies, Tally, check_name};
-pub(crate) use self::striped::Lane;
+pub(crate) use self::query::{CountersByName, QueryCounters, check_name};
+pub(crate) use self::striped::StripedCounter;
 use crate::telemetry::stats::{CacheStats, QueryStats};
 
 /// The counters behind [`CacheStats`]: those of queries, and those that are of no query's.
 pub(crate) struct Counters {
-    pub(crate) queries: Tallies,
+    pub(crate) queries: CountersByName,
     pub(crate) coalesced: AtomicU64,
     pub(crate) l2_misses: AtomicU64,
     pub(crate) l2_refused: AtomicU64,
@@ -47,7 +47,7 @@ impl Counters {
     pub(crate) fn new(namespace: &str) -> Counters {
         let zero = AtomicU64::default;
         Counters {
-            queries: Tallies::new(namespace),
+            queries: CountersByName::new(namespace),
             coalesced: zero(),
             l2_misses: zero(),
             l2_refused: zero(),

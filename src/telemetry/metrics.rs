@@ -1,8 +1,8 @@
 //! Numbers for the `metrics` facade: whoever has installed a recorder gets them. Without the feature
 //! all of it is nothing.
 //!
-//! What is counted at every read is not told at every read: a task tells what came since it last did.
-//! A hit in memory therefore costs the same with metrics as without. Times are told where they are
+//! What is counted at every read is not reported at every read: a task reporting what came since it last did.
+//! A hit in memory therefore costs the same with metrics as without. Times are reported where they are
 //! taken, at look-ups in Redis and loads, which take far longer.
 
 #[cfg(feature = "metrics")]
@@ -20,7 +20,7 @@ const ABOUT: metrics::Metadata<'static> =
     metrics::Metadata::new("larder", metrics::Level::INFO, None);
 
 /// How a query's times are called.
-pub(crate) struct OfQuery {
+pub(crate) struct QueryMetrics {
     #[cfg(feature = "metrics")]
     lookups: metrics::Key,
     #[cfg(feature = "metrics")]
@@ -28,14 +28,14 @@ pub(crate) struct OfQuery {
 }
 
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
-impl OfQuery {
-    pub(crate) fn new(namespace: &str, query: &str) -> OfQuery {
+impl QueryMetrics {
+    pub(crate) fn new(namespace: &str, query: &str) -> QueryMetrics {
         #[cfg(feature = "metrics")]
         let key = |name: &'static str| {
             let labels = [("namespace", namespace.to_owned()), ("query", query.to_owned())];
             metrics::Key::from_parts(name, &labels)
         };
-        OfQuery {
+        QueryMetrics {
             #[cfg(feature = "metrics")]
             lookups: key(table::LOOKUPS),
             #[cfg(feature = "metrics")]

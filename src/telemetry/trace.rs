@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) use self::span::Span;
 use crate::currency::{Currency, Stamp};
 use crate::value::key::CacheKey;
-use crate::value::tag::Depends;
+use crate::value::tag::Dependencies;
 
 /// A result was found and not served, because something that it depends on was invalidated.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
@@ -21,19 +21,19 @@ pub(crate) fn invalidated(
     tier: &'static str,
     currency: &Currency,
     stamp: &Stamp,
-    (found, query): (&Depends, &Depends),
+    (found, query): (&Dependencies, &Dependencies),
 ) {
     #[cfg(feature = "tracing")]
     if tracing::enabled!(target: "larder", tracing::Level::DEBUG)
-        && let Some((cell, at)) = currency.killer(stamp, found.cells())
+        && let Some((slot, at)) = currency.killer(stamp, found.slots())
     {
-        let by = match cell {
+        let by = match slot {
             None => "a new epoch: redis had lost what it knew".to_owned(),
-            Some(crate::value::tag::Cell::EVERYTHING) => "everything".to_owned(),
-            Some(cell) => {
-                // An entry from Redis knows its cells only; the query knows its tags.
+            Some(crate::value::tag::TagSlot::EVERYTHING) => "everything".to_owned(),
+            Some(slot) => {
+                // An entry from Redis knows its slots only; the query knows its tags.
                 let mut tags: Vec<&str> =
-                    found.named(cell).chain(query.named(cell)).map(|tag| tag.as_str()).collect();
+                    found.named(slot).chain(query.named(slot)).map(|tag| tag.as_str()).collect();
                 tags.dedup();
                 match tags.as_slice() {
                     [] => "the query itself, or a tag that its loader reported".to_owned(),
@@ -85,11 +85,11 @@ pub(crate) fn connection(address: &str, up: bool) {
 
 /// An invalidation could not be announced.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-pub(crate) fn unannounced(cells: usize) {
+pub(crate) fn unannounced(slots: usize) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
         target: "larder",
-        tags = cells,
+        tags = slots,
         "an invalidation is in force in this process and could not be announced to the others; it \
          will be as soon as redis takes it"
     );

@@ -13,7 +13,7 @@
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 /// Changes whenever the bytes under the hash change, so that two builds never share a key by
 /// accident.
@@ -129,9 +129,9 @@ impl Digest {
         format!("{:016x}", u64::from_be_bytes(*first))
     }
 
-    /// The cell that all calls of the query depend on.
-    pub(crate) fn cell(&self) -> Cell {
-        Cell::of(u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8")))
+    /// The slot that all calls of the query depend on.
+    pub(crate) fn slot(&self) -> TagSlot {
+        TagSlot::of(u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8")))
     }
 }
 

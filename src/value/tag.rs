@@ -24,10 +24,10 @@ impl Tag {
         &self.0
     }
 
-    /// Where the table of what is current has its number. Tags that share a cell are invalidated
+    /// Where the table of what is current has its number. Tags that share a slot are invalidated
     /// together: that costs a load, never a wrong answer.
-    pub(crate) fn cell(&self) -> Cell {
-        Cell::of(checksum::of_name(&self.0))
+    pub(crate) fn slot(&self) -> TagSlot {
+        TagSlot::of(checksum::of_name(&self.0))
     }
 }
 
@@ -108,24 +108,24 @@ impl<T> Tagged<T> {
     }
 }
 
-/// One of the 65,536 cells that tags are hashed to, or the one on which everything depends.
+/// One of the 65,536 slots that tags are hashed to, or the one on which everything depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Cell(u32);
+pub(crate) struct TagSlot(u32);
 
-impl Cell {
+impl TagSlot {
     /// How many there are, the last included.
     pub(crate) const COUNT: usize = (1 << 16) + 1;
     /// Every result depends on it, and no tag is hashed to it.
-    pub(crate) const EVERYTHING: Cell = Cell(1 << 16);
+    pub(crate) const EVERYTHING: TagSlot = TagSlot(1 << 16);
 
-    /// The cell of a hash.
-    pub(crate) fn of(hash: u64) -> Cell {
-        Cell((hash & 0xFFFF) as u32)
+    /// The slot of a hash.
+    pub(crate) fn of(hash: u64) -> TagSlot {
+        TagSlot((hash & 0xFFFF) as u32)
     }
 
-    /// The cell of a number that came from elsewhere.
-    pub(crate) fn numbered(number: u64) -> Option<Cell> {
-        (number < Cell::COUNT as u64).then_some(Cell(number as u32))
+    /// The slot of a number that came from elsewhere.
+    pub(crate) fn numbered(number: u64) -> Option<TagSlot> {
+        (number < TagSlot::COUNT as u64).then_some(TagSlot(number as u32))
     }
 
     #[inline]
@@ -134,62 +134,62 @@ impl Cell {
     }
 }
 
-/// What a result depends on: the cells of its tags and of its query.
+/// What a result depends on: the slots of its tags and of its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Depends {
-    /// Sorted, each once; never [`Cell::EVERYTHING`], which is understood.
-    cells: Box<[u16]>,
+pub(crate) struct Dependencies {
+    /// Sorted, each once; never [`TagSlot::EVERYTHING`], which is understood.
+    slots: Box<[u16]>,
     /// The tags that are known by name, to say in the end which of them was invalidated.
     tags: Box<[Tag]>,
 }
 
-impl Depends {
-    pub(crate) fn new(tags: impl IntoIterator<Item = Tag>, query: Cell) -> Depends {
+impl Dependencies {
+    pub(crate) fn new(tags: impl IntoIterator<Item = Tag>, query: TagSlot) -> Dependencies {
         let mut tags: Vec<Tag> = tags.into_iter().collect();
         tags.sort();
         tags.dedup();
-        let cells = tags.iter().map(Tag::cell).chain([query]).map(|cell| cell.0 as u16);
-        Depends { cells: sorted(cells), tags: tags.into() }
+        let slots = tags.iter().map(Tag::slot).chain([query]).map(|slot| slot.0 as u16);
+        Dependencies { slots: sorted(slots), tags: tags.into() }
     }
 
     /// These, and what an entry in Redis tells: the numbers alone.
-    pub(crate) fn with_cells(&self, cells: &[u16]) -> Depends {
-        let cells = self.cells.iter().chain(cells).copied();
-        Depends { cells: sorted(cells), tags: self.tags.clone() }
+    pub(crate) fn with_slots(&self, slots: &[u16]) -> Dependencies {
+        let slots = self.slots.iter().chain(slots).copied();
+        Dependencies { slots: sorted(slots), tags: self.tags.clone() }
     }
 
     /// These and more.
-    pub(crate) fn and(&self, more: impl IntoIterator<Item = Tag>) -> Depends {
+    pub(crate) fn and(&self, more: impl IntoIterator<Item = Tag>) -> Dependencies {
         let mut tags = self.tags.to_vec();
         tags.extend(more);
         tags.sort();
         tags.dedup();
-        let cells = tags.iter().map(|tag| tag.cell().0 as u16).chain(self.cells.iter().copied());
-        Depends { cells: sorted(cells), tags: tags.into() }
+        let slots = tags.iter().map(|tag| tag.slot().0 as u16).chain(self.slots.iter().copied());
+        Dependencies { slots: sorted(slots), tags: tags.into() }
     }
 
     #[inline]
-    pub(crate) fn cells(&self) -> impl ExactSizeIterator<Item = Cell> + Clone + '_ {
-        self.cells.iter().map(|&cell| Cell(u32::from(cell)))
+    pub(crate) fn slots(&self) -> impl ExactSizeIterator<Item = TagSlot> + Clone + '_ {
+        self.slots.iter().map(|&slot| TagSlot(u32::from(slot)))
     }
 
-    /// The cells as an entry carries them.
+    /// The slots as an entry carries them.
     pub(crate) fn numbers(&self) -> &[u16] {
-        &self.cells
+        &self.slots
     }
 
-    /// The tags of a cell.
+    /// The tags of a slot.
     #[cfg(any(test, feature = "tracing"))]
-    pub(crate) fn named(&self, cell: Cell) -> impl Iterator<Item = &Tag> {
-        self.tags.iter().filter(move |tag| tag.cell() == cell)
+    pub(crate) fn named(&self, slot: TagSlot) -> impl Iterator<Item = &Tag> {
+        self.tags.iter().filter(move |tag| tag.slot() == slot)
     }
 }
 
-fn sorted(cells: impl Iterator<Item = u16>) -> Box<[u16]> {
-    let mut cells: Vec<u16> = cells.collect();
-    cells.sort_unstable();
-    cells.dedup();
-    cells.into()
+fn sorted(slots: impl Iterator<Item = u16>) -> Box<[u16]> {
+    let mut slots: Vec<u16> = slots.collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots.into()
 }
 
 #[cfg(test)]
@@ -199,28 +199,28 @@ mod tests {
     #[test]
     fn a_tag_has_the_same_cell_in_every_build() {
         // Other processes of the fleet, perhaps of another version, hash it too.
-        assert_eq!(Tag::from("orders").cell().index(), 29_947);
-        assert_eq!(Tag::from("").cell().index(), 38_082);
+        assert_eq!(Tag::from("orders").slot().index(), 29_947);
+        assert_eq!(Tag::from("").slot().index(), 38_082);
     }
 
     #[test]
     fn what_a_result_depends_on_is_sorted_and_each_once() {
-        let query = Cell::of(7);
-        let depends = Depends::new(["b", "a", "b"].map(Tag::from), query);
-        assert_eq!(depends.cells().len(), 3);
-        assert!(depends.cells().is_sorted());
-        assert!(depends.cells().any(|cell| cell == query));
+        let query = TagSlot::of(7);
+        let depends = Dependencies::new(["b", "a", "b"].map(Tag::from), query);
+        assert_eq!(depends.slots().len(), 3);
+        assert!(depends.slots().is_sorted());
+        assert!(depends.slots().any(|slot| slot == query));
         assert_eq!(depends.and([Tag::from("a")]), depends);
         let more = depends.and([Tag::from("c")]);
-        assert_eq!(more.cells().len(), 4);
-        assert_eq!(more.named(Tag::from("c").cell()).next(), Some(&Tag::from("c")));
-        assert_eq!(depends.with_cells(more.numbers()).cells, more.cells);
+        assert_eq!(more.slots().len(), 4);
+        assert_eq!(more.named(Tag::from("c").slot()).next(), Some(&Tag::from("c")));
+        assert_eq!(depends.with_slots(more.numbers()).slots, more.slots);
     }
 
     #[test]
     fn a_number_that_is_no_cell_is_refused() {
-        assert_eq!(Cell::numbered(65_536), Some(Cell::EVERYTHING));
-        assert_eq!(Cell::numbered(65_537), None);
-        assert_eq!(Cell::numbered(u64::MAX), None);
+        assert_eq!(TagSlot::numbered(65_536), Some(TagSlot::EVERYTHING));
+        assert_eq!(TagSlot::numbered(65_537), None);
+        assert_eq!(TagSlot::numbered(u64::MAX), None);
     }
 }

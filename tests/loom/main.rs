@@ -17,7 +17,7 @@
 //! - It looks back at one access to an atomic only; see [`sync`] for what would hide a reader, and
 //!   no model of the table has two threads that read.
 //! - A store more than seven stores ago is forgotten.
-//! - There are two cells, one set of the front, and each thread does one thing or two.
+//! - There are two slots, one set of the front, and each thread does one thing or two.
 //! - moka and arc-swap are taken to order things as they say; their code is not run.
 //!
 //! [loom]: https://docs.rs/loom
@@ -56,7 +56,7 @@ mod value {
 use crate::currency::{Applied, Currency, Position, Stamp};
 use crate::own::{acknowledged_while_loading, load_that_meets_an_invalidation};
 use crate::sync::{Field, Mutant};
-use crate::tag::Cell;
+use crate::tag::TagSlot;
 
 /// The connection of all beats.
 const LINK: u64 = 1;
@@ -114,8 +114,8 @@ fn result(epoch: u64, asof: u64) -> Stamp {
 /// until 10.
 fn table(position: Position) -> Arc<Currency> {
     let table = Currency::shared();
-    let cells = [(Cell::TAG, position.seq)];
-    applied(table.beat(position, &cells, LINK, 10));
+    let slots = [(TagSlot::TAG, position.seq)];
+    applied(table.beat(position, &slots, LINK, 10));
     Arc::new(table)
 }
 
@@ -125,7 +125,7 @@ fn applied(heard: Applied) {
 
 /// Whether a result that depends on the tag is current.
 fn current(table: &Currency, stamp: Stamp) -> bool {
-    table.is_current(&stamp, once(Cell::TAG))
+    table.is_current(&stamp, once(TagSlot::TAG))
 }
 
 /// Runs this in another thread.
@@ -138,7 +138,7 @@ fn aside(table: &Arc<Currency>, run: impl FnOnce(&Currency) + 'static) -> thread
 
 fn confirmation_and_cells() {
     let table = table(at(1, 1));
-    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(Cell::TAG, 2)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
     hold(confirmed != 20 || !stale);
@@ -149,7 +149,7 @@ fn confirmation_and_cells() {
 fn confirmation_and_everything() {
     let table = table(at(1, 1));
     let beat =
-        aside(&table, |table| applied(table.beat(at(1, 2), &[(Cell::EVERYTHING, 2)], LINK, 20)));
+        aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::EVERYTHING, 2)], LINK, 20)));
     let confirmed = table.confirmed_until();
     hold(!current(&table, result(1, 1)) || confirmed != 20);
     let stale = current(&table, result(1, 1));
@@ -157,13 +157,13 @@ fn confirmation_and_everything() {
     beat.join().unwrap();
 }
 
-/// The cell is written by a push, and the beat that confirms it comes after.
+/// The slot is written by a push, and the beat that confirms it comes after.
 fn confirmation_after_a_push() {
     let table = table(at(1, 1));
     let push = aside(&table, |table| {
-        let _ = table.pushed(at(1, 2), &[Cell::TAG]);
+        let _ = table.pushed(at(1, 2), &[TagSlot::TAG]);
     });
-    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(Cell::TAG, 2)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
     hold(confirmed != 20 || !stale);
@@ -190,21 +190,21 @@ fn whoever_sees_a_confirmation_sees_the_cells_that_it_speaks_of() {
 
 // ---- the epoch ----
 
-/// A result of the old epoch that has been overtaken in it: with cells that were reset it would seem
+/// A result of the old epoch that has been overtaken in it: with slots that were reset it would seem
 /// current.
 fn replaced_under_an_old_result() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(Cell::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
     hold(!current(&table, result(1, 3)));
     beat.join().unwrap();
     hold(!current(&table, result(1, 5)));
 }
 
-/// A result of the new epoch that has been overtaken in it: with cells that were reset and not
+/// A result of the new epoch that has been overtaken in it: with slots that were reset and not
 /// written yet it would seem current.
 fn replaced_under_a_new_result() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(Cell::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
     hold(!current(&table, result(2, 3)));
     beat.join().unwrap();
     hold(current(&table, result(2, 4)));
@@ -213,7 +213,7 @@ fn replaced_under_a_new_result() {
 /// A result that is right in its epoch is current as long as that lasts, and not again.
 fn replaced_once() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(Cell::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
     let new = current(&table, result(2, 4));
     let old = current(&table, result(1, 5));
     hold(!(new && old));
@@ -227,7 +227,7 @@ fn replaced_once() {
 fn replaced_while_pending() {
     let table = table(at(1, 1));
     let own = table.stamp();
-    table.invalidate(&[Cell::TAG]);
+    table.invalidate(&[TagSlot::TAG]);
     let announcement = table.unannounced().unwrap();
     let beat = aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, 20)));
     let answer = aside(&table, move |table| {
@@ -248,7 +248,7 @@ fn replaced_while_pending() {
 /// A stamp is a position that the table has been at.
 fn stamp_of_a_replaced_table() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(Cell::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
     let stamp = table.stamp();
     hold(matches!((stamp.epoch, stamp.asof), (1, 5) | (2, 4)));
     beat.join().unwrap();
@@ -265,8 +265,8 @@ fn a_replaced_table_is_never_read_half_and_half() {
 
 // ---- the stamp ----
 
-/// A load whose stamp says that it knows of an invalidation began when the cells knew of it.
-fn stamp_after_cells(write: fn(&Currency)) {
+/// A load whose stamp says that it knows of an invalidation began when the slots knew of it.
+fn stamp_after_slots(write: fn(&Currency)) {
     let table = table(at(1, 1));
     let writer = aside(&table, write);
     let stamp = table.stamp();
@@ -277,16 +277,16 @@ fn stamp_after_cells(write: fn(&Currency)) {
 }
 
 fn stamp_after_a_push() {
-    stamp_after_cells(|table| applied(table.pushed(at(1, 2), &[Cell::TAG])));
+    stamp_after_slots(|table| applied(table.pushed(at(1, 2), &[TagSlot::TAG])));
 }
 
 fn stamp_after_a_beat() {
-    stamp_after_cells(|table| applied(table.beat(at(1, 2), &[(Cell::TAG, 2)], LINK, 20)));
+    stamp_after_slots(|table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
 }
 
 fn stamp_after_an_acknowledgement() {
-    stamp_after_cells(|table| {
-        table.invalidate(&[Cell::TAG]);
+    stamp_after_slots(|table| {
+        table.invalidate(&[TagSlot::TAG]);
         let announcement = table.unannounced().unwrap();
         applied(table.acknowledged(&announcement, at(1, 2)));
     });
@@ -296,10 +296,10 @@ fn stamp_after_an_acknowledgement() {
 fn stamp_after_a_gap() {
     let table = table(at(1, 1));
     let late = aside(&table, |table| {
-        let _ = table.pushed(at(1, 2), &[Cell::TAG]);
+        let _ = table.pushed(at(1, 2), &[TagSlot::TAG]);
     });
     let early = aside(&table, |table| {
-        let _ = table.pushed(at(1, 3), &[Cell::EVERYTHING]);
+        let _ = table.pushed(at(1, 3), &[TagSlot::EVERYTHING]);
     });
     let stamp = table.stamp();
     let (first, second) = (current(&table, result(1, 1)), current(&table, result(1, 2)));
@@ -318,7 +318,7 @@ fn load_that_meets_a_push() {
         let data = data.clone();
         move |table| {
             data.store(2, Ordering::Relaxed);
-            applied(table.pushed(at(1, 2), &[Cell::TAG]));
+            applied(table.pushed(at(1, 2), &[TagSlot::TAG]));
         }
     });
     let stamp = table.stamp();
@@ -329,7 +329,7 @@ fn load_that_meets_a_push() {
 
 fn stamp_alone() {
     let table = Arc::new(Currency::alone());
-    let writer = aside(&table, |table| table.invalidate_alone(&[Cell::TAG]));
+    let writer = aside(&table, |table| table.invalidate_alone(&[TagSlot::TAG]));
     let stamp = table.stamp();
     let stale = current(&table, result(1, 0));
     hold(stamp.asof < 1 || !stale);
@@ -375,13 +375,13 @@ fn a_weaker_order_is_noticed() {
     }
 }
 
-/// The source orders these more strictly than it has to: cells are read before a fence, and a fence
+/// The source orders these more strictly than it has to: slots are read before a fence, and a fence
 /// follows the load of `applied`. Whoever takes both away is noticed above.
 #[test]
 fn what_a_fence_orders_needs_no_order_of_its_own() {
-    use Field::{Applied, Cell};
+    use Field::{Applied, TagSlot};
     let mutants: [&'static [Mutant]; 2] =
-        [&[Mutant::RelaxedStore(Cell)], &[Mutant::RelaxedLoad(Applied)]];
+        [&[Mutant::RelaxedStore(TagSlot)], &[Mutant::RelaxedLoad(Applied)]];
     for mutants in mutants {
         for model in [
             confirmation_and_cells as fn(),

@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::currency::Currency;
-use crate::tag::Cell;
+use crate::tag::TagSlot;
 use crate::{LINK, applied, aside, at, current, hold, holds, holds_nearly, result, table};
 
 /// Invalidates in one thread and then has it acknowledged, while another does `meanwhile`: to a
@@ -16,7 +16,7 @@ fn invalidated(meanwhile: fn(&Currency), acknowledged_at: u64) {
     let invalidation = aside(&table, {
         let done = done.clone();
         move |table| {
-            table.invalidate(&[Cell::TAG]);
+            table.invalidate(&[TagSlot::TAG]);
             done.store(true, Ordering::Release);
             let announcement = table.unannounced().unwrap();
             let _ = table.acknowledged(&announcement, at(1, acknowledged_at));
@@ -34,14 +34,14 @@ fn invalidated(meanwhile: fn(&Currency), acknowledged_at: u64) {
 
 fn invalidated_and_pushed() {
     let push = |table: &Currency| {
-        let _ = table.pushed(at(1, 2), &[Cell::TAG]);
+        let _ = table.pushed(at(1, 2), &[TagSlot::TAG]);
     };
     invalidated(push, 3);
 }
 
 fn invalidated_and_overtaken_by_a_push() {
     let push = |table: &Currency| {
-        let _ = table.pushed(at(1, 3), &[Cell::EVERYTHING]);
+        let _ = table.pushed(at(1, 3), &[TagSlot::EVERYTHING]);
     };
     invalidated(push, 2);
 }
@@ -66,7 +66,7 @@ pub(crate) fn load_that_meets_an_invalidation() {
         let data = data.clone();
         move |table| {
             data.store(2, Ordering::Relaxed);
-            table.invalidate(&[Cell::TAG]);
+            table.invalidate(&[TagSlot::TAG]);
         }
     });
     let stamp = table.stamp();
@@ -113,7 +113,7 @@ fn what_this_process_has_invalidated_is_dead_in_it_at_once() {
 pub(crate) fn acknowledged_while_loading() {
     let table = table(at(1, 1));
     let before = table.stamp();
-    table.invalidate(&[Cell::TAG]);
+    table.invalidate(&[TagSlot::TAG]);
     let announcement = table.unannounced().unwrap();
     let answer = aside(&table, move |table| {
         applied(table.acknowledged(&announcement, at(1, 2)));
@@ -133,13 +133,13 @@ pub(crate) fn acknowledged_while_loading() {
 /// Asked for again while the first is acknowledged: the second still pends.
 fn acknowledged_and_asked_for_again() {
     let table = table(at(1, 1));
-    table.invalidate(&[Cell::TAG]);
+    table.invalidate(&[TagSlot::TAG]);
     let announcement = table.unannounced().unwrap();
     let between = table.stamp();
     let answer = aside(&table, move |table| {
         applied(table.acknowledged(&announcement, at(1, 2)));
     });
-    table.invalidate(&[Cell::TAG]);
+    table.invalidate(&[TagSlot::TAG]);
     hold(!current(&table, between));
     hold(!current(&table, result(1, 1)));
     // Loaded by another process after the first; nothing is known of the second there.
@@ -153,7 +153,7 @@ fn acknowledged_and_asked_for_again() {
 fn acknowledged_twice() {
     let table = table(at(1, 1));
     let before = table.stamp();
-    table.invalidate(&[Cell::TAG]);
+    table.invalidate(&[TagSlot::TAG]);
     let (one, two) = (table.unannounced().unwrap(), table.unannounced().unwrap());
     let first = aside(&table, move |table| applied(table.acknowledged(&one, at(1, 2))));
     let second = aside(&table, move |table| applied(table.acknowledged(&two, at(1, 3))));

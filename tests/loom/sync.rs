@@ -25,7 +25,7 @@ use crate::tag;
 pub(crate) enum Field {
     Epoch,
     ConfirmedUntil,
-    Cell,
+    TagSlot,
     Applied,
     Moments,
     /// The front's count, and the only one of its type.
@@ -88,12 +88,12 @@ impl Default for AtomicU64 {
 
 impl AtomicU64 {
     pub(crate) fn new(value: u64) -> AtomicU64 {
-        let made = MADE.replace(MADE.get() + 1) % (tag::Cell::COUNT + 4);
+        let made = MADE.replace(MADE.get() + 1) % (tag::TagSlot::COUNT + 4);
         let field = match made.checked_sub(2) {
             None if made == 0 => Field::Epoch,
             None => Field::ConfirmedUntil,
-            Some(at) if at < tag::Cell::COUNT => Field::Cell,
-            Some(at) if at == tag::Cell::COUNT => Field::Applied,
+            Some(at) if at < tag::TagSlot::COUNT => Field::TagSlot,
+            Some(at) if at == tag::TagSlot::COUNT => Field::Applied,
             Some(_) => Field::Moments,
         };
         AtomicU64 { atomic: atomic::AtomicU64::new(value), last: value.into(), field }

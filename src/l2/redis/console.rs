@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::currency::Position;
 use crate::l2::{Listener, Notice};
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 /// How long one question may take: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ fn right(command: &'static str, words: &[&str], purpose: &'static str) -> Right 
 pub(crate) struct Directory {
     pub(crate) at: Option<Position>,
     /// Of those asked for, the ones that were ever invalidated in this epoch.
-    pub(crate) cells: BTreeMap<Cell, u64>,
+    pub(crate) slots: BTreeMap<TagSlot, u64>,
     /// Whether it belongs to this very server; `None` if Redis does not tell.
     pub(crate) is_of_this_server: Option<bool>,
 }
@@ -226,16 +226,16 @@ impl Console {
         bounded(CONNECT, subscribing).await.map_err(Trouble::of)
     }
 
-    /// What the directory says about itself and about these cells.
-    pub(crate) async fn directory(&self, cells: &[Cell]) -> Result<Directory, Trouble> {
+    /// What the directory says about itself and about these slots.
+    pub(crate) async fn directory(&self, slots: &[TagSlot]) -> Result<Directory, Trouble> {
         let info = self.text(&["INFO", "replication"]).await.ok();
         let id = info.as_deref().and_then(|info| {
             info.lines().find_map(|line| line.trim_end().strip_prefix("master_replid:"))
         });
         let mut ask = command(&["ZMSCORE", &self.names.directory, "epoch", "seq"]);
         ask.arg(format!("at:{}", id.unwrap_or_default()));
-        for cell in cells {
-            ask.arg(cell.index());
+        for slot in slots {
+            ask.arg(slot.index());
         }
         let Value::Array(scores) = self.ask(&ask).await? else {
             return Err(Trouble::Refused("ZMSCORE is not answered by scores".to_owned()));
@@ -248,10 +248,10 @@ impl Console {
             Value::Double(score) => Some(*score as u64),
             other => number(other),
         };
-        let cells = cells.iter().zip(scores);
+        let slots = slots.iter().zip(scores);
         Ok(Directory {
             at,
-            cells: cells.filter_map(|(cell, value)| Some((*cell, score(value)?))).collect(),
+            slots: slots.filter_map(|(slot, value)| Some((*slot, score(value)?))).collect(),
             is_of_this_server: id.map(|_| !matches!(here, Value::Nil)),
         })
     }

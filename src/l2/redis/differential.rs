@@ -46,7 +46,7 @@ use crate::l2::{
     StoreError,
 };
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 const OPERATIONS: usize = 100_000;
@@ -66,7 +66,7 @@ enum Operation {
     Fill(CacheKey, Fill, u32),
     Release(CacheKey, Token, LeaseOutcome),
     Beat(Position),
-    Invalidate(Position, Vec<Cell>),
+    Invalidate(Position, Vec<TagSlot>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,12 +122,12 @@ async fn put(
         }
         Operation::Beat(known) => {
             let mut beat = store.beat(*known).await?;
-            // Redis orders cells of one number by their text.
-            beat.cells.sort();
+            // Redis orders slots of one number by their text.
+            beat.slots.sort();
             Answer::Beat(beat)
         }
-        Operation::Invalidate(known, cells) => {
-            Answer::Invalidate(store.invalidate(*known, cells).await?)
+        Operation::Invalidate(known, slots) => {
+            Answer::Invalidate(store.invalidate(*known, slots).await?)
         }
     })
 }
@@ -205,10 +205,10 @@ async fn memory_and_redis_answer_alike() {
     // Every script becomes known to Redis: one that is not is sent twice, and overtaken meanwhile.
     let (key, token, zero) = (chance.key(), chance.any_token(), chance.at);
     let ask = LeaseRequest { token, at: zero, need: 0, seen: None, refused: false };
-    let cells = vec![Cell::of(1)];
+    let slots = vec![TagSlot::of(1)];
     let mut batch = vec![
         Operation::Beat(zero),
-        Operation::Invalidate(zero, cells),
+        Operation::Invalidate(zero, slots),
         Operation::Lease(key, ask),
         Operation::Renew(key, token),
         Operation::Release(key, token, LeaseOutcome::Filled),

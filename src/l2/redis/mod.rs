@@ -30,7 +30,7 @@ use crate::l2::{
     StoreError,
 };
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
 /// How long an invalidation waits for Redis: whoever calls it wants it to be heard, and has not
@@ -344,14 +344,14 @@ impl Store for RedisStore {
     fn invalidate<'a>(
         &'a self,
         known: Position,
-        cells: &'a [Cell],
+        slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>> {
         Box::pin(async move {
             let mut call = self.scripts.invalidate.call(&[&self.names.directory]);
             self.head(&mut call, known);
             call.arg(&self.names.channel);
-            for cell in cells {
-                call.arg(cell.index());
+            for slot in slots {
+                call.arg(slot.index());
             }
             let (reply, _) = self.link.patient_call(&call, PATIENCE).await?;
             match &reply {
@@ -393,13 +393,13 @@ fn mark(value: &Value) -> Option<u64> {
 
 fn beat(reply: &Value, connection: u64) -> Option<Beat> {
     let Value::Array(reply) = reply else { return None };
-    let [epoch, seq, Value::Array(cells)] = reply.as_slice() else { return None };
+    let [epoch, seq, Value::Array(slots)] = reply.as_slice() else { return None };
     let at = Position { epoch: number(epoch)?, seq: number(seq)? };
-    let cells = cells
+    let slots = slots
         .chunks_exact(2)
-        .map(|pair| Some((Cell::numbered(number(&pair[0])?)?, number(&pair[1])?)))
+        .map(|pair| Some((TagSlot::numbered(number(&pair[0])?)?, number(&pair[1])?)))
         .collect::<Option<Vec<_>>>()?;
-    Some(Beat { at, cells, connection })
+    Some(Beat { at, slots, connection })
 }
 
 /// Header and payload as one argument, without putting them together first.

@@ -12,7 +12,7 @@ use super::link::{CONNECT, Pause};
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 /// How often a silent connection is asked whether it is still there. One whose other end was cut off
 /// without a word never fails by itself.
@@ -82,7 +82,7 @@ async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Resu
 
 /// The notices are written by the scripts:
 ///
-/// - `i <epoch> <seq> <cell> <cell> …`: an invalidation,
+/// - `i <epoch> <seq> <slot> <slot> …`: an invalidation,
 /// - `d`, how a load came out, and its key in 32 bytes: a lease that somebody waits for has been
 ///   given back.
 fn parse(notice: &[u8]) -> Option<Notice> {
@@ -91,9 +91,9 @@ fn parse(notice: &[u8]) -> Option<Notice> {
             let numbers: Result<Vec<u64>, _> =
                 std::str::from_utf8(rest).ok()?.split(' ').map(str::parse).collect();
             let numbers = numbers.ok()?;
-            let (&[epoch, seq], cells) = numbers.split_first_chunk()?;
-            let cells = cells.iter().map(|&cell| Cell::numbered(cell)).collect::<Option<_>>()?;
-            Some(Notice::Invalidated { at: Position { epoch, seq }, cells })
+            let (&[epoch, seq], slots) = numbers.split_first_chunk()?;
+            let slots = slots.iter().map(|&slot| TagSlot::numbered(slot)).collect::<Option<_>>()?;
+            Some(Notice::Invalidated { at: Position { epoch, seq }, slots })
         }
         [b'd', done, key @ ..] => {
             let key = CacheKey::of_bytes(key.try_into().ok()?);
@@ -110,12 +110,13 @@ mod tests {
     #[test]
     fn what_is_no_notice_is_passed_over() {
         let at = Position { epoch: 5, seq: 7 };
-        let cells = |cells: &[u64]| cells.iter().map(|&it| Cell::numbered(it).unwrap()).collect();
+        let slots =
+            |slots: &[u64]| slots.iter().map(|&it| TagSlot::numbered(it).unwrap()).collect();
         assert_eq!(
             parse(b"i 5 7 1 65536"),
-            Some(Notice::Invalidated { at, cells: cells(&[1, 65_536]) })
+            Some(Notice::Invalidated { at, slots: slots(&[1, 65_536]) })
         );
-        assert_eq!(parse(b"i 5 7"), Some(Notice::Invalidated { at, cells: vec![] }));
+        assert_eq!(parse(b"i 5 7"), Some(Notice::Invalidated { at, slots: vec![] }));
         let mut done = b"df".to_vec();
         done.extend([3; 32]);
         let key = CacheKey::of_bytes([3; 32]);

@@ -1,4 +1,4 @@
-//! [`Tally`]: the counters of one query.
+//! [`QueryCounters`]: the counters of one query.
 
 use crate::sync::RwLock;
 use std::collections::HashMap;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::striped::{Block, Lane};
+use super::striped::{Block, StripedCounter};
 use super::{count, read};
 use crate::error::Error;
-use crate::telemetry::metrics::OfQuery;
+use crate::telemetry::metrics::QueryMetrics;
 use crate::telemetry::stats::{Histogram, QueryStats};
 use crate::value::answer::{Answer, Origin};
 
@@ -22,9 +22,9 @@ const MOST: usize = 1000;
 const LONGEST_NAME: usize = 64;
 
 /// The counters behind [`QueryStats`].
-pub(crate) struct Tally {
+pub(crate) struct QueryCounters {
     name: Arc<str>,
-    pub(crate) l1_hits: Lane,
+    pub(crate) l1_hits: StripedCounter,
     l2_hits: AtomicU64,
     coalesced: AtomicU64,
     loaded: AtomicU64,
@@ -39,13 +39,13 @@ pub(crate) struct Tally {
     pub(crate) l2_bytes_written: AtomicU64,
     lookups: Histogram,
     load_times: Histogram,
-    metrics: OfQuery,
+    metrics: QueryMetrics,
 }
 
-impl Tally {
-    fn new(namespace: &str, name: Arc<str>, l1_hits: Lane) -> Tally {
-        Tally {
-            metrics: OfQuery::new(namespace, &name),
+impl QueryCounters {
+    fn new(namespace: &str, name: Arc<str>, l1_hits: StripedCounter) -> QueryCounters {
+        QueryCounters {
+            metrics: QueryMetrics::new(namespace, &name),
             name,
             l1_hits,
             l2_hits: AtomicU64::default(),
@@ -116,51 +116,51 @@ impl Tally {
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for QueryCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tally").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("QueryCounters").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 /// The counters of all queries, by name. A query object made for each call finds those of the one
 /// before.
-pub(crate) struct Tallies {
+pub(crate) struct CountersByName {
     namespace: Box<str>,
     known: RwLock<Known>,
 }
 
 #[derive(Default)]
 struct Known {
-    tallies: HashMap<Arc<str>, Arc<Tally>>,
+    counters: HashMap<Arc<str>, Arc<QueryCounters>>,
     blocks: Vec<Arc<Block>>,
-    last: Option<Lane>,
+    last: Option<StripedCounter>,
 }
 
-impl Tallies {
-    pub(super) fn new(namespace: &str) -> Tallies {
-        Tallies { namespace: namespace.into(), known: RwLock::default() }
+impl CountersByName {
+    pub(super) fn new(namespace: &str) -> CountersByName {
+        CountersByName { namespace: namespace.into(), known: RwLock::default() }
     }
 
-    pub(crate) fn of(&self, name: &str) -> Arc<Tally> {
+    pub(crate) fn of(&self, name: &str) -> Arc<QueryCounters> {
         let known = self.known.read();
-        if let Some(tally) = known.tallies.get(name) {
-            return tally.clone();
+        if let Some(counters) = known.counters.get(name) {
+            return counters.clone();
         }
         drop(known);
         let mut known = self.known.write();
-        let name = if known.tallies.len() < MOST { name } else { OTHER };
-        if let Some(tally) = known.tallies.get(name) {
-            return tally.clone();
+        let name = if known.counters.len() < MOST { name } else { OTHER };
+        if let Some(counters) = known.counters.get(name) {
+            return counters.clone();
         }
-        let lane = Lane::next(known.last.as_ref());
-        if known.blocks.last().is_none_or(|last| !Arc::ptr_eq(last, lane.block())) {
-            known.blocks.push(lane.block().clone());
+        let counter = StripedCounter::next(known.last.as_ref());
+        if known.blocks.last().is_none_or(|last| !Arc::ptr_eq(last, counter.block())) {
+            known.blocks.push(counter.block().clone());
         }
-        known.last = Some(lane.clone());
+        known.last = Some(counter.clone());
         let name: Arc<str> = name.into();
-        let tally = Arc::new(Tally::new(&self.namespace, name.clone(), lane));
-        known.tallies.insert(name, tally.clone());
-        tally
+        let counters = Arc::new(QueryCounters::new(&self.namespace, name.clone(), counter));
+        known.counters.insert(name, counters.clone());
+        counters
     }
 
     /// The hits in memory of all queries.
@@ -172,9 +172,10 @@ impl Tallies {
     /// Of all queries, by name.
     pub(crate) fn snapshot(&self) -> Vec<QueryStats> {
         let known = self.known.read();
-        let tallies: Vec<_> = known.tallies.values().cloned().collect();
+        let counters: Vec<_> = known.counters.values().cloned().collect();
         drop(known);
-        let mut all: Vec<QueryStats> = tallies.iter().map(|tally| tally.snapshot()).collect();
+        let mut all: Vec<QueryStats> =
+            counters.iter().map(|counters| counters.snapshot()).collect();
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
     }
@@ -194,18 +195,18 @@ mod tests {
 
     #[test]
     fn a_name_has_one_tally_and_names_without_end_share_one() {
-        let tallies = Tallies::new("test");
-        assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
+        let counters = CountersByName::new("test");
+        assert!(Arc::ptr_eq(&counters.of("a"), &counters.of("a")));
         for number in 0..10 * MOST {
-            tallies.of(&format!("query {number}")).l1_hits.add();
+            counters.of(&format!("query {number}")).l1_hits.add();
         }
-        let all = tallies.snapshot();
+        let all = counters.snapshot();
         assert_eq!(all.len(), MOST + 1);
         let other = all.iter().find(|stats| stats.name == OTHER).unwrap();
         assert_eq!(other.l1_hits, 10 * MOST as u64 - (MOST as u64 - 1));
-        assert_eq!(tallies.l1_hits(), 10 * MOST as u64);
-        assert_eq!(tallies.known.read().blocks.len(), (MOST + 1).div_ceil(16));
-        assert!(Arc::ptr_eq(&tallies.of("a"), &tallies.of("a")));
+        assert_eq!(counters.l1_hits(), 10 * MOST as u64);
+        assert_eq!(counters.known.read().blocks.len(), (MOST + 1).div_ceil(16));
+        assert!(Arc::ptr_eq(&counters.of("a"), &counters.of("a")));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Lane`]: a counter for what many threads do at once.
+//! [`StripedCounter`]: a counter for what many threads do at once.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const LANES: usize = 16;
 /// others. One place for all would cost a hit in memory more than its look-up when several cores
 /// take turns at it.
 ///
-/// A stripe holds the same lane of sixteen counters: a thread that counts for several queries stays
+/// A stripe holds the same counter of sixteen counters: a thread that counts for several queries stays
 /// in its own stripe, and a query takes 128 bytes and not two kilobytes.
 #[derive(Default)]
 pub(super) struct Block([Stripe; STRIPES]);
@@ -33,20 +33,20 @@ impl Block {
 
 /// One counter of a block.
 #[derive(Clone)]
-pub(crate) struct Lane {
+pub(crate) struct StripedCounter {
     block: Arc<Block>,
     number: usize,
 }
 
-impl Lane {
+impl StripedCounter {
     /// The next one: of this block, if that has one left, or else of a new one, which takes its
     /// place.
-    pub(super) fn next(last: Option<&Lane>) -> Lane {
+    pub(super) fn next(last: Option<&StripedCounter>) -> StripedCounter {
         match last {
             Some(last) if last.number + 1 < LANES => {
-                Lane { block: last.block.clone(), number: last.number + 1 }
+                StripedCounter { block: last.block.clone(), number: last.number + 1 }
             }
-            _ => Lane { block: Arc::default(), number: 0 },
+            _ => StripedCounter { block: Arc::default(), number: 0 },
         }
     }
 
@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn what_many_threads_add_is_all_counted_and_for_the_right_one() {
-        let first = Lane::next(None);
-        let second = Lane::next(Some(&first));
+        let first = StripedCounter::next(None);
+        let second = StripedCounter::next(Some(&first));
         std::thread::scope(|scope| {
             for _ in 0..20 {
                 scope.spawn(|| (0..1000).for_each(|_| first.add()));
@@ -94,13 +94,13 @@ mod tests {
 
     #[test]
     fn sixteen_share_a_block_and_no_more() {
-        let mut lane = Lane::next(None);
-        let first = lane.block.clone();
+        let mut counter = StripedCounter::next(None);
+        let first = counter.block.clone();
         for _ in 1..LANES {
-            lane = Lane::next(Some(&lane));
-            assert!(Arc::ptr_eq(&first, &lane.block));
+            counter = StripedCounter::next(Some(&counter));
+            assert!(Arc::ptr_eq(&first, &counter.block));
         }
-        assert!(!Arc::ptr_eq(&first, &Lane::next(Some(&lane)).block));
+        assert!(!Arc::ptr_eq(&first, &StripedCounter::next(Some(&counter)).block));
         assert_eq!(size_of::<Block>(), 2048);
     }
 }

@@ -23,14 +23,14 @@ type Collect = Box<dyn Fn() -> (CacheStats, Vec<QueryStats>) + Send>;
 /// time then.
 pub(crate) struct Reporter {
     task: JoinHandle<()>,
-    told: Arc<Mutex<Told>>,
+    reported: Arc<Mutex<Reported>>,
 }
 
-/// What has been told, and to whom.
-struct Told {
+/// What has been reported, and to whom.
+struct Reported {
     collect: Collect,
     namespace: String,
-    /// Which recorder it was. One that is installed later is told all from the beginning.
+    /// Which recorder it was. One that is installed later is reported all from the beginning.
     recorder: Option<usize>,
     cache: CacheStats,
     queries: HashMap<String, QueryStats>,
@@ -38,40 +38,40 @@ struct Told {
 
 impl Reporter {
     pub(crate) fn start(runtime: &Handle, collect: Collect, namespace: &str) -> Reporter {
-        let told = Arc::new(Mutex::new(Told {
+        let reported = Arc::new(Mutex::new(Reported {
             collect,
             namespace: namespace.to_owned(),
             recorder: None,
             cache: CacheStats::default(),
             queries: HashMap::new(),
         }));
-        let tells = told.clone();
+        let reporting = reported.clone();
         let task = runtime.spawn(async move {
             let mut ticks = interval(EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                tell(&tells, false);
+                report(&reporting, false);
             }
         });
-        Reporter { task, told }
+        Reporter { task, reported }
     }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
         self.task.abort();
-        tell(&self.told, true);
+        report(&self.reported, true);
     }
 }
 
-fn tell(told: &Mutex<Told>, last: bool) {
-    let mut told = told.lock();
-    metrics::with_recorder(|recorder| told.tell(recorder, last));
+fn report(reported: &Mutex<Reported>, last: bool) {
+    let mut reported = reported.lock();
+    metrics::with_recorder(|recorder| reported.report(recorder, last));
 }
 
-impl Told {
-    fn tell(&mut self, recorder: &dyn Recorder, last: bool) {
+impl Reported {
+    fn report(&mut self, recorder: &dyn Recorder, last: bool) {
         let here = Some(std::ptr::from_ref(recorder).addr());
         if self.recorder != here {
             self.recorder = here;
@@ -85,11 +85,11 @@ impl Told {
         if last {
             (cache.entries, cache.memory_bytes, cache.max_bytes) = (0, 0, 0);
         }
-        self.tell_cache(recorder, &cache);
+        self.report_cache(recorder, &cache);
         self.cache = cache;
         for query in queries {
             if self.queries.get(&query.name) != Some(&query) {
-                self.tell_query(recorder, &query);
+                self.report_query(recorder, &query);
                 self.queries.insert(query.name.clone(), query);
             }
         }
@@ -98,7 +98,7 @@ impl Told {
     // Differences, and not how they stand: two caches of one namespace in one process are one
     // series, which is their sum.
 
-    fn tell_cache(&self, recorder: &dyn Recorder, now: &CacheStats) {
+    fn report_cache(&self, recorder: &dyn Recorder, now: &CacheStats) {
         for metric in ALL {
             match metric.kind {
                 Kind::Cache(label, parts) => {
@@ -117,7 +117,7 @@ impl Told {
         }
     }
 
-    fn tell_query(&self, recorder: &dyn Recorder, now: &QueryStats) {
+    fn report_query(&self, recorder: &dyn Recorder, now: &QueryStats) {
         let before = self.queries.get(&now.name);
         for metric in ALL {
             let Kind::Query(label, parts) = metric.kind else { continue };

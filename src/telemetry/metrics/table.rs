@@ -21,9 +21,9 @@ pub(super) enum Kind {
     Gauge(fn(&CacheStats) -> u64),
     /// One, by `version`.
     Build,
-    /// A counter by `view`, told where it happens.
+    /// A counter by `view`, reported where it happens.
     View,
-    /// Told where it happens.
+    /// Reported where it happens.
     Histogram,
 }
 

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::*;
 use crate::l2::redis::RedisStore;
 use crate::l2::{Listener, Notice, Store};
-use crate::value::tag::Cell;
+use crate::value::tag::TagSlot;
 
 /// Of a busy machine, in tests that are not about time limits.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -171,7 +171,7 @@ async fn an_invalidation_between_two_look_ups_of_a_batch_is_known_to_the_later_o
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let other = store(&url, PATIENCE).await;
-            other.invalidate(before, &[Cell::of(1)]).await.unwrap()
+            other.invalidate(before, &[TagSlot::of(1)]).await.unwrap()
         })
     });
     let acknowledged = acknowledged.join().unwrap();

@@ -10,7 +10,7 @@ use crate::currency::Position;
 use crate::l2::entry::{self, Header};
 use crate::l2::{Fill, LeaseOutcome, LeaseRequest, ReadReply};
 use crate::value::key::CacheKey;
-use crate::value::tag::{Cell, Depends};
+use crate::value::tag::{Dependencies, TagSlot};
 use crate::value::token::Token;
 
 /// What to ask next: mostly what makes sense, by what the model knows; often enough what does not.
@@ -79,14 +79,14 @@ impl Chance {
         }
     }
 
-    fn cells(&mut self) -> Vec<Cell> {
+    fn slots(&mut self) -> Vec<TagSlot> {
         let count = if self.chance.u32(..2_000) == 0 { 2_500 } else { self.chance.usize(1..5) };
         let range = if count > 5 { 1 << 16 } else { 40 };
-        let cell = |chance: &mut fastrand::Rng| match chance.u64(..50) {
-            0 => Cell::EVERYTHING,
-            _ => Cell::of(chance.u64(..range)),
+        let slot = |chance: &mut fastrand::Rng| match chance.u64(..50) {
+            0 => TagSlot::EVERYTHING,
+            _ => TagSlot::of(chance.u64(..range)),
         };
-        (0..count).map(|_| cell(&mut self.chance)).collect()
+        (0..count).map(|_| slot(&mut self.chance)).collect()
     }
 
     fn ask(&mut self, pair: &Pair, key: &CacheKey) -> LeaseRequest {
@@ -123,7 +123,7 @@ impl Chance {
             ttl: 20 * STEP,
             load: Duration::from_millis(3),
         };
-        let depends = Depends::new([], Cell::of(7));
+        let depends = Dependencies::new([], TagSlot::of(7));
         let head = entry::seal(&key, &header, &depends, &payload, None).unwrap();
         // None: it has ended before it was written.
         let mut life = if self.percent(5) { 0 } else { self.chance.u32(1..20) };
@@ -157,7 +157,7 @@ impl Chance {
                 Operation::Release(key, self.token(pair, &key), done)
             }
             79..89 => Operation::Beat(self.position()),
-            _ => Operation::Invalidate(self.position(), self.cells()),
+            _ => Operation::Invalidate(self.position(), self.slots()),
         }
     }
 
