@@ -21,7 +21,7 @@ use crate::fleet::Fleet;
 use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Backplane;
 use crate::flight::Flights;
-use crate::l1::{Local, Sweeper};
+use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
@@ -30,7 +30,7 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics::Reporter;
 use crate::value::key::MacKey;
 
-const NAMESPACE: &str = "local";
+const NAMESPACE: &str = "l1";
 const LONGEST_NAMESPACE: usize = 64;
 /// Fewer bytes are guessed.
 const SHORTEST_SECRET: usize = 16;
@@ -71,8 +71,8 @@ impl QueryCacheBuilder {
         }
         let counters = Arc::new(Counters::new(&namespace));
         let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
-        let local = Local::new(self.max_bytes);
-        let collector = Collector::new(counters.clone(), local.clone(), self.max_bytes);
+        let l1 = L1::new(self.max_bytes);
+        let collector = Collector::new(counters.clone(), l1.clone(), self.max_bytes);
         let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
             Publisher::start(&runtime, fleet.store.clone(), collector.clone(), every)
         });
@@ -90,7 +90,7 @@ impl QueryCacheBuilder {
         );
         let inner = Inner {
             fleet,
-            _sweeper: Sweeper::start(local.clone(), self.clock.clone()),
+            _sweeper: Sweeper::start(l1.clone(), self.clock.clone()),
             namespace,
             policy,
             codec: self.codec,
@@ -98,7 +98,7 @@ impl QueryCacheBuilder {
             clock: self.clock,
             currency,
             blind_ttl,
-            local,
+            l1,
             flights: Flights::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::l1::Local;
+use crate::l1::L1;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats};
 
@@ -15,7 +15,7 @@ use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats};
 #[derive(Clone)]
 pub(crate) struct Collector {
     pub(crate) counters: Arc<Counters>,
-    l1: Local,
+    l1: L1,
     max_bytes: u64,
     refreshers: Arc<Refreshers>,
 }
@@ -27,7 +27,7 @@ type Views = Box<dyn Fn() -> Option<Vec<PublishedView>> + Send + Sync>;
 struct Refreshers(Mutex<Vec<Views>>);
 
 impl Collector {
-    pub(crate) fn new(counters: Arc<Counters>, l1: Local, max_bytes: u64) -> Collector {
+    pub(crate) fn new(counters: Arc<Counters>, l1: L1, max_bytes: u64) -> Collector {
         Collector { counters, l1, max_bytes, refreshers: Arc::default() }
     }
 

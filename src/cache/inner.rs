@@ -15,7 +15,7 @@ use crate::currency::Currency;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::flight::Flights;
-use crate::l1::{Local, Sweeper};
+use crate::l1::{L1, Sweeper};
 use crate::policy::Policy;
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub(crate) currency: Arc<Currency>,
     /// How long after its load began a result is served that cannot be confirmed.
     pub(crate) blind_ttl: Duration,
-    pub(crate) local: Local,
+    pub(crate) l1: L1,
     /// Ends with the cache.
     pub(crate) _sweeper: Sweeper,
     pub(crate) fleet: Option<Arc<Fleet>>,

@@ -21,7 +21,7 @@ use crate::currency::Stamp;
 use crate::error::Error;
 use crate::fleet::{Fleet, Lease};
 use crate::flight::{Failure, Flight, Loaded};
-use crate::l1::entry::{Held, Life};
+use crate::l1::entry::{Entry, Lifetime, LoadInfo};
 use crate::l2::entry::{self, Header};
 use crate::l2::{Fill, LeaseOutcome};
 use crate::policy::Policy;
@@ -93,7 +93,7 @@ impl Inner {
             }
             Ok(Outcome::Found(loaded)) => {
                 span.ends("found", Duration::ZERO, None);
-                self.local.insert(key, loaded.held.clone());
+                self.l1.insert(key, loaded.entry.clone());
                 flight.complete(Ok(loaded));
             }
             Err(error) => self.failed(span, flight, &job, error, began, lease),
@@ -177,15 +177,15 @@ impl Inner {
             false => Arc::new(config.depends.and(tags)),
         };
         let ttl = config.policy.draw_ttl(empty);
-        let life = times.life(&config.policy, ttl);
-        let origin = (times.stamp, job.token);
-        let held = Held::new(&key, value, size.unwrap_or(0), life, origin, depends.clone());
+        let lifetime = times.lifetime(&config.policy, ttl);
+        let load = LoadInfo { stamp: times.stamp, token: job.token, depends: depends.clone() };
+        let entry = Entry::new(&key, value, size.unwrap_or(0), lifetime, load);
         // Into memory before the callers have it, so that the next of them finds it there; into
         // Redis after that, so that nobody waits for the round trip.
         if encoded.is_some() {
-            self.local.insert(key, held.clone());
+            self.l1.insert(key, entry.clone());
         }
-        flight.complete(Ok(Loaded { held, shown: times.stamp.moment }));
+        flight.complete(Ok(Loaded { entry, verified_at: times.stamp.order }));
         let Some(fleet) = &self.fleet else { return };
         match encoded {
             Some((codec, payload)) => {
@@ -290,17 +290,20 @@ impl Inner {
             return;
         };
         let now = self.clock.now();
-        if self.local.get(key).is_some_and(|held| {
-            held.failure().is_none()
-                && held.life.allows_stale(&config.policy, config.policy.stale_if_error, now)
+        if self.l1.get(key).is_some_and(|entry| {
+            entry.failure().is_none()
+                && entry.lifetime.allows_stale(&config.policy, config.policy.stale_if_error, now)
         }) {
             return;
         }
-        let ends = clock::after(now, ttl);
-        let life = Life { as_of: began, born: now, copied: now, ends, kept: ends };
-        let (error, origin) = (Arc::new(error.clone()), (stamp, Token::random()));
-        let held = Held::new(key, error, 0, life, origin, config.depends.clone());
-        self.local.insert(*key, held);
+        let expires = clock::after(now, ttl);
+        let lifetime =
+            Lifetime { load_began: began, loaded: now, cached: now, expires, evict_at: expires };
+        let error = Arc::new(error.clone());
+        let depends = config.depends.clone();
+        let load = LoadInfo { stamp, token: Token::random(), depends };
+        let entry = Entry::new(key, error, 0, lifetime, load);
+        self.l1.insert(*key, entry);
     }
 
     /// The codec's number and the bytes to keep, unless the result is not to be kept.
@@ -371,15 +374,15 @@ impl Times {
         clock::since(self.ended, self.began)
     }
 
-    /// The life in memory of a result with this time to live.
-    fn life(&self, policy: &Policy, ttl: Duration) -> Life {
+    /// The lifetime in memory of a result with this time to live.
+    fn lifetime(&self, policy: &Policy, ttl: Duration) -> Lifetime {
         let dies = clock::after(self.ended, ttl + policy.longest_stale());
-        Life {
-            as_of: self.began,
-            born: self.ended,
-            copied: self.ended,
-            ends: clock::after(self.ended, ttl),
-            kept: policy.kept(self.ended, dies),
+        Lifetime {
+            load_began: self.began,
+            loaded: self.ended,
+            cached: self.ended,
+            expires: clock::after(self.ended, ttl),
+            evict_at: policy.kept(self.ended, dies),
         }
     }
 }

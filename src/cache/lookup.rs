@@ -8,7 +8,7 @@ use crate::cache::inner::Inner;
 use crate::clock::{self, Instant};
 use crate::currency::Stamp;
 use crate::flight::Loaded;
-use crate::l1::entry::{Held, Life};
+use crate::l1::entry::{Entry, Lifetime, LoadInfo};
 use crate::l2::Found;
 use crate::l2::entry::{self, Opened};
 use crate::telemetry::counters::{count, count_bytes};
@@ -50,7 +50,7 @@ impl Inner {
         // Before the question is sent: what remains of the entry's life is counted from here, so
         // that the time the answer took is not added to it.
         let asked = self.clock.now();
-        let shown = self.currency.stamp().moment;
+        let verified_at = self.currency.stamp().order;
         let span = Span::look_up(config.counters.name(), key);
         let found = span.around(fleet.look(key)).await;
         let took = clock::since(self.clock.now(), asked);
@@ -84,7 +84,7 @@ impl Inner {
         };
         let seen = MissReason::Unwanted(opened.header.token);
         let at = opened.header.at;
-        let stamp = Stamp { epoch: at.epoch, asof: at.seq, moment: 0 };
+        let stamp = Stamp { epoch: at.epoch, seq: at.seq, order: 0 };
         let depends = depends(&opened, config);
         // Before it is decoded: what was invalidated is not worth it.
         let current = self.currency.is_current(&stamp, depends.slots());
@@ -102,11 +102,11 @@ impl Inner {
             count(&self.counters.l2_refused);
             return Lookup::Nothing(MissReason::Refused(opened.header.token));
         };
-        let life = life(&opened, asked, stored_for, remaining, config);
+        let lifetime = lifetime(&opened, asked, stored_for, remaining, config);
         let now = self.clock.now();
-        let fresh = current && life.is_fresh(&config.policy, now);
+        let fresh = current && lifetime.is_fresh(&config.policy, now);
         let longest = config.policy.longest_stale();
-        if !fresh && !life.allows_stale(&config.policy, longest, now) {
+        if !fresh && !lifetime.allows_stale(&config.policy, longest, now) {
             count(&self.counters.l2_misses);
             return Lookup::Nothing(seen);
         }
@@ -117,15 +117,21 @@ impl Inner {
             count(&self.counters.l2_refused);
             return Lookup::Nothing(seen);
         };
-        let held = Held::new(key, value.clone(), bytes, life, (stamp, header.token), depends);
+        let entry = Entry::new(
+            key,
+            value.clone(),
+            bytes,
+            lifetime,
+            LoadInfo { stamp, token: header.token, depends },
+        );
         if fresh {
-            return Lookup::Fresh(value, Loaded { held, shown });
+            return Lookup::Fresh(value, Loaded { entry, verified_at });
         }
         count(&self.counters.l2_misses);
         // For whoever is content with it while a new one is loaded, or if that fails. What memory
         // has, may be newer.
-        if self.local.get(key).is_none_or(|here| here.life.born < held.life.born) {
-            self.local.insert(*key, held);
+        if self.l1.get(key).is_none_or(|here| here.lifetime.loaded < entry.lifetime.loaded) {
+            self.l1.insert(*key, entry);
         }
         Lookup::Nothing(seen)
     }
@@ -140,19 +146,25 @@ fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Dependencies> {
     }
 }
 
-fn life(
+fn lifetime(
     opened: &Opened,
     asked: Instant,
     stored_for: Duration,
     remaining: Duration,
     config: &QueryConfig,
-) -> Life {
+) -> Lifetime {
     let before = |instant: Instant, by: Duration| {
         instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
     };
     let born = before(asked, stored_for);
     let dies = clock::after(asked, remaining);
-    let ends = clock::after(born, opened.header.ttl).min(dies);
-    let kept = config.policy.kept(asked, dies);
-    Life { as_of: before(born, opened.header.load), born, copied: asked, ends, kept }
+    let expires = clock::after(born, opened.header.ttl).min(dies);
+    let evict_at = config.policy.kept(asked, dies);
+    Lifetime {
+        load_began: before(born, opened.header.load),
+        loaded: born,
+        cached: asked,
+        expires,
+        evict_at,
+    }
 }

@@ -99,7 +99,7 @@ impl<V: Value> ReadThrough<V> {
         let (inner, key, config) = (&self.inner, self.key, &self.config);
         // The flight that was under way when memory had nothing may have stored its result and
         // ended since. From here on nobody else can start one.
-        if inner.local.has(&key)
+        if inner.l1.has(&key)
             && let Some(hit) = inner.hit(&key, config)
         {
             return Led::Answered(hit.answer);
@@ -135,14 +135,14 @@ impl<V: Value> ReadThrough<V> {
     /// Redis had the result: keeps it in memory, hands it to all who wait, and answers.
     fn found(&self, flight: Flight, value: Arc<V::Stored>, loaded: Loaded) -> Answer<V> {
         let (inner, policy) = (&self.inner, &self.config.policy);
-        let (now, held) = (inner.clock.now(), &loaded.held);
-        let (age, life, token) = (held.age(now), held.life, held.token);
+        let (now, entry) = (inner.clock.now(), &loaded.entry);
+        let (age, lifetime, token) = (entry.age(now), entry.lifetime, entry.token);
         // Taken over, this look was so slow that a newer result may be in memory.
         if flight.is_current() {
-            inner.local.insert(self.key, held.clone());
+            inner.l1.insert(self.key, entry.clone());
         }
         flight.complete(Ok(loaded));
-        if policy.is_due_early(life.load(), life.remaining(policy, now)) {
+        if policy.is_due_early(lifetime.load(), lifetime.remaining(policy, now)) {
             inner.reload::<V>(self.key, &self.config, self.load.clone(), token);
         }
         Answer::new(V::of(value), Origin::L2, age)
@@ -167,9 +167,9 @@ impl<V: Value> ReadThrough<V> {
         };
         let flights = &self.inner.flights;
         Ok(ControlFlow::Continue(match (next(ended, waited), outcome) {
-            (Next::Answer, Some(WaitOutcome::Ended(Ok(Loaded { held, .. })))) => {
-                let value = held.value().ok_or_else(Error::closed)?;
-                let age = held.age(self.inner.clock.now());
+            (Next::Answer, Some(WaitOutcome::Ended(Ok(Loaded { entry, .. })))) => {
+                let value = entry.value().ok_or_else(Error::closed)?;
+                let age = entry.age(self.inner.clock.now());
                 return Ok(ControlFlow::Break(Answer::new(V::of(value), origin, age)));
             }
             (Next::Fail, Some(WaitOutcome::Ended(Err(failure)))) => {
@@ -201,7 +201,7 @@ impl<V: Value> ReadThrough<V> {
             None => Ended::TimedOut,
             Some(WaitOutcome::Ended(Ok(loaded))) => Ended::Result {
                 serves: self.inner.serves(loaded, &self.config, self.asked, self.inner.clock.now()),
-                readable: loaded.held.value::<V::Stored>().is_some(),
+                readable: loaded.entry.value::<V::Stored>().is_some(),
             },
             Some(WaitOutcome::Ended(Err(failure))) => Ended::Error {
                 deadline: failure.error.kind() == ErrorKind::Deadline,
@@ -218,7 +218,7 @@ impl<V: Value> ReadThrough<V> {
     /// invalidated since: the table that it did not find may be what the invalidation was about.
     fn is_invalidated(&self, failure: &Failure) -> bool {
         failure.stamp.is_some_and(|stamp| {
-            stamp.moment <= self.asked.moment
+            stamp.order <= self.asked.order
                 && !self.inner.currency.is_current(&stamp, self.config.depends.slots())
         })
     }
@@ -311,7 +311,7 @@ impl Inner {
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
         let begin = Instant::now();
-        let asked = ReadStart { at: self.clock.now(), moment: self.currency.moment() };
+        let asked = ReadStart { at: self.clock.now(), order: self.currency.order() };
         let outcome = match self.recheck_memory::<V>(&key, &config, asked).await {
             Some(settled) => settled,
             None => {

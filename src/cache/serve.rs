@@ -7,7 +7,7 @@ use crate::cache::inner::Inner;
 use crate::clock::{self, Instant};
 use crate::error::Error;
 use crate::flight::Loaded;
-use crate::l1::entry::Held;
+use crate::l1::entry::Entry;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace;
 use crate::value::Value;
@@ -20,7 +20,7 @@ use crate::value::token::Token;
 pub(crate) struct ReadStart {
     pub(crate) at: Instant,
     /// In this process's count of loads and invalidations.
-    pub(crate) moment: u64,
+    pub(crate) order: u64,
 }
 
 /// A hit in memory.
@@ -35,15 +35,15 @@ impl Inner {
     #[inline]
     pub(crate) fn hit<V: Value>(&self, key: &CacheKey, config: &QueryConfig) -> Option<Hit<V>> {
         let now = self.clock.now();
-        let hit = self.local.read(key, |held| {
-            if !held.life.allows(&config.policy, now) || !self.is_current(held, now) {
+        let hit = self.l1.read(key, |entry| {
+            if !entry.lifetime.allows(&config.policy, now) || !self.is_current(entry, now) {
                 return None;
             }
-            let remaining = held.life.remaining(&config.policy, now);
-            let due = config.policy.is_due_early(held.life.load(), remaining);
-            let value = V::of(held.value::<V::Stored>()?);
-            let answer = Answer::new(value, Origin::L1, held.age(now));
-            Some(Hit { answer, due: due.then_some(held.token) })
+            let remaining = entry.lifetime.remaining(&config.policy, now);
+            let due = config.policy.is_due_early(entry.lifetime.load(), remaining);
+            let value = V::of(entry.value::<V::Stored>()?);
+            let answer = Answer::new(value, Origin::L1, entry.age(now));
+            Some(Hit { answer, due: due.then_some(entry.token) })
         })?;
         config.l1_hits.add();
         Some(hit)
@@ -55,12 +55,13 @@ impl Inner {
     /// that. Or the load began so shortly before that the result cannot be older than we may be
     /// blind, whatever was invalidated since.
     #[inline]
-    fn is_current(&self, held: &Held, at: Instant) -> bool {
+    fn is_current(&self, entry: &Entry, at: Instant) -> bool {
         // First the time, then the slots: what they say is then at least as new.
         let confirmed = at < self.currency.confirmed_until();
-        self.currency.is_current(&held.stamp, held.depends.slots())
+        self.currency.is_current(&entry.stamp, entry.depends.slots())
             && (confirmed
-                || held.stamp.is_ours() && at < clock::after(held.life.as_of, self.blind_ttl))
+                || entry.stamp.is_ours()
+                    && at < clock::after(entry.lifetime.load_began, self.blind_ttl))
     }
 
     /// What memory may still have to say after a miss: a result that one beat shows to be current,
@@ -79,15 +80,15 @@ impl Inner {
         {
             return Some(Ok(hit.answer));
         }
-        let held = self.local.get(key)?;
-        if !self.currency.is_current(&held.stamp, held.depends.slots()) {
+        let entry = self.l1.get(key)?;
+        if !self.currency.is_current(&entry.stamp, entry.depends.slots()) {
             count(&config.counters.outdated);
-            let depends = (&*held.depends, &*config.depends);
-            trace::invalidated(key, "memory", &self.currency, &held.stamp, depends);
+            let depends = (&*entry.depends, &*config.depends);
+            trace::invalidated(key, "memory", &self.currency, &entry.stamp, depends);
             return None;
         }
-        let failure = held.failure()?;
-        if !held.life.allows(&config.policy, asked.at) || !self.is_current(&held, asked.at) {
+        let failure = entry.failure()?;
+        if !entry.lifetime.allows(&config.policy, asked.at) || !self.is_current(&entry, asked.at) {
             return None;
         }
         // Only for queries that asked for it.
@@ -104,14 +105,14 @@ impl Inner {
     /// Whoever brought it may also be content with older results than this query is.
     pub(crate) fn serves(
         &self,
-        Loaded { held, shown }: &Loaded,
+        Loaded { entry, verified_at }: &Loaded,
         config: &QueryConfig,
         asked: ReadStart,
         now: Instant,
     ) -> bool {
-        held.stamp.moment > asked.moment
-            || *shown > asked.moment && held.life.is_fresh(&config.policy, now)
-            || held.life.allows(&config.policy, now) && self.is_current(held, asked.at)
+        entry.stamp.order > asked.order
+            || *verified_at > asked.order && entry.lifetime.is_fresh(&config.policy, now)
+            || entry.lifetime.allows(&config.policy, now) && self.is_current(entry, asked.at)
     }
 
     /// The stale result that may be served while a new one is loaded.
@@ -143,15 +144,15 @@ impl Inner {
         if beyond.is_zero() {
             return None;
         }
-        let (held, now) = (self.local.get(key)?, self.clock.now());
-        if !held.life.allows_stale(&config.policy, beyond, now) {
+        let (entry, now) = (self.l1.get(key)?, self.clock.now());
+        if !entry.lifetime.allows_stale(&config.policy, beyond, now) {
             return None;
         }
-        let staleness = match self.is_current(&held, now) {
+        let staleness = match self.is_current(&entry, now) {
             // The new one has come already.
-            true if held.life.allows(&config.policy, now) => {
-                let age = held.age(now);
-                let value = held.value::<V::Stored>()?;
+            true if entry.lifetime.allows(&config.policy, now) => {
+                let age = entry.age(now);
+                let value = entry.value::<V::Stored>()?;
                 config.l1_hits.add();
                 return Some(Answer::new(V::of(value), Origin::L1, age));
             }
@@ -159,8 +160,8 @@ impl Inner {
             false if config.policy.allow_invalidated => Staleness::Invalidated,
             false => return None,
         };
-        let age = held.age(now);
-        let value = held.value::<V::Stored>()?;
+        let age = entry.age(now);
+        let value = entry.value::<V::Stored>()?;
         Some(Answer::stale(V::of(value), staleness, age))
     }
 }

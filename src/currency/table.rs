@@ -11,7 +11,7 @@
 //!
 //! An invalidation of this process's own is in force here before Redis has heard of it: its slots
 //! are *pending*. While a slot is pending, what counts is whether a load began after the
-//! invalidation was asked for, by the process's own count of *moments*.
+//! invalidation was asked for, by the process's own count of events (their *order*).
 //!
 //! # Memory order
 //!
@@ -29,21 +29,21 @@ use crate::value::tag::TagSlot;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Stamp {
     pub(crate) epoch: u64,
-    pub(crate) asof: u64,
-    /// The load's place in this process's count of moments; 0 for a result of another process.
-    pub(crate) moment: u64,
+    pub(crate) seq: u64,
+    /// The load's place in this process's count of loads and invalidations; 0 for a result of another process.
+    pub(crate) order: u64,
 }
 
 impl Stamp {
     /// Whether the load was this process's.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
-        self.moment != 0
+        self.order != 0
     }
 
     /// As it stands in an entry.
     pub(crate) fn position(&self) -> Position {
-        Position { epoch: self.epoch, seq: self.asof }
+        Position { epoch: self.epoch, seq: self.seq }
     }
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Currency {
     /// All invalidations up to this one are in the slots.
     applied: AtomicU64,
     /// Counts the loads and invalidations of this process, in the order in which they began.
-    moments: AtomicU64,
+    orders: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -87,14 +87,14 @@ struct Pending {
     /// The slot's number but for what is pending.
     known: u64,
     /// When the invalidation was asked for; of several, the last.
-    moment: u64,
+    order: u64,
 }
 
 /// Invalidations on their way to Redis, all that were pending when it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
     pub(crate) slots: Vec<TagSlot>,
-    /// All that were asked for up to this moment are in it.
+    /// All that were asked for up to this order are in it.
     pub(crate) upto: u64,
 }
 
@@ -127,7 +127,7 @@ impl Currency {
             confirmed_until: AtomicU64::new(confirmed_until),
             slots: (0..TagSlot::COUNT).map(|_| AtomicU64::new(0)).collect(),
             applied: AtomicU64::new(0),
-            moments: AtomicU64::new(0),
+            orders: AtomicU64::new(0),
             ledger: Mutex::default(),
         }
     }
@@ -163,7 +163,7 @@ impl Currency {
         if self.epoch.load(Ordering::Relaxed) != epoch || epoch != stamp.epoch {
             return false;
         }
-        newest <= stamp.asof || newest == PENDING && self.is_current_by_ledger(stamp, slots)
+        newest <= stamp.seq || newest == PENDING && self.is_current_by_ledger(stamp, slots)
     }
 
     #[cold]
@@ -171,8 +171,8 @@ impl Currency {
         let ledger = self.lock();
         self.epoch.load(Ordering::Relaxed) == stamp.epoch
             && slots.chain([TagSlot::EVERYTHING]).all(|slot| match ledger.pending.get(&slot) {
-                Some(pending) => pending.known <= stamp.asof && stamp.moment > pending.moment,
-                None => self.slots[slot.index()].load(Ordering::Relaxed) <= stamp.asof,
+                Some(pending) => pending.known <= stamp.seq && stamp.order > pending.order,
+                None => self.slots[slot.index()].load(Ordering::Relaxed) <= stamp.seq,
             })
     }
 
@@ -205,29 +205,29 @@ impl Currency {
                 Some(pending) => pending.known,
                 None => self.slots[slot.index()].load(Ordering::Relaxed),
             };
-            let pends = pending.is_some_and(|pending| stamp.moment <= pending.moment);
-            (pends || number > stamp.asof).then_some((Some(slot), number))
+            let pends = pending.is_some_and(|pending| stamp.order <= pending.order);
+            (pends || number > stamp.seq).then_some((Some(slot), number))
         })
     }
 
     /// The stamp of a load that begins now.
     pub(crate) fn stamp(&self) -> Stamp {
-        let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
+        let order = self.orders.fetch_add(1, Ordering::SeqCst) + 1;
         let epoch = self.epoch.load(Ordering::Acquire);
-        let asof = self.applied.load(Ordering::Acquire);
+        let seq = self.applied.load(Ordering::Acquire);
         fence(Ordering::Acquire);
         if epoch != CLOSED && self.epoch.load(Ordering::Relaxed) == epoch {
-            return Stamp { epoch, asof, moment };
+            return Stamp { epoch, seq, order };
         }
         // Whoever replaces the table holds the lock.
         let _ledger = self.lock();
-        let (epoch, asof) = (self.epoch.load(Ordering::Relaxed), &self.applied);
-        Stamp { epoch, asof: asof.load(Ordering::Relaxed), moment }
+        let (epoch, seq) = (self.epoch.load(Ordering::Relaxed), &self.applied);
+        Stamp { epoch, seq: seq.load(Ordering::Relaxed), order }
     }
 
-    /// The present moment: loads with a higher one begin later.
-    pub(crate) fn moment(&self) -> u64 {
-        self.moments.load(Ordering::SeqCst)
+    /// The present order: loads with a higher one begin later.
+    pub(crate) fn order(&self) -> u64 {
+        self.orders.load(Ordering::SeqCst)
     }
 
     /// Up to where the table is; sent with every question that depends on it.
@@ -257,22 +257,22 @@ impl Currency {
     }
 
     /// Begins invalidations: from here on no result whose load began before is current in this
-    /// process. Returns their moment.
+    /// process. Returns their order.
     pub(crate) fn invalidate(&self, slots: &[TagSlot]) -> u64 {
         let mut ledger = self.lock();
-        let moment = self.moments.fetch_add(1, Ordering::SeqCst) + 1;
+        let order = self.orders.fetch_add(1, Ordering::SeqCst) + 1;
         for &slot in slots {
             let at = &self.slots[slot.index()];
             match ledger.pending.get_mut(&slot) {
-                Some(pending) => pending.moment = moment,
+                Some(pending) => pending.order = order,
                 None => {
                     let known = at.load(Ordering::Relaxed);
-                    ledger.pending.insert(slot, Pending { known, moment });
+                    ledger.pending.insert(slot, Pending { known, order });
                     at.store(PENDING, Ordering::Release);
                 }
             }
         }
-        moment
+        order
     }
 
     /// Invalidates in a table that shares nothing.
@@ -288,7 +288,7 @@ impl Currency {
     /// All that Redis has not acknowledged, if there is any.
     pub(crate) fn unannounced(&self) -> Option<Announcement> {
         let ledger = self.lock();
-        let upto = ledger.pending.values().map(|pending| pending.moment).max()?;
+        let upto = ledger.pending.values().map(|pending| pending.order).max()?;
         Some(Announcement { slots: ledger.pending.keys().copied().collect(), upto })
     }
 
@@ -309,7 +309,7 @@ impl Currency {
             let Some(pending) = ledger.pending.get_mut(slot) else { continue };
             pending.known = pending.known.max(at.seq);
             // One that was asked for again meanwhile is still to be announced.
-            if pending.moment <= announcement.upto {
+            if pending.order <= announcement.upto {
                 let known = pending.known;
                 ledger.pending.remove(slot);
                 self.slots[slot.index()].store(known, Ordering::Release);

@@ -29,8 +29,8 @@ fn table(epoch: u64, seq: u64) -> Currency {
 }
 
 /// A result of another process.
-fn foreign(epoch: u64, asof: u64) -> Stamp {
-    Stamp { epoch, asof, moment: 0 }
+fn foreign(epoch: u64, seq: u64) -> Stamp {
+    Stamp { epoch, seq, order: 0 }
 }
 
 fn current(table: &Currency, stamp: Stamp) -> bool {
@@ -96,24 +96,24 @@ fn a_table_alone_is_always_confirmed_and_counts_for_itself() {
     assert!(table.is_current(&old, once(b())));
     let new = table.stamp();
     assert!(current(&table, new));
-    assert_eq!((new.epoch, new.asof), (1, 1));
+    assert_eq!((new.epoch, new.seq), (1, 1));
     table.invalidate_alone(&[TagSlot::EVERYTHING]);
     assert!(!current(&table, new) && !table.is_current(&new, once(b())));
     assert_eq!(table.unannounced(), None);
 }
 
-// ---- stamps and moments ----
+// ---- stamps and orders ----
 
 #[test]
 fn a_stamp_says_where_the_table_is_and_each_is_a_moment_later() {
     let table = table(3, 8);
     let (one, two) = (table.stamp(), table.stamp());
-    assert_eq!((one.epoch, one.asof), (3, 8));
+    assert_eq!((one.epoch, one.seq), (3, 8));
     assert!(one.is_ours() && !foreign(3, 8).is_ours());
-    assert!(one.moment < two.moment);
-    assert_eq!(table.moment(), two.moment);
+    assert!(one.order < two.order);
+    assert_eq!(table.order(), two.order);
     let invalidated = table.invalidate(&[a()]);
-    assert!(two.moment < invalidated && invalidated < table.stamp().moment);
+    assert!(two.order < invalidated && invalidated < table.stamp().order);
 }
 
 // ---- pending ----
@@ -125,7 +125,7 @@ fn while_an_invalidation_is_pending_only_own_loads_from_after_it_are_current() {
     assert!(current(&table, before));
     table.invalidate(&[a()]);
     let after = table.stamp();
-    assert_eq!((after.epoch, after.asof), (before.epoch, before.asof));
+    assert_eq!((after.epoch, after.seq), (before.epoch, before.seq));
     assert!(!current(&table, before));
     assert!(current(&table, after));
     // Of another process nobody knows when it began.
@@ -313,7 +313,7 @@ fn a_new_epoch_replaces_the_table() {
     assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
     assert!(current(&table, foreign(2, 1)));
     assert!(!table.is_current(&foreign(2, 1), once(b())));
-    assert_eq!((table.stamp().epoch, table.stamp().asof), (2, 2));
+    assert_eq!((table.stamp().epoch, table.stamp().seq), (2, 2));
 }
 
 #[test]

@@ -13,7 +13,7 @@
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::currency::Stamp;
 use crate::error::Error;
-use crate::l1::entry::Held;
+use crate::l1::entry::Entry;
 use crate::value::key::{CacheKey, KeyHasher};
 
 pub(crate) type Outcome = Result<Loaded, Failure>;
@@ -30,10 +30,10 @@ pub(crate) type Outcome = Result<Loaded, Failure>;
 /// What a flight brings.
 #[derive(Clone)]
 pub(crate) struct Loaded {
-    pub(crate) held: Arc<Held>,
-    /// The moment, by this process's count of loads and invalidations, at which its load began, or
+    pub(crate) entry: Arc<Entry>,
+    /// The order, by this process's count of loads and invalidations, at which its load began, or
     /// at which Redis was asked and it was shown to be current then.
-    pub(crate) shown: u64,
+    pub(crate) verified_at: u64,
 }
 
 /// The end of a load that failed.
@@ -140,7 +140,7 @@ impl Flights {
     /// drives any more.
     pub(crate) fn forget(&self, key: CacheKey, lost: &Waiter) {
         let mut in_flight = self.lock();
-        if let Entry::Occupied(slot) = in_flight.flights.entry(key)
+        if let hash_map::Entry::Occupied(slot) = in_flight.flights.entry(key)
             && slot.get().number == lost.number
             && slot.get().until.is_some_and(|until| until <= Instant::now())
         {
@@ -232,7 +232,9 @@ impl Flight {
         let mut in_flight = self.flights.lock();
         match in_flight.flights.entry(self.key) {
             // Not the flight that took this one over.
-            Entry::Occupied(slot) if slot.get().number == self.number => slot.remove().results,
+            hash_map::Entry::Occupied(slot) if slot.get().number == self.number => {
+                slot.remove().results
+            }
             _ => None,
         }
     }
@@ -291,7 +293,7 @@ mod orders;
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::l1::entry::Life;
+    use crate::l1::entry::{Lifetime, LoadInfo};
     use crate::value::key::{Digest, KeyEncoder, Shape};
     use crate::value::tag::{Dependencies, TagSlot};
     use crate::value::token::Token;
@@ -303,11 +305,11 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    pub(super) fn held(number: i32) -> Loaded {
-        let life = Life { as_of: 0, born: 0, copied: 0, ends: 9, kept: 9 };
+    pub(super) fn entry(number: i32) -> Loaded {
+        let lifetime = Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 9, evict_at: 9 };
         let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
-        let origin = (Stamp::default(), Token([0; 16]));
-        Loaded { held: Held::new(&key(0), Arc::new(number), 4, life, origin, depends), shown: 0 }
+        let load = LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends };
+        Loaded { entry: Entry::new(&key(0), Arc::new(number), 4, lifetime, load), verified_at: 0 }
     }
 
     pub(super) fn soon() -> Instant {
@@ -330,7 +332,7 @@ mod tests {
 
     async fn number(mut waiter: Waiter) -> i32 {
         match waiter.wait(PATIENCE).await {
-            WaitOutcome::Ended(outcome) => *outcome.unwrap().held.value().unwrap(),
+            WaitOutcome::Ended(outcome) => *outcome.unwrap().entry.value().unwrap(),
             _ => panic!("it did not complete"),
         }
     }
@@ -343,7 +345,7 @@ mod tests {
         let _other = first(flights.join(key(2)));
         let two = flight.begin_load(soon()).unwrap();
         let three = later(flights.join(key(1)));
-        flight.complete(Ok(held(7)));
+        flight.complete(Ok(entry(7)));
         for waiter in [one, two, three] {
             assert_eq!(number(waiter).await, 7);
         }
@@ -388,7 +390,7 @@ mod tests {
         let one = later(flights.join(key(1)));
         let two = later(flights.join(key(1)));
         drop(one);
-        flight.complete(Ok(held(3)));
+        flight.complete(Ok(entry(3)));
         assert_eq!(number(two).await, 3);
     }
 
@@ -404,9 +406,9 @@ mod tests {
         // The first wakes up at last. Its completion does not take the other flight off, and neither
         // does it begin a second load.
         assert!(asleep.begin_load(soon()).is_none());
-        asleep.complete(Ok(held(1)));
+        asleep.complete(Ok(entry(1)));
         let three = later(flights.join(key(1)));
-        flight.complete(Ok(held(2)));
+        flight.complete(Ok(entry(2)));
         for waiter in [two, three] {
             assert_eq!(number(waiter).await, 2);
         }
@@ -424,7 +426,7 @@ mod tests {
                 false => flight.found(),
             }
             let one = later(flights.take_over(key(1), &impatient));
-            flight.complete(Ok(held(4)));
+            flight.complete(Ok(entry(4)));
             assert_eq!(number(one).await, 4);
         }
     }
@@ -458,7 +460,7 @@ mod tests {
         let one = flight.begin_load(soon()).unwrap();
         tokio::spawn(async move {
             tokio::time::advance(100 * PATIENCE).await;
-            flight.complete(Ok(held(2)));
+            flight.complete(Ok(entry(2)));
         });
         assert_eq!(number(one).await, 2);
     }

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::tests::{held, key, soon};
+use super::tests::{entry, key, soon};
 use super::{Flight, Flights, Joined, WaitOutcome, Waiter};
 
 /// One caller: what it has and may do next.
@@ -122,7 +122,7 @@ impl World {
                     None if who == 0 && !self.loads.is_empty() => self.loads.remove(0),
                     None => return false,
                 };
-                flight.complete(Ok(held(number)));
+                flight.complete(Ok(entry(number)));
             }
             Step::Leave => {
                 if caller.flight.take().is_none() && caller.waiting.take().is_none() {
@@ -153,7 +153,7 @@ impl World {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => {}
             Poll::Ready((_, WaitOutcome::Ended(outcome))) => {
-                let value = outcome.unwrap().held.value::<i32>().unwrap();
+                let value = outcome.unwrap().entry.value::<i32>().unwrap();
                 assert_eq!(*value, *number, "the outcome of another flight");
                 self.callers[who].waiting = None;
             }
@@ -170,7 +170,7 @@ impl World {
         for (number, flight) in under_way.into_iter().chain(std::mem::take(&mut self.loads)) {
             match lost {
                 true => drop(flight),
-                false => flight.complete(Ok(held(number))),
+                false => flight.complete(Ok(entry(number))),
             }
         }
         for who in 0..self.callers.len() {

@@ -1,4 +1,4 @@
-//! [`Held`]: a result in this process's memory, with all that is needed to judge it.
+//! [`Entry`]: a result in this process's memory, with all that is needed to judge it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::value::token::Token;
 const OVERHEAD: usize = 384;
 
 /// A result in memory.
-pub(crate) struct Held {
+pub(crate) struct Entry {
     /// Of the key it is the result of.
     fingerprint: [u8; 16],
     value: Arc<dyn Any + Send + Sync>,
-    pub(crate) life: Life,
+    pub(crate) lifetime: Lifetime,
     /// As of when its load began.
     pub(crate) stamp: Stamp,
     /// Which load it is the result of.
@@ -30,70 +30,76 @@ pub(crate) struct Held {
     weight: u32,
 }
 
-/// The times that an entry in memory has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Life {
-    /// When its load began: its age counts from here.
-    pub(crate) as_of: Instant,
-    /// When its load ended: its `ttl` counts from here.
-    pub(crate) born: Instant,
-    /// When it came into this memory: its `l1_ttl` counts from here.
-    pub(crate) copied: Instant,
-    /// When it ends by what was drawn for it, and by what remained of it in Redis.
-    pub(crate) ends: Instant,
-    /// Until when it is kept for those who may be served a stale one; never before `ends`.
-    pub(crate) kept: Instant,
+/// The load that an entry is the result of.
+pub(crate) struct LoadInfo {
+    pub(crate) stamp: Stamp,
+    pub(crate) token: Token,
+    pub(crate) depends: Arc<Dependencies>,
 }
 
-impl Life {
+/// The times that an entry in memory has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lifetime {
+    /// When its load began: its age counts from here.
+    pub(crate) load_began: Instant,
+    /// When its load ended: its `ttl` counts from here.
+    pub(crate) loaded: Instant,
+    /// When it came into this memory: its `l1_ttl` counts from here.
+    pub(crate) cached: Instant,
+    /// When it ends by what was drawn for it, and by what remained of it in Redis.
+    pub(crate) expires: Instant,
+    /// Until when it is kept for those who may be served a stale one; never before `expires`.
+    pub(crate) evict_at: Instant,
+}
+
+impl Lifetime {
     /// Whether it may be served from memory to a query of this policy: one entry may be read by
     /// queries that differ in how old they let it become.
     #[inline]
     pub(crate) fn allows(&self, policy: &Policy, now: Instant) -> bool {
         // A reader may have looked at the clock before the entry came: then no time has passed.
-        let now_here = now.max(self.copied);
-        self.is_fresh(policy, now) && now_here < clock::after(self.copied, policy.l1_ttl)
+        let now_here = now.max(self.cached);
+        self.is_fresh(policy, now) && now_here < clock::after(self.cached, policy.l1_ttl)
     }
 
     /// Whether its time to live has not ended. That is what counts for those to whom it is handed on
     /// its way into memory, however short it may stay there.
     #[inline]
     pub(crate) fn is_fresh(&self, policy: &Policy, now: Instant) -> bool {
-        now < self.ends && now < clock::after(self.born, policy.ttl)
+        now < self.expires && now < clock::after(self.loaded, policy.ttl)
     }
 
     /// Whether it may be served `beyond` its time to live.
     pub(crate) fn allows_stale(&self, policy: &Policy, beyond: Duration, now: Instant) -> bool {
         !beyond.is_zero()
-            && now < self.kept
-            && now < clock::after(self.born, policy.ttl.saturating_add(beyond))
+            && now < self.evict_at
+            && now < clock::after(self.loaded, policy.ttl.saturating_add(beyond))
     }
 
     /// What is left of its time to live.
     #[inline]
     pub(crate) fn remaining(&self, policy: &Policy, now: Instant) -> Duration {
-        clock::since(self.ends.min(clock::after(self.born, policy.ttl)), now)
+        clock::since(self.expires.min(clock::after(self.loaded, policy.ttl)), now)
     }
 
     /// How long its load took.
     #[inline]
     pub(crate) fn load(&self) -> Duration {
-        clock::since(self.born, self.as_of)
+        clock::since(self.loaded, self.load_began)
     }
 }
 
-impl Held {
+impl Entry {
     pub(crate) fn new<T: Send + Sync + 'static>(
         key: &CacheKey,
         value: Arc<T>,
         bytes: usize,
-        life: Life,
-        (stamp, token): (Stamp, Token),
-        depends: Arc<Dependencies>,
-    ) -> Arc<Held> {
+        lifetime: Lifetime,
+        LoadInfo { stamp, token, depends }: LoadInfo,
+    ) -> Arc<Entry> {
         let weight = u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
         let fingerprint = key.fingerprint();
-        Arc::new(Held { fingerprint, value, life, stamp, token, depends, weight })
+        Arc::new(Entry { fingerprint, value, lifetime, stamp, token, depends, weight })
     }
 
     /// Whether it is the result of this key. Who has found it has compared other bytes of the key.
@@ -115,7 +121,7 @@ impl Held {
 
     #[inline]
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        clock::since(now, self.life.as_of)
+        clock::since(now, self.lifetime.load_began)
     }
 
     #[inline]
@@ -130,27 +136,28 @@ mod tests {
 
     #[test]
     fn a_query_that_wants_it_younger_is_not_served() {
-        let life = Life { as_of: 0, born: 10, copied: 20, ends: 100, kept: 200 };
+        let lifetime =
+            Lifetime { load_began: 0, loaded: 10, cached: 20, expires: 100, evict_at: 200 };
         let policy = |ttl: u64, l1_ttl: u64| Policy {
             ttl: Duration::from_nanos(ttl),
             l1_ttl: Duration::from_nanos(l1_ttl),
             ..Policy::default()
         };
-        assert!(life.allows(&policy(50, 50), 59));
-        assert!(!life.allows(&policy(50, 50), 60));
-        assert!(life.allows(&policy(50, 30), 49));
-        assert!(!life.allows(&policy(50, 30), 50));
-        assert!(!life.allows(&policy(500, 500), 100));
+        assert!(lifetime.allows(&policy(50, 50), 59));
+        assert!(!lifetime.allows(&policy(50, 50), 60));
+        assert!(lifetime.allows(&policy(50, 30), 49));
+        assert!(!lifetime.allows(&policy(50, 30), 50));
+        assert!(!lifetime.allows(&policy(500, 500), 100));
         // Not in memory at all, not even to who came before it did.
-        assert!(life.allows(&policy(50, 30), 19));
-        assert!(!life.allows(&policy(50, 0), 19));
-        assert!(life.is_fresh(&policy(50, 30), 59));
-        assert!(!life.is_fresh(&policy(50, 30), 60));
-        assert!(!life.is_fresh(&policy(500, 30), 100));
+        assert!(lifetime.allows(&policy(50, 30), 19));
+        assert!(!lifetime.allows(&policy(50, 0), 19));
+        assert!(lifetime.is_fresh(&policy(50, 30), 59));
+        assert!(!lifetime.is_fresh(&policy(50, 30), 60));
+        assert!(!lifetime.is_fresh(&policy(500, 30), 100));
         let beyond = Duration::from_nanos(40);
-        assert!(life.allows_stale(&policy(50, 50), beyond, 99));
-        assert!(!life.allows_stale(&policy(50, 50), beyond, 100));
-        assert!(!life.allows_stale(&policy(500, 50), beyond, 200));
-        assert!(!life.allows_stale(&policy(500, 50), Duration::ZERO, 50));
+        assert!(lifetime.allows_stale(&policy(50, 50), beyond, 99));
+        assert!(!lifetime.allows_stale(&policy(50, 50), beyond, 100));
+        assert!(!lifetime.allows_stale(&policy(500, 50), beyond, 200));
+        assert!(!lifetime.allows_stale(&policy(500, 50), Duration::ZERO, 50));
     }
 }

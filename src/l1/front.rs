@@ -31,7 +31,7 @@
 use std::sync::Arc;
 
 use crate::clock::Instant;
-use crate::l1::entry::Held;
+use crate::l1::entry::Entry;
 use crate::sync::{ArcSwapOption, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::value::key::CacheKey;
 
@@ -77,7 +77,7 @@ struct Slot {
     /// The first bytes of the key whose entry is here, so that nobody looks at that in vain. It is a
     /// hint: between this and the entry, another may come.
     first: AtomicU64,
-    held: ArcSwapOption<Held>,
+    entry: ArcSwapOption<Entry>,
 }
 
 /// A key's set, as it was before moka was asked or told.
@@ -117,12 +117,12 @@ impl Front {
     pub(crate) fn read<R>(
         &self,
         key: &CacheKey,
-        judge: impl FnOnce(&Arc<Held>) -> Option<R>,
+        judge: impl FnOnce(&Arc<Entry>) -> Option<R>,
     ) -> Option<R> {
         let slots = &self.set(key)?.slots;
         let slot = slots.iter().find(|slot| slot.first.load(Ordering::Relaxed) == key.first())?;
-        let here = slot.held.load();
-        here.as_ref().filter(|held| held.is_of(key)).and_then(judge)
+        let here = slot.entry.load();
+        here.as_ref().filter(|entry| entry.is_of(key)).and_then(judge)
     }
 
     /// To be called before moka is asked for the key's entry or given another.
@@ -140,7 +140,7 @@ impl Front {
         let here = self.sets.iter().flat_map(|set| {
             let _locked = set.lock();
             set.slots.each_ref().map(|slot| {
-                let weight = slot.held.load().as_ref()?.weight();
+                let weight = slot.entry.load().as_ref()?.weight();
                 Some((slot.first.load(Ordering::Relaxed), u64::from(weight)))
             })
         });
@@ -150,8 +150,9 @@ impl Front {
 
     /// Drops the entries whose life has ended.
     pub(crate) fn sweep(&self, now: Instant) {
-        let has_ended =
-            |slot: &Slot| slot.held.load().as_ref().is_some_and(|held| held.life.kept <= now);
+        let has_ended = |slot: &Slot| {
+            slot.entry.load().as_ref().is_some_and(|entry| entry.lifetime.evict_at <= now)
+        };
         for set in self.sets.iter().filter(|set| set.slots.iter().any(has_ended)) {
             let locked = set.lock();
             // What has come here meanwhile has not.
@@ -166,15 +167,15 @@ impl Watch<'_> {
     /// Puts an entry that moka has given into a slot, unless it is too large or may not be moka's any
     /// more.
     #[cold]
-    pub(crate) fn promote(self, held: &Arc<Held>) {
+    pub(crate) fn promote(self, entry: &Arc<Entry>) {
         let Some(set) = self.set else { return };
-        if held.weight() > self.largest {
+        if entry.weight() > self.largest {
             return;
         }
         // Whoever has the lock brings something as good.
         let Some(locked) = set.lock.try_lock() else { return };
         if set.replaced.load(Ordering::Relaxed) == self.replaced {
-            let before = set.put(self.first, held);
+            let before = set.put(self.first, entry);
             // The value's own `drop` may be next, and that is not for under a lock.
             drop(locked);
             drop(before);
@@ -183,16 +184,16 @@ impl Watch<'_> {
 
     /// moka has been given this entry for the key. It comes here as well: what has just been loaded
     /// is often read again soon, and moka may not have admitted it.
-    pub(crate) fn replace(self, key: &CacheKey, held: &Arc<Held>) {
+    pub(crate) fn replace(self, key: &CacheKey, entry: &Arc<Entry>) {
         let Some(set) = self.set else { return };
         let locked = set.lock();
         let replaced = set.replaced.load(Ordering::Relaxed);
         set.replaced.store(replaced.wrapping_add(1), Ordering::Release);
-        let before = if replaced == self.replaced && held.weight() <= self.largest {
-            set.put(self.first, held)
+        let before = if replaced == self.replaced && entry.weight() <= self.largest {
+            set.put(self.first, entry)
         } else {
             set.slots.each_ref().map(|slot| {
-                let is_of = slot.held.load().as_ref().is_some_and(|here| here.is_of(key));
+                let is_of = slot.entry.load().as_ref().is_some_and(|here| here.is_of(key));
                 if is_of { slot.take() } else { None }
             })
         };
@@ -208,25 +209,25 @@ impl Set {
 
     /// Under the lock: puts an entry where its key's is, or else in the first slot, and what was in
     /// that into the second. To be dropped is what this returns.
-    fn put(&self, first: u64, held: &Arc<Held>) -> [Option<Arc<Held>>; SLOTS as usize] {
+    fn put(&self, first: u64, entry: &Arc<Entry>) -> [Option<Arc<Entry>>; SLOTS as usize] {
         let [newer, older] = &self.slots;
         let is_of = |slot: &Slot| slot.first.load(Ordering::Relaxed) == first;
         let mut moved_out = None;
         let slot = if is_of(older) { older } else { newer };
         if !is_of(slot)
-            && let Some(moved) = newer.held.load().clone()
+            && let Some(moved) = newer.entry.load().clone()
         {
             older.first.store(newer.first.load(Ordering::Relaxed), Ordering::Relaxed);
-            moved_out = older.held.swap(Some(moved));
+            moved_out = older.entry.swap(Some(moved));
         }
         slot.first.store(first, Ordering::Relaxed);
-        [slot.held.swap(Some(held.clone())), moved_out]
+        [slot.entry.swap(Some(entry.clone())), moved_out]
     }
 }
 
 impl Slot {
     /// Under the lock: its key may find nothing here from now on.
-    fn take(&self) -> Option<Arc<Held>> {
-        self.held.swap(None)
+    fn take(&self) -> Option<Arc<Entry>> {
+        self.entry.swap(None)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::front::{Front, MOST, ROOM, SHARE, SLOT, SLOTS};
 use crate::clock::Instant;
 use crate::currency::Stamp;
-use crate::l1::entry::{Held, Life};
+use crate::l1::entry::{Entry, Lifetime, LoadInfo};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::tag::{Dependencies, TagSlot};
 use crate::value::token::Token;
@@ -18,16 +18,16 @@ fn key(number: u64) -> CacheKey {
     KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
 }
 
-fn held(number: u64, bytes: usize, kept: Instant) -> Arc<Held> {
-    let life = Life { as_of: 0, born: 0, copied: 0, ends: 0, kept };
-    let origin = (Stamp::default(), Token([0; 16]));
+fn entry(number: u64, bytes: usize, kept: Instant) -> Arc<Entry> {
+    let lifetime = Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 0, evict_at: kept };
     let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
-    Held::new(&key(number), Arc::new(()), bytes, life, origin, depends)
+    let load = LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends };
+    Entry::new(&key(number), Arc::new(()), bytes, lifetime, load)
 }
 
 /// Which of the key's entries is here.
 fn kept(front: &Front, number: u64) -> Option<Instant> {
-    front.read(&key(number), |held| Some(held.life.kept))
+    front.read(&key(number), |entry| Some(entry.lifetime.evict_at))
 }
 
 #[test]
@@ -41,10 +41,10 @@ fn its_entries_never_weigh_more_than_its_share() {
         // What just fits, and what just does not.
         let room = (front.largest as usize).saturating_sub(384);
         for (bytes, fits) in [(room, true), (room + 1, false)] {
-            front.watch(&key(1)).promote(&held(1, bytes, 1));
+            front.watch(&key(1)).promote(&entry(1, bytes, 1));
             let fits = fits && max_bytes >= ONE_SET || front.largest == u32::MAX;
             assert_eq!(!front.sets.is_empty() && kept(&front, 1).is_some(), fits);
-            front.watch(&key(1)).replace(&key(1), &held(1, usize::MAX, 1));
+            front.watch(&key(1)).replace(&key(1), &entry(1, usize::MAX, 1));
         }
     }
 }
@@ -53,23 +53,23 @@ fn its_entries_never_weigh_more_than_its_share() {
 fn a_reader_that_asked_moka_before_it_was_given_another_brings_nothing() {
     let front = Front::new(ONE_SET);
     let reader = front.watch(&key(1));
-    front.watch(&key(1)).replace(&key(1), &held(1, 0, 2));
-    reader.promote(&held(1, 0, 1));
+    front.watch(&key(1)).replace(&key(1), &entry(1, 0, 2));
+    reader.promote(&entry(1, 0, 1));
     assert_eq!(kept(&front, 1), Some(2));
 }
 
 #[test]
 fn nor_does_it_when_the_slots_have_come_to_be_what_they_were() {
     let front = Front::new(ONE_SET);
-    let others = [held(2, 0, 1), held(3, 0, 1)];
+    let others = [entry(2, 0, 1), entry(3, 0, 1)];
     let promote =
         || (2..).zip(&others).for_each(|(key_of, it)| front.watch(&key(key_of)).promote(it));
     promote();
     let reader = front.watch(&key(1));
-    front.watch(&key(1)).replace(&key(1), &held(1, 0, 2));
+    front.watch(&key(1)).replace(&key(1), &entry(1, 0, 2));
     promote();
     assert_eq!([1, 2, 3].map(|number| kept(&front, number)), [None, Some(1), Some(1)]);
-    reader.promote(&held(1, 0, 1));
+    reader.promote(&entry(1, 0, 1));
     assert_eq!(kept(&front, 1), None);
 }
 
@@ -77,21 +77,21 @@ fn nor_does_it_when_the_slots_have_come_to_be_what_they_were() {
 fn what_was_promoted_in_between_is_replaced() {
     let front = Front::new(ONE_SET);
     let (reader, writer) = (front.watch(&key(1)), front.watch(&key(1)));
-    reader.promote(&held(1, 0, 1));
+    reader.promote(&entry(1, 0, 1));
     assert_eq!(kept(&front, 1), Some(1));
-    writer.replace(&key(1), &held(1, 0, 2));
+    writer.replace(&key(1), &entry(1, 0, 2));
     assert_eq!(kept(&front, 1), Some(2));
 }
 
 #[test]
 fn two_writers_that_come_in_the_wrong_order_leave_nothing() {
     let front = Front::new(ONE_SET);
-    front.watch(&key(1)).promote(&held(1, 0, 1));
+    front.watch(&key(1)).promote(&entry(1, 0, 1));
     // To moka: first 2, then 3.
     let (first, second) = (front.watch(&key(1)), front.watch(&key(1)));
-    second.replace(&key(1), &held(1, 0, 3));
+    second.replace(&key(1), &entry(1, 0, 3));
     assert_eq!(kept(&front, 1), Some(3));
-    first.replace(&key(1), &held(1, 0, 2));
+    first.replace(&key(1), &entry(1, 0, 2));
     assert_eq!(kept(&front, 1), None);
 }
 
@@ -99,26 +99,26 @@ fn two_writers_that_come_in_the_wrong_order_leave_nothing() {
 fn the_last_two_that_were_read_or_written_have_the_slots() {
     let front = Front::new(ONE_SET);
     let all = || [1, 2, 3].map(|number| kept(&front, number));
-    front.watch(&key(1)).promote(&held(1, 0, 1));
-    front.watch(&key(2)).replace(&key(2), &held(2, 0, 2));
+    front.watch(&key(1)).promote(&entry(1, 0, 1));
+    front.watch(&key(2)).replace(&key(2), &entry(2, 0, 2));
     assert_eq!(all(), [Some(1), Some(2), None]);
     // In its place.
-    front.watch(&key(1)).replace(&key(1), &held(1, 0, 3));
-    front.watch(&key(2)).promote(&held(2, 0, 4));
+    front.watch(&key(1)).replace(&key(1), &entry(1, 0, 3));
+    front.watch(&key(2)).promote(&entry(2, 0, 4));
     assert_eq!(all(), [Some(3), Some(4), None]);
-    front.watch(&key(3)).promote(&held(3, 0, 5));
+    front.watch(&key(3)).promote(&entry(3, 0, 5));
     assert_eq!(all(), [None, Some(4), Some(5)]);
     // One that cannot stay drives out none but its own key's.
-    front.watch(&key(1)).replace(&key(1), &held(1, 1 << 16, 6));
+    front.watch(&key(1)).replace(&key(1), &entry(1, 1 << 16, 6));
     assert_eq!(all(), [None, Some(4), Some(5)]);
-    front.watch(&key(2)).replace(&key(2), &held(2, 1 << 16, 6));
+    front.watch(&key(2)).replace(&key(2), &entry(2, 1 << 16, 6));
     assert_eq!(all(), [None, None, Some(5)]);
     // Its place is still its own, and what is in the other stays.
-    front.watch(&key(2)).promote(&held(2, 0, 7));
+    front.watch(&key(2)).promote(&entry(2, 0, 7));
     assert_eq!(all(), [None, Some(7), Some(5)]);
     front.sweep(5);
     assert_eq!(all(), [None, Some(7), None]);
-    front.watch(&key(1)).promote(&held(1, 0, 8));
+    front.watch(&key(1)).promote(&entry(1, 0, 8));
     assert_eq!(all(), [Some(8), Some(7), None]);
 }
 
@@ -133,10 +133,10 @@ fn a_key_has_one_entry_here_at_most() {
         let number = random.usize(0..4);
         let of = key(number as u64);
         match random.u8(0..4) {
-            0 => front.watch(&of).replace(&of, &held(number as u64, 1 << 16, count)),
+            0 => front.watch(&of).replace(&of, &entry(number as u64, 1 << 16, count)),
             1 => front.sweep(count - random.u64(0..8).min(count)),
-            2 => front.watch(&of).replace(&of, &held(number as u64, 0, count)),
-            _ => front.watch(&of).promote(&held(number as u64, 0, count)),
+            2 => front.watch(&of).replace(&of, &entry(number as u64, 0, count)),
+            _ => front.watch(&of).promote(&entry(number as u64, 0, count)),
         }
         last[number] = count.max(last[number]);
         let firsts = std::cell::RefCell::new(vec![]);
@@ -159,7 +159,7 @@ fn a_key_has_one_entry_here_at_most() {
 fn a_set_that_somebody_else_is_busy_with_is_left_to_him() {
     let front = Front::new(ONE_SET);
     let locked = front.sets[0].lock();
-    front.watch(&key(1)).promote(&held(1, 0, 1));
+    front.watch(&key(1)).promote(&entry(1, 0, 1));
     assert_eq!(kept(&front, 1), None);
     drop(locked);
 }
@@ -168,8 +168,8 @@ fn a_set_that_somebody_else_is_busy_with_is_left_to_him() {
 fn what_is_here_alone_is_counted_by_the_first_bytes_of_its_key() {
     let front = Front::new(1 << 22);
     assert_eq!(front.alone(|_| false), (0, 0));
-    front.watch(&key(1)).promote(&held(1, 100, 1));
-    front.watch(&key(2)).replace(&key(2), &held(2, 200, 1));
+    front.watch(&key(1)).promote(&entry(1, 100, 1));
+    front.watch(&key(2)).replace(&key(2), &entry(2, 200, 1));
     let elsewhere = |numbers: &'static [u64]| {
         move |first| numbers.iter().any(|&number| key(number).first() == first)
     };
@@ -179,7 +179,7 @@ fn what_is_here_alone_is_counted_by_the_first_bytes_of_its_key() {
     // One key's entry after another's, in the same slots.
     let front = Front::new(ONE_SET);
     for number in 1..=9 {
-        front.watch(&key(number)).promote(&held(number, 0, 1));
+        front.watch(&key(number)).promote(&entry(number, 0, 1));
         let others = if number == 1 { 0 } else { 1 };
         assert_eq!(front.alone(|first| first == key(number).first()), (others, others * 384));
     }

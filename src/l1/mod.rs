@@ -1,4 +1,4 @@
-//! [`Local`]: the tier in this process's memory, on moka.
+//! [`L1`]: the tier in this process's memory, on moka.
 
 pub(crate) mod entry;
 mod front;
@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::{Clock, Instant};
-use crate::l1::entry::Held;
+use crate::l1::entry::Entry;
 use crate::l1::front::Front;
 use crate::value::key::{CacheKey, KeyHasher};
 
 /// Results by key, bounded by their weight, the most useful ones kept (moka's TinyLFU); those that
 /// are read most are at hand in front of moka. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Local {
+pub(crate) struct L1 {
     /// By the first eight bytes of the key; the entry tells the others. That two keys share them, and
     /// take each other's place, happens once in ten million caches of a million entries.
-    cache: Cache<u64, Arc<Held>, KeyHasher>,
+    cache: Cache<u64, Arc<Entry>, KeyHasher>,
     front: Arc<Front>,
 }
 
@@ -44,15 +44,15 @@ fn one_in(calls: u8) -> bool {
     fastrand::u8(..) < u8::MAX / calls + 1
 }
 
-impl Local {
-    pub(crate) fn new(max_bytes: u64) -> Local {
+impl L1 {
+    pub(crate) fn new(max_bytes: u64) -> L1 {
         let front = Arc::new(Front::new(max_bytes));
         let cache = Cache::builder()
             // What moka has dropped may still be in the front.
             .max_capacity(max_bytes - front.bytes())
-            .weigher(|_, held: &Arc<Held>| held.weight())
+            .weigher(|_, entry: &Arc<Entry>| entry.weight())
             .build_with_hasher(KeyHasher::default());
-        Local { cache, front }
+        L1 { cache, front }
     }
 
     /// What `judge` makes of the key's entry; `None` if it may not be served.
@@ -63,14 +63,14 @@ impl Local {
     pub(crate) fn read<R>(
         &self,
         key: &CacheKey,
-        judge: impl Fn(&Arc<Held>) -> Option<R>,
+        judge: impl Fn(&Arc<Entry>) -> Option<R>,
     ) -> Option<R> {
         let Some(read) = self.front.read(key, &judge) else {
             let watch = self.front.watch(key);
-            let held = self.behind(key)?;
-            let read = judge(&held)?;
+            let entry = self.behind(key)?;
+            let read = judge(&entry)?;
             if one_in(PROMOTE_ONE_IN) {
-                watch.promote(&held);
+                watch.promote(&entry);
             }
             return Some(read);
         };
@@ -82,11 +82,11 @@ impl Local {
 
     /// The key's entry, for a read that may have found none already: moka is not told once more that
     /// it was asked in vain. It would take a key that is read once for one that is read often.
-    pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Held>> {
+    pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         if !self.has(key) {
             return None;
         }
-        self.front.read(key, |held| Some(held.clone())).or_else(|| self.behind(key))
+        self.front.read(key, |entry| Some(entry.clone())).or_else(|| self.behind(key))
     }
 
     /// Whether there is an entry of the key. moka is not told that it was asked.
@@ -94,14 +94,14 @@ impl Local {
         self.front.read(key, |_| Some(())).is_some() || self.cache.contains_key(&key.first())
     }
 
-    pub(crate) fn insert(&self, key: CacheKey, held: Arc<Held>) {
+    pub(crate) fn insert(&self, key: CacheKey, entry: Arc<Entry>) {
         let watch = self.front.watch(&key);
-        self.cache.insert(key.first(), held.clone());
-        watch.replace(&key, &held);
+        self.cache.insert(key.first(), entry.clone());
+        watch.replace(&key, &entry);
     }
 
-    fn behind(&self, key: &CacheKey) -> Option<Arc<Held>> {
-        self.cache.get(&key.first()).filter(|held| held.is_of(key))
+    fn behind(&self, key: &CacheKey) -> Option<Arc<Entry>> {
+        self.cache.get(&key.first()).filter(|entry| entry.is_of(key))
     }
 
     /// Tells moka of a read. If it has dropped the entry, it stays dropped there: giving it back could
@@ -124,8 +124,8 @@ impl Local {
     /// until others need the room. Its own expiry knows, for 30 ns more at every hit and 40 bytes
     /// at every entry; looking through the table now and then costs neither.
     fn sweep(&self, now: Instant) {
-        for (key, held) in &self.cache {
-            if held.life.kept <= now {
+        for (key, entry) in &self.cache {
+            if entry.lifetime.evict_at <= now {
                 self.cache.invalidate(&*key);
             }
         }
@@ -141,16 +141,16 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub(crate) struct Sweeper(JoinHandle<()>);
 
 impl Sweeper {
-    pub(crate) fn start(local: Local, clock: Clock) -> Sweeper {
+    pub(crate) fn start(l1: L1, clock: Clock) -> Sweeper {
         Sweeper(tokio::spawn(async move {
             let mut ticks = interval(SWEEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let (local, clock) = (local.clone(), clock.clone());
+                let (l1, clock) = (l1.clone(), clock.clone());
                 // A million entries take a tenth of a second; that is no work for a runtime's
                 // worker.
-                let _ = tokio::task::spawn_blocking(move || local.sweep(clock.now())).await;
+                let _ = tokio::task::spawn_blocking(move || l1.sweep(clock.now())).await;
             }
         }))
     }
@@ -166,7 +166,7 @@ impl Drop for Sweeper {
 mod tests {
     use super::*;
     use crate::currency::Stamp;
-    use crate::l1::entry::Life;
+    use crate::l1::entry::{Lifetime, LoadInfo};
     use crate::value::key::{Digest, KeyEncoder, Shape};
     use crate::value::tag::{Dependencies, TagSlot};
     use crate::value::token::Token;
@@ -177,167 +177,167 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    fn held(number: u64, bytes: usize, kept: Instant) -> Arc<Held> {
-        let life = Life { as_of: 0, born: 0, copied: 0, ends: 50, kept };
+    fn entry(number: u64, bytes: usize, kept: Instant) -> Arc<Entry> {
+        let lifetime =
+            Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 50, evict_at: kept };
         let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
-        Held::new(
+        Entry::new(
             &key(number),
             Arc::new(7_i32),
             bytes,
-            life,
-            (Stamp::default(), Token([0; 16])),
-            depends,
+            lifetime,
+            LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends },
         )
     }
 
     /// Reads until the entry is in the front.
-    fn bring(local: &Local, number: u64) {
-        while local.front.read(&key(number), |_| Some(())).is_none() {
-            local.read(&key(number), |_| Some(())).expect("moka has it");
+    fn bring(l1: &L1, number: u64) {
+        while l1.front.read(&key(number), |_| Some(())).is_none() {
+            l1.read(&key(number), |_| Some(())).expect("moka has it");
         }
     }
 
-    fn value(held: &Arc<Held>) -> Option<i32> {
-        held.value().map(|value| *value)
+    fn value(entry: &Arc<Entry>) -> Option<i32> {
+        entry.value().map(|value| *value)
     }
 
     #[test]
     fn a_value_is_only_read_as_what_it_is() {
-        let held = held(0, 4, 100);
-        assert!(held.value::<u32>().is_none());
-        assert_eq!(held.value::<i32>(), Some(Arc::new(7)));
+        let entry = entry(0, 4, 100);
+        assert!(entry.value::<u32>().is_none());
+        assert_eq!(entry.value::<i32>(), Some(Arc::new(7)));
     }
 
     #[test]
     fn the_bound_is_kept_by_weight() {
-        let local = Local::new(100_000);
+        let l1 = L1::new(100_000);
         for number in 0..1000 {
-            local.insert(key(number), held(number, 1000, 100));
+            l1.insert(key(number), entry(number, 1000, 100));
         }
-        local.cache.run_pending_tasks();
-        assert!(local.cache.weighted_size() <= 100_000);
-        assert!(local.cache.entry_count() > 50);
+        l1.cache.run_pending_tasks();
+        assert!(l1.cache.weighted_size() <= 100_000);
+        assert!(l1.cache.entry_count() > 50);
     }
 
     #[test]
     fn the_bound_is_kept_by_the_front_and_moka_together() {
         const BOUND: u64 = 1 << 21;
-        let local = Local::new(BOUND);
-        let read = |number| local.read(&key(number), |held| Some(held.weight()));
+        let l1 = L1::new(BOUND);
+        let read = |number| l1.read(&key(number), |entry| Some(entry.weight()));
         for number in 0..1000 {
-            local.insert(key(number), held(number, 3000, 100));
-            (0..5).for_each(|_| drop(local.cache.get(&key(number).first())));
+            l1.insert(key(number), entry(number, 3000, 100));
+            (0..5).for_each(|_| drop(l1.cache.get(&key(number).first())));
         }
         // Read never, these are not admitted where all others are read.
-        (1000..2000).for_each(|number| local.insert(key(number), held(number, 3000, 100)));
-        local.cache.run_pending_tasks();
-        let moka: HashSet<u64> = local.cache.iter().map(|(first, _)| *first).collect();
+        (1000..2000).for_each(|number| l1.insert(key(number), entry(number, 3000, 100)));
+        l1.cache.run_pending_tasks();
+        let moka: HashSet<u64> = l1.cache.iter().map(|(first, _)| *first).collect();
         let here = (0..2000).filter_map(|number| {
-            Some((number, local.front.read(&key(number), |held| Some(held.weight()))?))
+            Some((number, l1.front.read(&key(number), |entry| Some(entry.weight()))?))
         });
         let alone: Vec<_> =
             here.filter(|(number, _)| !moka.contains(&key(*number).first())).collect();
         assert!(!alone.is_empty());
         let weight: u64 = alone.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let count = moka.len() + alone.len();
-        assert_eq!(local.size(), (count as u64, local.cache.weighted_size() + weight));
-        assert!(local.size().1 <= BOUND);
+        assert_eq!(l1.size(), (count as u64, l1.cache.weighted_size() + weight));
+        assert!(l1.size().1 <= BOUND);
         assert!(moka.len() > 500);
         // These are served nevertheless, and are found by whoever may be content with a stale one.
         for (number, weight) in alone {
             assert_eq!(read(number), Some(weight));
-            assert!(local.get(&key(number)).is_some());
+            assert!(l1.get(&key(number)).is_some());
         }
     }
 
     #[test]
     fn what_is_too_large_is_never_in_the_front_and_a_small_memory_has_none() {
-        let large = Local::new(1 << 20);
-        large.insert(key(1), held(1, 1 << 16, 100));
-        let small = Local::new(2000);
-        small.insert(key(1), held(1, 4, 100));
-        for local in [large, small] {
+        let large = L1::new(1 << 20);
+        large.insert(key(1), entry(1, 1 << 16, 100));
+        let small = L1::new(2000);
+        small.insert(key(1), entry(1, 4, 100));
+        for l1 in [large, small] {
             for _ in 0..1000 {
-                assert_eq!(local.read(&key(1), value), Some(7));
+                assert_eq!(l1.read(&key(1), value), Some(7));
             }
-            assert!(local.front.read(&key(1), |_| Some(())).is_none());
+            assert!(l1.front.read(&key(1), |_| Some(())).is_none());
         }
     }
 
     #[test]
     fn an_entry_in_the_front_is_replaced_with_moka_s() {
-        let local = Local::new(1 << 20);
-        local.insert(key(1), held(1, 4, 100));
-        bring(&local, 1);
-        local.insert(key(1), held(1, 4, 200));
-        assert_eq!(local.front.read(&key(1), |held| Some(held.life.kept)), Some(200));
+        let l1 = L1::new(1 << 20);
+        l1.insert(key(1), entry(1, 4, 100));
+        bring(&l1, 1);
+        l1.insert(key(1), entry(1, 4, 200));
+        assert_eq!(l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at)), Some(200));
         // Too large for the front: the old one is not left there.
-        local.insert(key(1), held(1, 1 << 16, 300));
-        assert_eq!(local.read(&key(1), |held| Some(held.life.kept)), Some(300));
+        l1.insert(key(1), entry(1, 1 << 16, 300));
+        assert_eq!(l1.read(&key(1), |entry| Some(entry.lifetime.evict_at)), Some(300));
     }
 
     #[test]
     fn what_may_not_be_served_from_the_front_is_asked_of_moka() {
-        let local = Local::new(1 << 20);
-        local.insert(key(1), held(1, 4, 100));
-        bring(&local, 1);
+        let l1 = L1::new(1 << 20);
+        l1.insert(key(1), entry(1, 4, 100));
+        bring(&l1, 1);
         // A writer that is between moka and the front.
-        local.cache.insert(key(1).first(), held(1, 4, 200));
-        let wanted = |held: &Arc<Held>| (held.life.kept == 200).then_some(());
-        assert_eq!(local.read(&key(1), wanted), Some(()));
-        assert_eq!(local.read(&key(1), |_| None::<()>), None);
+        l1.cache.insert(key(1).first(), entry(1, 4, 200));
+        let wanted = |entry: &Arc<Entry>| (entry.lifetime.evict_at == 200).then_some(());
+        assert_eq!(l1.read(&key(1), wanted), Some(()));
+        assert_eq!(l1.read(&key(1), |_| None::<()>), None);
     }
 
     #[test]
     fn moka_hears_of_reads_that_the_front_answers() {
-        let local = Local::new(1 << 21);
-        let insert = |number| local.insert(key(number), held(number, 3000, 100));
+        let l1 = L1::new(1 << 21);
+        let insert = |number| l1.insert(key(number), entry(number, 3000, 100));
         let (read, unread) = (0, 1);
         // moka counts reads once it is half full.
         (0..500).for_each(insert);
-        local.cache.run_pending_tasks();
-        bring(&local, read);
+        l1.cache.run_pending_tasks();
+        bring(&l1, read);
         for _ in 0..1000 {
-            assert_eq!(local.front.read(&key(read), |_| Some(())), Some(()));
-            assert_eq!(local.read(&key(read), |_| Some(())), Some(()));
+            assert_eq!(l1.front.read(&key(read), |_| Some(())), Some(()));
+            assert_eq!(l1.read(&key(read), |_| Some(())), Some(()));
         }
-        local.cache.run_pending_tasks();
+        l1.cache.run_pending_tasks();
         for number in 500..1500 {
             insert(number);
-            (0..2).for_each(|_| drop(local.cache.get(&key(number).first())));
+            (0..2).for_each(|_| drop(l1.cache.get(&key(number).first())));
         }
-        local.cache.run_pending_tasks();
-        assert!(local.cache.contains_key(&key(read).first()));
-        assert!(!local.cache.contains_key(&key(unread).first()));
+        l1.cache.run_pending_tasks();
+        assert!(l1.cache.contains_key(&key(read).first()));
+        assert!(!l1.cache.contains_key(&key(unread).first()));
     }
 
     #[test]
     fn a_key_that_shares_its_first_bytes_is_another() {
-        let local = Local::new(1 << 20);
-        local.cache.insert(key(1).first(), held(2, 4, 100));
-        assert!(local.get(&key(1)).is_none());
-        assert!(local.read(&key(1), |_| Some(())).is_none());
+        let l1 = L1::new(1 << 20);
+        l1.cache.insert(key(1).first(), entry(2, 4, 100));
+        assert!(l1.get(&key(1)).is_none());
+        assert!(l1.read(&key(1), |_| Some(())).is_none());
     }
 
     #[test]
     fn a_sweep_frees_what_has_ended_and_nothing_else() {
-        let local = Local::new(1 << 22);
+        let l1 = L1::new(1 << 22);
         for number in 0..100 {
-            local.insert(key(number), held(number, 4, 100));
-            local.insert(key(100 + number), held(100 + number, 4, 200));
+            l1.insert(key(number), entry(number, 4, 100));
+            l1.insert(key(100 + number), entry(100 + number, 4, 200));
         }
-        (0..200).for_each(|number| bring(&local, number));
+        (0..200).for_each(|number| bring(&l1, number));
         let front = |numbers: std::ops::Range<u64>| {
-            numbers.filter(|&number| local.front.read(&key(number), |_| Some(())).is_some()).count()
+            numbers.filter(|&number| l1.front.read(&key(number), |_| Some(())).is_some()).count()
         };
         let lasting = front(100..200);
         assert!(front(0..100) > 0 && lasting > 0);
-        local.sweep(99);
-        assert_eq!(local.cache.entry_count(), 200);
-        local.sweep(100);
-        assert_eq!(local.cache.entry_count(), 100);
+        l1.sweep(99);
+        assert_eq!(l1.cache.entry_count(), 200);
+        l1.sweep(100);
+        assert_eq!(l1.cache.entry_count(), 100);
         assert_eq!((front(0..100), front(100..200)), (0, lasting));
-        assert!((100..200).all(|number| local.get(&key(number)).is_some()));
+        assert!((100..200).all(|number| l1.get(&key(number)).is_some()));
     }
 
     /// Threads read and write a few keys that share two slots. No read that begins after a write has
@@ -345,15 +345,15 @@ mod tests {
     #[test]
     fn no_read_finds_what_was_replaced_before_it_began() {
         const WRITES: u64 = 20_000;
-        let local = Local::new(1 << 17);
-        assert_eq!(local.front.bytes(), 1 << 13);
+        let l1 = L1::new(1 << 17);
+        assert_eq!(l1.front.bytes(), 1 << 13);
         let written: [AtomicU64; 3] = Default::default();
-        (0..3).for_each(|number| local.insert(key(number), held(number, 4, 0)));
+        (0..3).for_each(|number| l1.insert(key(number), entry(number, 4, 0)));
         let reads = |number: u64| {
             let written = &written[number as usize];
             while written.load(Ordering::Relaxed) < WRITES {
                 let before = written.load(Ordering::SeqCst);
-                let found = local.read(&key(number), |held| Some(held.life.kept));
+                let found = l1.read(&key(number), |entry| Some(entry.lifetime.evict_at));
                 assert!(found.is_none_or(|found| found >= before), "{found:?} after {before}");
             }
         };
@@ -364,7 +364,7 @@ mod tests {
             scope.spawn(|| {
                 for count in 1..=WRITES {
                     for number in 0..3 {
-                        local.insert(key(number), held(number, 4, count));
+                        l1.insert(key(number), entry(number, 4, count));
                         written[number as usize].store(count, Ordering::SeqCst);
                     }
                 }
@@ -374,31 +374,31 @@ mod tests {
 
     #[test]
     fn of_many_writers_the_front_believes_the_one_whom_moka_does() {
-        let local = Local::new(1 << 17);
+        let l1 = L1::new(1 << 17);
         for round in 0..2_000 {
-            local.insert(key(1), held(1, 4, 0));
-            bring(&local, 1);
+            l1.insert(key(1), entry(1, 4, 0));
+            bring(&l1, 1);
             std::thread::scope(|scope| {
                 for writer in 1..=3 {
-                    let local = &local;
-                    scope.spawn(move || local.insert(key(1), held(1, 4, writer)));
+                    let l1 = &l1;
+                    scope.spawn(move || l1.insert(key(1), entry(1, 4, writer)));
                 }
             });
-            let moka = local.cache.get(&key(1).first()).map(|held| held.life.kept);
-            let front = local.front.read(&key(1), |held| Some(held.life.kept));
+            let moka = l1.cache.get(&key(1).first()).map(|entry| entry.lifetime.evict_at);
+            let front = l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at));
             assert!(front.is_none() || front == moka, "{front:?}, {moka:?} in round {round}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_sweeper_sweeps_by_itself_until_it_is_dropped() {
-        let (local, clock) = (Local::new(1 << 20), crate::clock::ManualClock::new());
-        let sweeper = Sweeper::start(local.clone(), clock.clone().into());
-        local.insert(key(1), held(1, 4, 100));
+        let (l1, clock) = (L1::new(1 << 20), crate::clock::ManualClock::new());
+        let sweeper = Sweeper::start(l1.clone(), clock.clone().into());
+        l1.insert(key(1), entry(1, 4, 100));
         clock.advance(Duration::from_nanos(100));
         // The sweep itself runs on a thread that does not know of paused time.
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        while local.cache.contains_key(&key(1).first()) {
+        while l1.cache.contains_key(&key(1).first()) {
             assert!(std::time::Instant::now() < deadline, "nothing was swept");
             tokio::time::advance(SWEEP).await;
             tokio::task::yield_now().await;

@@ -8,7 +8,7 @@
 //! 7    1   zero
 //! 8    16  fingerprint of the key: half of its hash
 //! 24   8   epoch ┐ as of which the load began; compared by Lua scripts,
-//! 32   8   asof  │ as is the token
+//! 32   8   seq  │ as is the token
 //! 40   16  token ┘ the name of the load
 //! 56   8   life it was stored with, in milliseconds
 //! 64   8   time to live, the first part of that life, in milliseconds

@@ -237,7 +237,7 @@ impl View {
     }
 }
 
-/// Held while an attempt is made, by whoever makes it. They may leave at any time.
+/// Entry while an attempt is made, by whoever makes it. They may leave at any time.
 pub(super) struct Shown<'a>(&'a View);
 
 impl Drop for Shown<'_> {

@@ -48,7 +48,7 @@ pub(crate) fn invalidated(
             tier,
             by,
             at,
-            loaded_as_of = stamp.asof,
+            loaded_as_of = stamp.seq,
             epoch = stamp.epoch,
             "a result was not served: it was invalidated after its load began"
         );

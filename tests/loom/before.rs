@@ -8,7 +8,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::front::{Front, ROOM, SHARE, SLOTS};
-use crate::key::{CacheKey, Held};
+use crate::key::{CacheKey, Entry};
 use crate::sync::{Field, Mutant, mutated};
 use crate::{Case, broken, hold, holds, holds_nearly};
 
@@ -58,7 +58,7 @@ impl Memory {
     }
 
     fn in_front(&self, key: &CacheKey) -> Option<u64> {
-        self.front.read(key, |held| Some(held.life.kept))
+        self.front.read(key, |entry| Some(entry.lifetime.evict_at))
     }
 
     /// Once all threads have ended: the front has what moka has, or nothing.
@@ -68,8 +68,8 @@ impl Memory {
     }
 }
 
-fn entry(key: CacheKey, kept: u64) -> Shared<Held> {
-    Shared::new(Held::new(key, kept))
+fn entry(key: CacheKey, kept: u64) -> Shared<Entry> {
+    Shared::new(Entry::new(key, kept))
 }
 
 fn aside(memory: &Arc<Memory>, run: impl FnOnce(&Memory) + 'static) -> thread::JoinHandle<()> {

@@ -13,20 +13,20 @@ impl CacheKey {
 }
 
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Entry {
     key: CacheKey,
-    pub(crate) life: Life,
+    pub(crate) lifetime: Lifetime,
 }
 
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Lifetime {
     /// Which of the key's results it is: the later, the higher.
-    pub(crate) kept: Instant,
+    pub(crate) evict_at: Instant,
 }
 
-impl Held {
-    pub(crate) fn new(key: CacheKey, kept: Instant) -> Held {
-        Held { key, life: Life { kept } }
+impl Entry {
+    pub(crate) fn new(key: CacheKey, kept: Instant) -> Entry {
+        Entry { key, lifetime: Lifetime { evict_at: kept } }
     }
 
     pub(crate) fn is_of(&self, key: &CacheKey) -> bool {

@@ -12,7 +12,7 @@
 //! # What loom does not show
 //!
 //! - It takes sequentially consistent operations for acquiring and releasing ones. Here these are
-//!   the count of moments and nothing else, and what is shown does not need more.
+//!   the count of orders and nothing else, and what is shown does not need more.
 //! - No load sees a store that comes later in the run: orders that need such a promise are left out.
 //! - It looks back at one access to an atomic only; see [`sync`] for what would hide a reader, and
 //!   no model of the table has two threads that read.
@@ -106,8 +106,8 @@ fn at(epoch: u64, seq: u64) -> Position {
 }
 
 /// A result of another process.
-fn result(epoch: u64, asof: u64) -> Stamp {
-    Stamp { epoch, asof, moment: 0 }
+fn result(epoch: u64, seq: u64) -> Stamp {
+    Stamp { epoch, seq, order: 0 }
 }
 
 /// A table at this position, where the tag was invalidated by the last invalidation; confirmed
@@ -250,7 +250,7 @@ fn stamp_of_a_replaced_table() {
     let table = table(at(1, 5));
     let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
     let stamp = table.stamp();
-    hold(matches!((stamp.epoch, stamp.asof), (1, 5) | (2, 4)));
+    hold(matches!((stamp.epoch, stamp.seq), (1, 5) | (2, 4)));
     beat.join().unwrap();
 }
 
@@ -271,9 +271,9 @@ fn stamp_after_slots(write: fn(&Currency)) {
     let writer = aside(&table, write);
     let stamp = table.stamp();
     let stale = current(&table, result(1, 1));
-    hold(stamp.asof < 2 || !stale);
+    hold(stamp.seq < 2 || !stale);
     writer.join().unwrap();
-    hold(table.stamp().asof == 2 && !current(&table, result(1, 1)));
+    hold(table.stamp().seq == 2 && !current(&table, result(1, 1)));
 }
 
 fn stamp_after_a_push() {
@@ -303,8 +303,8 @@ fn stamp_after_a_gap() {
     });
     let stamp = table.stamp();
     let (first, second) = (current(&table, result(1, 1)), current(&table, result(1, 2)));
-    hold(stamp.asof < 2 || !first);
-    hold(stamp.asof < 3 || !second);
+    hold(stamp.seq < 2 || !first);
+    hold(stamp.seq < 3 || !second);
     late.join().unwrap();
     early.join().unwrap();
 }
@@ -332,7 +332,7 @@ fn stamp_alone() {
     let writer = aside(&table, |table| table.invalidate_alone(&[TagSlot::TAG]));
     let stamp = table.stamp();
     let stale = current(&table, result(1, 0));
-    hold(stamp.asof < 1 || !stale);
+    hold(stamp.seq < 1 || !stale);
     writer.join().unwrap();
     hold(!current(&table, result(1, 0)));
 }

@@ -85,15 +85,15 @@ fn load_that_began_after_the_reader_asked() {
     let loader = aside(&table, {
         let (data, load) = (data.clone(), load.clone());
         move |table| {
-            load.0.store(table.stamp().moment, Ordering::Relaxed);
+            load.0.store(table.stamp().order, Ordering::Relaxed);
             load.1.store(*data.lock().unwrap(), Ordering::Relaxed);
         }
     });
     *data.lock().unwrap() = 2;
-    let asked = table.moment();
+    let asked = table.order();
     loader.join().unwrap();
-    let (moment, loaded) = (load.0.load(Ordering::Relaxed), load.1.load(Ordering::Relaxed));
-    hold(moment <= asked || loaded == 2);
+    let (order, loaded) = (load.0.load(Ordering::Relaxed), load.1.load(Ordering::Relaxed));
+    hold(order <= asked || loaded == 2);
 }
 
 #[test]
@@ -121,13 +121,13 @@ pub(crate) fn acknowledged_while_loading() {
     let stamp = table.stamp();
     let (first, again) = (current(&table, stamp), current(&table, stamp));
     hold(first || !again);
-    hold(stamp.asof < 2 || first && again);
+    hold(stamp.seq < 2 || first && again);
     hold(!current(&table, before) && !current(&table, result(1, 1)));
     let foreign = current(&table, result(1, 2));
     hold(!foreign || current(&table, result(1, 2)));
     answer.join().unwrap();
     hold(current(&table, result(1, 2)));
-    hold(current(&table, stamp) == (stamp.asof == 2));
+    hold(current(&table, stamp) == (stamp.seq == 2));
 }
 
 /// Asked for again while the first is acknowledged: the second still pends.
@@ -161,7 +161,7 @@ fn acknowledged_twice() {
     hold(!current(&table, before) && !current(&table, result(1, 1)));
     first.join().unwrap();
     second.join().unwrap();
-    hold(stamp.asof <= table.position().seq);
+    hold(stamp.seq <= table.position().seq);
     hold(!current(&table, before) && table.unannounced().is_none());
 }
 

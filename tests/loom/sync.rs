@@ -27,7 +27,7 @@ pub(crate) enum Field {
     ConfirmedUntil,
     TagSlot,
     Applied,
-    Moments,
+    Orders,
     /// The front's count, and the only one of its type.
     Replaced,
     /// What the front says of a key without looking at its entry.
@@ -94,13 +94,13 @@ impl AtomicU64 {
             None => Field::ConfirmedUntil,
             Some(at) if at < tag::TagSlot::COUNT => Field::TagSlot,
             Some(at) if at == tag::TagSlot::COUNT => Field::Applied,
-            Some(_) => Field::Moments,
+            Some(_) => Field::Orders,
         };
         AtomicU64 { atomic: atomic::AtomicU64::new(value), last: value.into(), field }
     }
 
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        if self.field != Field::Moments && is_locked_here() {
+        if self.field != Field::Orders && is_locked_here() {
             return self.last.load(Ordering::Relaxed);
         }
         let relaxed = mutated(Mutant::RelaxedLoad(self.field));
@@ -120,7 +120,7 @@ impl AtomicU64 {
 
     pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
         // The one field that is counted; it shows that the order above is still that of the source.
-        assert_eq!(self.field, Field::Moments);
+        assert_eq!(self.field, Field::Orders);
         let relaxed = mutated(Mutant::RelaxedCount);
         self.atomic.fetch_add(value, if relaxed { Ordering::Relaxed } else { order })
     }

@@ -51,7 +51,7 @@ struct Shared {
     address: String,
     /// Who is told of every new connection.
     listener: OnceLock<Arc<dyn Listener>>,
-    /// Held for the time of a clone, never across an await.
+    /// Entry for the time of a clone, never across an await.
     current: Mutex<Current>,
     broken: Notify,
 }
