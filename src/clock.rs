@@ -23,12 +23,29 @@ enum Kind {
     Manual(ManualClock),
 }
 
-/// A point in time: nanoseconds since an origin of the clock's own.
-pub(crate) type Instant = u64;
+/// A point in time: nanoseconds since an origin of the clock's own. A type of its own, so that no
+/// count is taken for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Instant(u64);
+
+impl Instant {
+    /// Later than any other.
+    pub(crate) const NEVER: Instant = Instant(u64::MAX);
+
+    #[inline]
+    pub(crate) const fn from_nanos(nanos: u64) -> Instant {
+        Instant(nanos)
+    }
+
+    #[inline]
+    pub(crate) const fn nanos(self) -> u64 {
+        self.0
+    }
+}
 
 /// What the clocks show at their beginning. A result from Redis may be older than this machine is
 /// up, and the time of its load must not be cut off at zero: it would seem younger.
-const ORIGIN: Instant = 20 * 366 * 24 * 60 * 60 * 1_000_000_000;
+const ORIGIN: u64 = 20 * 366 * 24 * 60 * 60 * 1_000_000_000;
 
 /// How late a wait for a wall time may notice that the system's clock was set, or that the machine
 /// was suspended.
@@ -43,8 +60,8 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         match &self.0 {
-            Kind::System => system_now().saturating_add(ORIGIN),
-            Kind::Manual(clock) => clock.passed().saturating_add(ORIGIN),
+            Kind::System => Instant(system_now().saturating_add(ORIGIN)),
+            Kind::Manual(clock) => Instant(clock.passed().saturating_add(ORIGIN)),
         }
     }
 
@@ -89,7 +106,7 @@ impl Clock {
 /// of it. `std::time::Instant` stands still during suspend on Linux, CLOCK_BOOTTIME does not;
 /// CLOCK_MONOTONIC counts it on the other systems we know.
 #[inline]
-fn system_now() -> Instant {
+fn system_now() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: ClockId = ClockId::Boottime;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -101,13 +118,18 @@ fn system_now() -> Instant {
 /// `at + by`, staying at the end of time instead of wrapping.
 #[inline]
 pub(crate) fn after(at: Instant, by: Duration) -> Instant {
-    at.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
+    Instant(at.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+/// `at - by`, staying at the beginning of time instead of wrapping.
+pub(crate) fn before(at: Instant, by: Duration) -> Instant {
+    Instant(at.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// How long ago `then` was; zero if it lies ahead.
 #[inline]
 pub(crate) fn since(now: Instant, then: Instant) -> Duration {
-    Duration::from_nanos(now.saturating_sub(then))
+    Duration::from_nanos(now.0.saturating_sub(then.0))
 }
 
 /// A clock that stands still until it is [advanced](ManualClock::advance), for tests.
@@ -254,8 +276,8 @@ mod tests {
     fn the_beginning_of_a_clock_is_not_the_beginning_of_time() {
         // An entry may be older than the machine is up.
         let year = Duration::from_secs(366 * 24 * 60 * 60).as_nanos() as u64;
-        assert!(Clock::from(ManualClock::new()).now() > year);
-        assert!(Clock::system().now() > year);
+        assert!(Clock::from(ManualClock::new()).now().nanos() > year);
+        assert!(Clock::system().now().nanos() > year);
     }
 
     #[test]
@@ -266,7 +288,7 @@ mod tests {
         manual.advance(Duration::from_secs(3));
         assert_eq!(since(clock.now(), start), Duration::from_secs(3));
         manual.advance(Duration::MAX);
-        assert_eq!(clock.now(), u64::MAX);
+        assert_eq!(clock.now(), Instant::NEVER);
     }
 
     const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;

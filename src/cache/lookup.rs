@@ -153,15 +153,12 @@ fn lifetime(
     remaining: Duration,
     config: &QueryConfig,
 ) -> Lifetime {
-    let before = |instant: Instant, by: Duration| {
-        instant.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
-    };
-    let born = before(asked, stored_for);
+    let born = clock::before(asked, stored_for);
     let dies = clock::after(asked, remaining);
     let expires = clock::after(born, opened.header.ttl).min(dies);
     let evict_at = config.policy.kept(asked, dies);
     Lifetime {
-        load_began: before(born, opened.header.load),
+        load_began: clock::before(born, opened.header.load),
         loaded: born,
         cached: asked,
         expires,

@@ -22,6 +22,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::clock::Instant;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::value::tag::TagSlot;
 
@@ -113,18 +114,18 @@ pub(crate) enum Applied {
 impl Currency {
     /// A table that a directory in Redis keeps current.
     pub(crate) fn shared() -> Currency {
-        Currency::new(UNKNOWN, 0)
+        Currency::new(UNKNOWN, Instant::from_nanos(0))
     }
 
     /// The table of a cache that shares nothing: always confirmed.
     pub(crate) fn alone() -> Currency {
-        Currency::new(1, u64::MAX)
+        Currency::new(1, Instant::NEVER)
     }
 
-    fn new(epoch: u64, confirmed_until: u64) -> Currency {
+    fn new(epoch: u64, confirmed_until: Instant) -> Currency {
         Currency {
             epoch: AtomicU64::new(epoch),
-            confirmed_until: AtomicU64::new(confirmed_until),
+            confirmed_until: AtomicU64::new(confirmed_until.nanos()),
             slots: (0..TagSlot::COUNT).map(|_| AtomicU64::new(0)).collect(),
             applied: AtomicU64::new(0),
             orders: AtomicU64::new(0),
@@ -141,8 +142,8 @@ impl Currency {
     ///
     /// Read it before [`is_current`](Currency::is_current): what that reads is then at least as new.
     #[inline]
-    pub(crate) fn confirmed_until(&self) -> u64 {
-        self.confirmed_until.load(Ordering::Acquire)
+    pub(crate) fn confirmed_until(&self) -> Instant {
+        Instant::from_nanos(self.confirmed_until.load(Ordering::Acquire))
     }
 
     /// Whether nothing that a result depends on has been invalidated since its load began.
@@ -347,7 +348,7 @@ impl Currency {
         at: Position,
         slots: &[(TagSlot, u64)],
         connection: u64,
-        until: u64,
+        until: Instant,
     ) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
@@ -377,8 +378,8 @@ impl Currency {
         }
         self.epoch.store(at.epoch, Ordering::Release);
         ledger.beat_on = Some(connection);
-        if until > self.confirmed_until.load(Ordering::Relaxed) {
-            self.confirmed_until.store(until, Ordering::Release);
+        if until.nanos() > self.confirmed_until.load(Ordering::Relaxed) {
+            self.confirmed_until.store(until.nanos(), Ordering::Release);
         }
         Applied::Ok
     }

@@ -5,9 +5,14 @@ use std::iter::once;
 
 use super::table::Announcement;
 use super::{Applied, Currency, Position, Stamp};
+use crate::clock::Instant;
 use crate::value::tag::TagSlot;
 
 const LINK: u64 = 7;
+
+fn nanos(nanos: u64) -> Instant {
+    Instant::from_nanos(nanos)
+}
 
 fn a() -> TagSlot {
     TagSlot::of(1)
@@ -24,7 +29,7 @@ fn at(epoch: u64, seq: u64) -> Position {
 /// A table at this position, of which no tag was ever invalidated; confirmed until 10.
 fn table(epoch: u64, seq: u64) -> Currency {
     let table = Currency::shared();
-    assert_eq!(table.beat(at(epoch, seq), &[], LINK, 10), Applied::Ok);
+    assert_eq!(table.beat(at(epoch, seq), &[], LINK, nanos(10)), Applied::Ok);
     table
 }
 
@@ -76,19 +81,19 @@ fn a_result_is_of_its_epoch_alone() {
 #[test]
 fn before_the_first_beat_the_table_is_of_no_epoch_and_not_confirmed() {
     let table = Currency::shared();
-    assert_eq!((table.position(), table.confirmed_until()), (at(0, 0), 0));
+    assert_eq!((table.position(), table.confirmed_until()), (at(0, 0), nanos(0)));
     let own = table.stamp();
     assert!(current(&table, own));
     table.invalidate(&[a()]);
     assert!(!current(&table, own));
-    assert_eq!(table.beat(at(1, 3), &[], LINK, 9), Applied::Ok);
+    assert_eq!(table.beat(at(1, 3), &[], LINK, nanos(9)), Applied::Ok);
     assert!(!current(&table, own) && !current(&table, foreign(1, 3)));
 }
 
 #[test]
 fn a_table_alone_is_always_confirmed_and_counts_for_itself() {
     let table = Currency::alone();
-    assert_eq!(table.confirmed_until(), u64::MAX);
+    assert_eq!(table.confirmed_until(), Instant::NEVER);
     let old = table.stamp();
     assert!(current(&table, old));
     table.invalidate_alone(&[a()]);
@@ -194,7 +199,7 @@ fn an_acknowledgement_over_a_gap_does_not_stand_for_what_was_missed() {
     assert!(current(&table, foreign(1, 7)));
     // Until the beat, own loads seem older than they are: one more load, never a stale answer.
     assert!(!current(&table, table.stamp()));
-    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, 20), Applied::Ok);
+    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, nanos(20)), Applied::Ok);
     assert!(current(&table, table.stamp()));
 }
 
@@ -231,7 +236,7 @@ fn an_acknowledgement_of_another_epoch_ends_nothing() {
     assert_eq!(table.acknowledged(&announced, at(1, 9)), Applied::OldEpoch);
     assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Gap);
     assert_eq!(table.unannounced().as_ref(), Some(&announced));
-    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, 20), Applied::Ok);
+    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, nanos(20)), Applied::Ok);
     assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Ok);
     assert_eq!(table.unannounced(), None);
     assert!(current(&table, foreign(3, 1)) && !current(&table, foreign(3, 0)));
@@ -284,20 +289,20 @@ fn a_push_of_another_epoch_changes_nothing() {
 #[test]
 fn a_beat_brings_what_was_missed_and_confirms() {
     let table = table(1, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, 20), Applied::Ok);
-    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)) && current(&table, foreign(1, 6)));
     // Answered late: it confirms, if not for longer, and takes nothing back.
-    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, 15), Applied::Ok);
-    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), 20));
+    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, nanos(15)), Applied::Ok);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)));
 }
 
 #[test]
 fn a_beat_of_a_lower_epoch_is_ignored() {
     let table = table(2, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, 20), Applied::OldEpoch);
-    assert_eq!((table.position(), table.confirmed_until()), (at(2, 4), 10));
+    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, nanos(20)), Applied::OldEpoch);
+    assert_eq!((table.position(), table.confirmed_until()), (at(2, 4), nanos(10)));
     assert!(current(&table, foreign(2, 4)));
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
 }
@@ -307,7 +312,7 @@ fn a_new_epoch_replaces_the_table() {
     let table = table(1, 4);
     assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     let own = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, 20), Applied::Ok);
+    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, nanos(20)), Applied::Ok);
     assert_eq!(table.position(), at(2, 2));
     // Its numbers begin anew.
     assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
@@ -321,7 +326,7 @@ fn what_is_pending_survives_a_new_epoch() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let after = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[], LINK, 20), Applied::Ok);
+    assert_eq!(table.beat(at(2, 2), &[], LINK, nanos(20)), Applied::Ok);
     assert!(!current(&table, foreign(2, 2)) && !current(&table, after));
     assert!(current(&table, table.stamp()));
     assert_eq!(table.newest(once(a())), 0);
@@ -352,7 +357,7 @@ fn a_directory_that_went_back_is_not_covered() {
 fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
     let table = table(2, 4);
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
-    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, 20), Applied::Ok);
+    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, nanos(20)), Applied::Ok);
     assert!(table.covers(at(2, 4), LINK + 1, at(2, 4)));
     assert!(!table.covers(at(2, 4), LINK, at(2, 4)));
     assert!(!Currency::shared().covers(at(0, 0), LINK, at(0, 0)));
@@ -362,7 +367,7 @@ fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
 fn the_newest_is_the_highest_number_that_is_known_of_the_cells() {
     let table = table(1, 4);
     assert_eq!(table.newest([a(), b()].into_iter()), 0);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, 20), Applied::Ok);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, nanos(20)), Applied::Ok);
     assert_eq!(table.newest(once(a())), 6);
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
     table.invalidate(&[b()]);

@@ -145,6 +145,7 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Instant;
     use crate::currency::Position;
     use crate::value::key::{Digest, KeyEncoder, Shape};
     use futures_util::FutureExt;
@@ -206,7 +207,7 @@ mod tests {
         };
         assert!(told(1), "of an epoch not known yet");
         let at = Position { epoch: 7, seq: 1 };
-        assert_eq!(backplane.currency.beat(at, &[], 1, 9), Applied::Ok);
+        assert_eq!(backplane.currency.beat(at, &[], 1, Instant::from_nanos(9)), Applied::Ok);
         assert!(!told(2));
         assert!(told(4));
     }

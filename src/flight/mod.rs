@@ -306,7 +306,7 @@ mod tests {
     }
 
     pub(super) fn entry(number: i32) -> Loaded {
-        let lifetime = Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 9, evict_at: 9 };
+        let lifetime = Lifetime::of_nanos([0, 0, 0, 9, 9]);
         let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
         let load = LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends };
         Loaded { entry: Entry::new(&key(0), Arc::new(number), 4, lifetime, load), verified_at: 0 }

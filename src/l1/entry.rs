@@ -82,6 +82,13 @@ impl Lifetime {
         clock::since(self.expires.min(clock::after(self.loaded, policy.ttl)), now)
     }
 
+    /// The five times, in their order, as nanoseconds.
+    #[cfg(test)]
+    pub(crate) fn of_nanos(times: [u64; 5]) -> Lifetime {
+        let [load_began, loaded, cached, expires, evict_at] = times.map(Instant::from_nanos);
+        Lifetime { load_began, loaded, cached, expires, evict_at }
+    }
+
     /// How long its load took.
     #[inline]
     pub(crate) fn load(&self) -> Duration {
@@ -136,28 +143,27 @@ mod tests {
 
     #[test]
     fn a_query_that_wants_it_younger_is_not_served() {
-        let lifetime =
-            Lifetime { load_began: 0, loaded: 10, cached: 20, expires: 100, evict_at: 200 };
+        let lifetime = Lifetime::of_nanos([0, 10, 20, 100, 200]);
         let policy = |ttl: u64, l1_ttl: u64| Policy {
             ttl: Duration::from_nanos(ttl),
             l1_ttl: Duration::from_nanos(l1_ttl),
             ..Policy::default()
         };
-        assert!(lifetime.allows(&policy(50, 50), 59));
-        assert!(!lifetime.allows(&policy(50, 50), 60));
-        assert!(lifetime.allows(&policy(50, 30), 49));
-        assert!(!lifetime.allows(&policy(50, 30), 50));
-        assert!(!lifetime.allows(&policy(500, 500), 100));
+        assert!(lifetime.allows(&policy(50, 50), Instant::from_nanos(59)));
+        assert!(!lifetime.allows(&policy(50, 50), Instant::from_nanos(60)));
+        assert!(lifetime.allows(&policy(50, 30), Instant::from_nanos(49)));
+        assert!(!lifetime.allows(&policy(50, 30), Instant::from_nanos(50)));
+        assert!(!lifetime.allows(&policy(500, 500), Instant::from_nanos(100)));
         // Not in memory at all, not even to who came before it did.
-        assert!(lifetime.allows(&policy(50, 30), 19));
-        assert!(!lifetime.allows(&policy(50, 0), 19));
-        assert!(lifetime.is_fresh(&policy(50, 30), 59));
-        assert!(!lifetime.is_fresh(&policy(50, 30), 60));
-        assert!(!lifetime.is_fresh(&policy(500, 30), 100));
+        assert!(lifetime.allows(&policy(50, 30), Instant::from_nanos(19)));
+        assert!(!lifetime.allows(&policy(50, 0), Instant::from_nanos(19)));
+        assert!(lifetime.is_fresh(&policy(50, 30), Instant::from_nanos(59)));
+        assert!(!lifetime.is_fresh(&policy(50, 30), Instant::from_nanos(60)));
+        assert!(!lifetime.is_fresh(&policy(500, 30), Instant::from_nanos(100)));
         let beyond = Duration::from_nanos(40);
-        assert!(lifetime.allows_stale(&policy(50, 50), beyond, 99));
-        assert!(!lifetime.allows_stale(&policy(50, 50), beyond, 100));
-        assert!(!lifetime.allows_stale(&policy(500, 50), beyond, 200));
-        assert!(!lifetime.allows_stale(&policy(500, 50), Duration::ZERO, 50));
+        assert!(lifetime.allows_stale(&policy(50, 50), beyond, Instant::from_nanos(99)));
+        assert!(!lifetime.allows_stale(&policy(50, 50), beyond, Instant::from_nanos(100)));
+        assert!(!lifetime.allows_stale(&policy(500, 50), beyond, Instant::from_nanos(200)));
+        assert!(!lifetime.allows_stale(&policy(500, 50), Duration::ZERO, Instant::from_nanos(50)));
     }
 }

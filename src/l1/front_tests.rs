@@ -18,16 +18,16 @@ fn key(number: u64) -> CacheKey {
     KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
 }
 
-fn entry(number: u64, bytes: usize, kept: Instant) -> Arc<Entry> {
-    let lifetime = Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 0, evict_at: kept };
+fn entry(number: u64, bytes: usize, kept: u64) -> Arc<Entry> {
+    let lifetime = Lifetime::of_nanos([0, 0, 0, 0, kept]);
     let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
     let load = LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends };
     Entry::new(&key(number), Arc::new(()), bytes, lifetime, load)
 }
 
 /// Which of the key's entries is here.
-fn kept(front: &Front, number: u64) -> Option<Instant> {
-    front.read(&key(number), |entry| Some(entry.lifetime.evict_at))
+fn kept(front: &Front, number: u64) -> Option<u64> {
+    front.read(&key(number), |entry| Some(entry.lifetime.evict_at.nanos()))
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn the_last_two_that_were_read_or_written_have_the_slots() {
     // Its place is still its own, and what is in the other stays.
     front.watch(&key(2)).promote(&entry(2, 0, 7));
     assert_eq!(all(), [None, Some(7), Some(5)]);
-    front.sweep(5);
+    front.sweep(Instant::from_nanos(5));
     assert_eq!(all(), [None, Some(7), None]);
     front.watch(&key(1)).promote(&entry(1, 0, 8));
     assert_eq!(all(), [Some(8), Some(7), None]);
@@ -134,7 +134,7 @@ fn a_key_has_one_entry_here_at_most() {
         let of = key(number as u64);
         match random.u8(0..4) {
             0 => front.watch(&of).replace(&of, &entry(number as u64, 1 << 16, count)),
-            1 => front.sweep(count - random.u64(0..8).min(count)),
+            1 => front.sweep(Instant::from_nanos(count - random.u64(0..8).min(count))),
             2 => front.watch(&of).replace(&of, &entry(number as u64, 0, count)),
             _ => front.watch(&of).promote(&entry(number as u64, 0, count)),
         }
@@ -183,6 +183,6 @@ fn what_is_here_alone_is_counted_by_the_first_bytes_of_its_key() {
         let others = if number == 1 { 0 } else { 1 };
         assert_eq!(front.alone(|first| first == key(number).first()), (others, others * 384));
     }
-    front.sweep(1);
+    front.sweep(Instant::from_nanos(1));
     assert_eq!(front.alone(|_| false), (0, 0));
 }

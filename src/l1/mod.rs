@@ -177,9 +177,8 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    fn entry(number: u64, bytes: usize, kept: Instant) -> Arc<Entry> {
-        let lifetime =
-            Lifetime { load_began: 0, loaded: 0, cached: 0, expires: 50, evict_at: kept };
+    fn entry(number: u64, bytes: usize, kept: u64) -> Arc<Entry> {
+        let lifetime = Lifetime::of_nanos([0, 0, 0, 50, kept]);
         let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
         Entry::new(
             &key(number),
@@ -270,10 +269,13 @@ mod tests {
         l1.insert(key(1), entry(1, 4, 100));
         bring(&l1, 1);
         l1.insert(key(1), entry(1, 4, 200));
-        assert_eq!(l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at)), Some(200));
+        assert_eq!(
+            l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at.nanos())),
+            Some(200)
+        );
         // Too large for the front: the old one is not left there.
         l1.insert(key(1), entry(1, 1 << 16, 300));
-        assert_eq!(l1.read(&key(1), |entry| Some(entry.lifetime.evict_at)), Some(300));
+        assert_eq!(l1.read(&key(1), |entry| Some(entry.lifetime.evict_at.nanos())), Some(300));
     }
 
     #[test]
@@ -283,7 +285,7 @@ mod tests {
         bring(&l1, 1);
         // A writer that is between moka and the front.
         l1.cache.insert(key(1).first(), entry(1, 4, 200));
-        let wanted = |entry: &Arc<Entry>| (entry.lifetime.evict_at == 200).then_some(());
+        let wanted = |entry: &Arc<Entry>| (entry.lifetime.evict_at.nanos() == 200).then_some(());
         assert_eq!(l1.read(&key(1), wanted), Some(()));
         assert_eq!(l1.read(&key(1), |_| None::<()>), None);
     }
@@ -332,9 +334,9 @@ mod tests {
         };
         let lasting = front(100..200);
         assert!(front(0..100) > 0 && lasting > 0);
-        l1.sweep(99);
+        l1.sweep(Instant::from_nanos(99));
         assert_eq!(l1.cache.entry_count(), 200);
-        l1.sweep(100);
+        l1.sweep(Instant::from_nanos(100));
         assert_eq!(l1.cache.entry_count(), 100);
         assert_eq!((front(0..100), front(100..200)), (0, lasting));
         assert!((100..200).all(|number| l1.get(&key(number)).is_some()));
@@ -353,7 +355,7 @@ mod tests {
             let written = &written[number as usize];
             while written.load(Ordering::Relaxed) < WRITES {
                 let before = written.load(Ordering::SeqCst);
-                let found = l1.read(&key(number), |entry| Some(entry.lifetime.evict_at));
+                let found = l1.read(&key(number), |entry| Some(entry.lifetime.evict_at.nanos()));
                 assert!(found.is_none_or(|found| found >= before), "{found:?} after {before}");
             }
         };
@@ -384,8 +386,8 @@ mod tests {
                     scope.spawn(move || l1.insert(key(1), entry(1, 4, writer)));
                 }
             });
-            let moka = l1.cache.get(&key(1).first()).map(|entry| entry.lifetime.evict_at);
-            let front = l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at));
+            let moka = l1.cache.get(&key(1).first()).map(|entry| entry.lifetime.evict_at.nanos());
+            let front = l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at.nanos()));
             assert!(front.is_none() || front == moka, "{front:?}, {moka:?} in round {round}");
         }
     }

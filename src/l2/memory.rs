@@ -275,7 +275,7 @@ impl Store for Member {
     }
 
     fn time_of(&self, instant: Instant) -> Option<u64> {
-        Some(instant / MILLISECOND)
+        Some(instant.nanos() / MILLISECOND)
     }
 
     fn is_connected(&self) -> bool {

@@ -74,7 +74,7 @@ impl Namespace {
             None | Some(Kept { bytes: None, .. }) => Found::Nothing,
             // Of a millisecond that has begun nothing remains.
             Some(Kept { bytes: Some(bytes), .. }) => {
-                Found::Entry { bytes: bytes.clone(), now: now.div_ceil(MILLISECOND) }
+                Found::Entry { bytes: bytes.clone(), now: now.nanos().div_ceil(MILLISECOND) }
             }
         }
     }
@@ -129,7 +129,7 @@ impl Namespace {
             Some(lease) if lease.token != fill.token => return (false, None),
             lease => lease.is_some(),
         };
-        let ends = fill.ends.saturating_mul(MILLISECOND);
+        let ends = Instant::from_nanos(fill.ends.saturating_mul(MILLISECOND));
         let mut write = ends > now;
         if let Some((at, _)) = self.stored(key) {
             // The lease may have ended meanwhile, or have been granted to a process that was behind.

@@ -8,7 +8,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::front::{Front, ROOM, SHARE, SLOTS};
-use crate::key::{CacheKey, Entry};
+use crate::key::{CacheKey, Entry, Instant};
 use crate::sync::{Field, Mutant, mutated};
 use crate::{Case, broken, hold, holds, holds_nearly};
 
@@ -58,7 +58,7 @@ impl Memory {
     }
 
     fn in_front(&self, key: &CacheKey) -> Option<u64> {
-        self.front.read(key, |entry| Some(entry.lifetime.evict_at))
+        self.front.read(key, |entry| Some(entry.lifetime.evict_at.nanos()))
     }
 
     /// Once all threads have ended: the front has what moka has, or nothing.
@@ -179,7 +179,7 @@ fn swept() {
     let memory = Memory::new();
     memory.read();
     let writer = aside(&memory, |memory| memory.insert(2));
-    memory.front.sweep(1);
+    memory.front.sweep(Instant::from_nanos(1));
     hold(memory.in_front(&KEY) != Some(1));
     writer.join().unwrap();
     hold(memory.in_front(&KEY) == Some(2));

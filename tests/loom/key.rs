@@ -1,6 +1,20 @@
 //! What the [`front`](crate::front) needs of the crate's keys and results.
 
-pub(crate) type Instant = u64;
+/// A point in time, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instant(u64);
+
+impl Instant {
+    pub(crate) const NEVER: Instant = Instant(u64::MAX);
+
+    pub(crate) const fn from_nanos(nanos: u64) -> Instant {
+        Instant(nanos)
+    }
+
+    pub(crate) const fn nanos(self) -> u64 {
+        self.0
+    }
+}
 
 /// A key by its number. All have the front's only set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +39,8 @@ pub(crate) struct Lifetime {
 }
 
 impl Entry {
-    pub(crate) fn new(key: CacheKey, kept: Instant) -> Entry {
-        Entry { key, lifetime: Lifetime { evict_at: kept } }
+    pub(crate) fn new(key: CacheKey, kept: u64) -> Entry {
+        Entry { key, lifetime: Lifetime { evict_at: Instant(kept) } }
     }
 
     pub(crate) fn is_of(&self, key: &CacheKey) -> bool {

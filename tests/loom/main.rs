@@ -43,6 +43,7 @@ mod sync;
 mod tag;
 
 use crate::key as clock;
+use crate::key::Instant;
 
 /// The rooms of the crate that the two files import from.
 mod l1 {
@@ -115,7 +116,7 @@ fn result(epoch: u64, seq: u64) -> Stamp {
 fn table(position: Position) -> Arc<Currency> {
     let table = Currency::shared();
     let slots = [(TagSlot::TAG, position.seq)];
-    applied(table.beat(position, &slots, LINK, 10));
+    applied(table.beat(position, &slots, LINK, Instant::from_nanos(10)));
     Arc::new(table)
 }
 
@@ -138,22 +139,25 @@ fn aside(table: &Arc<Currency>, run: impl FnOnce(&Currency) + 'static) -> thread
 
 fn confirmation_and_cells() {
     let table = table(at(1, 1));
-    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+    });
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
-    hold(confirmed != 20 || !stale);
+    hold(confirmed != Instant::from_nanos(20) || !stale);
     beat.join().unwrap();
-    hold(table.confirmed_until() == 20 && !current(&table, result(1, 1)));
+    hold(table.confirmed_until() == Instant::from_nanos(20) && !current(&table, result(1, 1)));
 }
 
 fn confirmation_and_everything() {
     let table = table(at(1, 1));
-    let beat =
-        aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::EVERYTHING, 2)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(1, 2), &[(TagSlot::EVERYTHING, 2)], LINK, Instant::from_nanos(20)))
+    });
     let confirmed = table.confirmed_until();
-    hold(!current(&table, result(1, 1)) || confirmed != 20);
+    hold(!current(&table, result(1, 1)) || confirmed != Instant::from_nanos(20));
     let stale = current(&table, result(1, 1));
-    hold(confirmed != 20 || !stale);
+    hold(confirmed != Instant::from_nanos(20) || !stale);
     beat.join().unwrap();
 }
 
@@ -163,20 +167,23 @@ fn confirmation_after_a_push() {
     let push = aside(&table, |table| {
         let _ = table.pushed(at(1, 2), &[TagSlot::TAG]);
     });
-    let beat = aside(&table, |table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+    });
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
-    hold(confirmed != 20 || !stale);
+    hold(confirmed != Instant::from_nanos(20) || !stale);
     push.join().unwrap();
     beat.join().unwrap();
 }
 
 fn confirmation_of_a_new_epoch() {
     let table = table(at(1, 1));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, 20)));
+    let beat =
+        aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20))));
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
-    hold(confirmed != 20 || !stale);
+    hold(confirmed != Instant::from_nanos(20) || !stale);
     beat.join().unwrap();
 }
 
@@ -194,7 +201,9 @@ fn whoever_sees_a_confirmation_sees_the_cells_that_it_speaks_of() {
 /// current.
 fn replaced_under_an_old_result() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+    });
     hold(!current(&table, result(1, 3)));
     beat.join().unwrap();
     hold(!current(&table, result(1, 5)));
@@ -204,7 +213,9 @@ fn replaced_under_an_old_result() {
 /// written yet it would seem current.
 fn replaced_under_a_new_result() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+    });
     hold(!current(&table, result(2, 3)));
     beat.join().unwrap();
     hold(current(&table, result(2, 4)));
@@ -213,7 +224,9 @@ fn replaced_under_a_new_result() {
 /// A result that is right in its epoch is current as long as that lasts, and not again.
 fn replaced_once() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+    });
     let new = current(&table, result(2, 4));
     let old = current(&table, result(1, 5));
     hold(!(new && old));
@@ -229,7 +242,8 @@ fn replaced_while_pending() {
     let own = table.stamp();
     table.invalidate(&[TagSlot::TAG]);
     let announcement = table.unannounced().unwrap();
-    let beat = aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, 20)));
+    let beat =
+        aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20))));
     let answer = aside(&table, move |table| {
         // It was the old epoch that has acknowledged it: lost, if the new one is known by then.
         let _ = table.acknowledged(&announcement, at(1, 2));
@@ -248,7 +262,9 @@ fn replaced_while_pending() {
 /// A stamp is a position that the table has been at.
 fn stamp_of_a_replaced_table() {
     let table = table(at(1, 5));
-    let beat = aside(&table, |table| applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, 20)));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+    });
     let stamp = table.stamp();
     hold(matches!((stamp.epoch, stamp.seq), (1, 5) | (2, 4)));
     beat.join().unwrap();
@@ -281,7 +297,9 @@ fn stamp_after_a_push() {
 }
 
 fn stamp_after_a_beat() {
-    stamp_after_slots(|table| applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, 20)));
+    stamp_after_slots(|table| {
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+    });
 }
 
 fn stamp_after_an_acknowledgement() {

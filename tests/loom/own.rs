@@ -4,6 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::currency::Currency;
+use crate::key::Instant;
 use crate::tag::TagSlot;
 use crate::{LINK, applied, aside, at, current, hold, holds, holds_nearly, result, table};
 
@@ -48,12 +49,12 @@ fn invalidated_and_overtaken_by_a_push() {
 
 fn invalidated_and_confirmed() {
     // A beat from before the invalidation, answered late.
-    let beat = |table: &Currency| applied(table.beat(at(1, 1), &[], LINK, 20));
+    let beat = |table: &Currency| applied(table.beat(at(1, 1), &[], LINK, Instant::from_nanos(20)));
     invalidated(beat, 2);
 }
 
 fn invalidated_in_a_new_epoch() {
-    let beat = |table: &Currency| applied(table.beat(at(2, 0), &[], LINK, 20));
+    let beat = |table: &Currency| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20)));
     invalidated(beat, 2);
 }
 

@@ -168,7 +168,7 @@ impl Link {
     /// before it.
     pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
         let Reference { redis, ours } = self.shared.lock().time?;
-        let ahead = i128::from(instant) - i128::from(ours);
+        let ahead = i128::from(instant.nanos()) - i128::from(ours.nanos());
         i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
     }
 
