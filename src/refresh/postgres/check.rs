@@ -199,7 +199,7 @@ pub(crate) async fn held(
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     if let Some(holder) = transaction::holder(session, view.oid).await? {
         let message = format!("{holder} is refreshing it at this moment");
-        return Ok(vec![Finding::new(FindingKind::Entry, message)]);
+        return Ok(vec![Finding::new(FindingKind::Held, message)]);
     }
     // EXCLUSIVE, which CONCURRENTLY takes, goes with ACCESS SHARE alone.
     let sql = "SELECT format('postgresql''s process %s%s holds %s on it%s', l.pid, \
@@ -213,7 +213,7 @@ pub(crate) async fn held(
     let found = rows.iter().map(|row| {
         let (message, pid): (String, i32) = (row.get(0), row.get(1));
         let message = format!("{message}, which a refresh has to wait for");
-        Finding::new(FindingKind::Entry, message).mend(format!("SELECT pg_cancel_backend({pid});"))
+        Finding::new(FindingKind::Held, message).mend(format!("SELECT pg_cancel_backend({pid});"))
     });
     Ok(found.collect())
 }
@@ -311,7 +311,7 @@ pub(crate) async fn explain(
                         | FindingKind::OwnerCannotRead
                         | FindingKind::OwnerLacksTemporary
                 )
-                | (RefreshErrorKind::LockTimeout, FindingKind::Entry)
+                | (RefreshErrorKind::LockTimeout, FindingKind::Held)
                 | (RefreshErrorKind::ReadOnly, FindingKind::ReadOnly)
         )
     };

@@ -30,7 +30,7 @@ pub enum FindingKind {
     /// The view's owner may not make the temporary table that `CONCURRENTLY` needs.
     OwnerLacksTemporary,
     /// Another session holds a lock that a refresh has to wait for, or refreshes it now.
-    Entry,
+    Held,
     /// The server takes no writes.
     ReadOnly,
     /// `skip_unchanged` cannot be sure about this view, so it is always refreshed.
@@ -45,7 +45,7 @@ impl FindingKind {
         !matches!(
             self,
             FindingKind::NotPopulated
-                | FindingKind::Entry
+                | FindingKind::Held
                 | FindingKind::Untraceable
                 | FindingKind::Unmanaged
         )
