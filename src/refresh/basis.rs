@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use tokio_postgres::Error;
 
-use super::notes::Basis;
+use super::notes::SourceSnapshot;
 use super::shared::Shared;
-use super::trigger::{Doubt, Trigger};
+use super::trigger::{PendingReports, Trigger};
 use crate::refresh::postgres::lineage::Lineage;
-use crate::refresh::postgres::sight;
-use crate::refresh::postgres::transaction::Turn;
-use crate::refresh::postgres::writes::{self, COUNTED_SINCE, Owing, REPORTED_AFTER};
+use crate::refresh::postgres::state;
+use crate::refresh::postgres::transaction::RefreshTx;
+use crate::refresh::postgres::writes::{self, COUNTED_SINCE, REPORTED_AFTER, UnreportedSession};
 
 pub(super) enum Verdict {
     Changed,
     Unchanged,
-    Unsettled(Doubt),
+    Unsettled(PendingReports),
 }
 
 impl Shared {
@@ -25,59 +25,66 @@ impl Shared {
     /// too late for the counters, and not in doubt any more.
     pub(super) async fn examine(
         &self,
-        turn: &mut Turn,
-        last: Option<&Basis>,
+        tx: &mut RefreshTx,
+        last: Option<&SourceSnapshot>,
         trigger: &Trigger,
-    ) -> Result<(Option<Basis>, Verdict), Error> {
+    ) -> Result<(Option<SourceSnapshot>, Verdict), Error> {
         let verdict = match (last, trigger.patience()) {
-            (Some(last), Some(doubt)) => doubts(turn, last, doubt).await?,
+            (Some(last), Some(pending)) => pending_reports(tx, last, pending).await?,
             _ => Verdict::Changed,
         };
-        let basis = self.basis(turn).await?;
+        let basis = self.basis(tx).await?;
         let same = last
             .zip(basis.as_ref())
-            .is_some_and(|(last, now)| turn.sight.populated && last.digest == now.digest);
+            .is_some_and(|(last, now)| tx.state.populated && last.digest == now.digest);
         Ok((basis, if same { verdict } else { Verdict::Changed }))
     }
 
     /// `None` if writes to it cannot be seen.
-    async fn basis(&self, turn: &mut Turn) -> Result<Option<Basis>, Error> {
-        if turn.sight.version < COUNTED_SINCE || !turn.sight.counts {
+    async fn basis(&self, tx: &mut RefreshTx) -> Result<Option<SourceSnapshot>, Error> {
+        if tx.state.server_version < COUNTED_SINCE || !tx.state.counts {
             return Ok(None);
         }
-        let lineage = Lineage::of(&mut turn.session, &[turn.view.oid]).await?;
-        if !lineage.untraceable(turn.view.oid).is_empty() {
+        let lineage = Lineage::of(&mut tx.session, &[tx.view.oid]).await?;
+        if !lineage.untraceable(tx.view.oid).is_empty() {
             return Ok(None);
         }
-        let sources = lineage.sources(turn.view.oid);
-        let Some(writes) = writes::read(&mut turn.session, &sources.tables).await? else {
+        let sources = lineage.sources(tx.view.oid);
+        let Some(writes) = writes::read(&mut tx.session, &sources.tables).await? else {
             return Ok(None);
         };
         let mut digest = writes.0;
         for oid in sources.views {
-            let (seen, _) = sight::look_again(&mut turn.session, oid).await?;
+            let (version, _) = state::look_again(&mut tx.session, oid).await?;
             // Its rows may be those of an earlier state.
-            let note = self.notes.of(&self.note_name(oid), &seen.xmin).await;
-            let content = note.map_or(seen.xmin, |note| note.content);
+            let note = self.notes.of(&self.note_name(oid), &version.xmin).await;
+            let content = note.map_or(version.xmin, |note| note.content);
             digest.push_str(&format!(" {oid}={content}"));
         }
-        Ok(Some(Basis { digest, read_at: turn.sight.now }))
+        Ok(Some(SourceSnapshot { digest, read_at: tx.state.now }))
     }
 }
 
-async fn doubts(turn: &mut Turn, last: &Basis, doubt: Option<Doubt>) -> Result<Verdict, Error> {
-    let now = turn.sight.now;
-    let (first, earlier) = doubt.map_or((now, None), |doubt| (doubt.first, doubt.owing));
+async fn pending_reports(
+    tx: &mut RefreshTx,
+    last: &SourceSnapshot,
+    pending: Option<PendingReports>,
+) -> Result<Verdict, Error> {
+    let now = tx.state.now;
+    let (first, earlier) =
+        pending.map_or((now, None), |pending| (pending.first, pending.unreported));
     let ago = Duration::from_micros(u64::try_from(now - first).unwrap_or(0));
-    let owing = writes::owing(&mut turn.session, last.read_at, ago).await?;
-    if owing.is_empty() {
+    let unreported = writes::unreported(&mut tx.session, last.read_at, ago).await?;
+    if unreported.is_empty() {
         return Ok(Verdict::Unchanged);
     }
-    let owing = match earlier {
+    let unreported = match earlier {
         // Each of them was idle in between, and reported.
-        Some(earlier) if !Owing::persists(&earlier, &owing) => return Ok(Verdict::Unchanged),
+        Some(earlier) if !UnreportedSession::persists(&earlier, &unreported) => {
+            return Ok(Verdict::Unchanged);
+        }
         Some(earlier) => Some(earlier),
-        None => (ago >= REPORTED_AFTER).then_some(owing),
+        None => (ago >= REPORTED_AFTER).then_some(unreported),
     };
-    Ok(Verdict::Unsettled(Doubt { first, owing }))
+    Ok(Verdict::Unsettled(PendingReports { first, unreported }))
 }

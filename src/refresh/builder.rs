@@ -25,7 +25,7 @@ use crate::error::WrongSetting;
 use crate::postgres::CancelTls;
 use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
-use crate::refresh::postgres::{RefreshError, sight};
+use crate::refresh::postgres::{RefreshError, state};
 use crate::telemetry::metrics;
 use crate::telemetry::trace;
 
@@ -287,7 +287,7 @@ impl RefresherBuilder {
         let mut session = session.map_err(|error| RefreshError::connect(first, error))?;
         let mut oids = vec![];
         for view in &self.views {
-            match sight::find(&mut session, &view.name).await {
+            match state::find(&mut session, &view.name).await {
                 Ok(found) => {
                     let found = found.materialized(&view.name)?;
                     if oids.contains(&found.oid) {

@@ -15,7 +15,7 @@ use crate::error::BoxError;
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::listen::Listen;
 use crate::refresh::postgres::session::Session;
-use crate::refresh::postgres::sight;
+use crate::refresh::postgres::state;
 
 /// How long a process of the fleet has to announce what it has committed. After that it is dead, or
 /// cut off, and whoever notices announces it.
@@ -45,8 +45,8 @@ impl Followed {
     /// Looks at all views once, and makes stale what a refresh has changed.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), BoxError> {
         let mut session = Session::open(&shared.source).await?;
-        let seen = sight::glance(&mut session, &self.names).await?;
-        let oids: Vec<_> = seen.iter().map(|seen| Some(seen.as_ref()?.0)).collect();
+        let version = state::glance(&mut session, &self.names).await?;
+        let oids: Vec<_> = version.iter().map(|version| Some(version.as_ref()?.0)).collect();
         if !shared.order.read().await.is_of(&oids) {
             let known: Vec<u32> = oids.iter().copied().flatten().collect();
             let lineage = Lineage::of(&mut session, &known).await?;
@@ -54,15 +54,15 @@ impl Followed {
         }
         drop(session);
         let now = shared.clock.wall();
-        for (at, seen) in seen.into_iter().enumerate() {
-            let Some((oid, seen)) = seen else {
+        for (at, version) in version.into_iter().enumerate() {
+            let Some((oid, version)) = version else {
                 self.views.remove(&at);
                 continue;
             };
-            shared.views[at].saw(now, &seen);
-            let is_known = |state: &State| state.xmin == seen.xmin && state.oid == oid;
+            shared.views[at].saw(now, &version);
+            let is_known = |state: &State| state.xmin == version.xmin && state.oid == oid;
             if !self.views.get(&at).is_some_and(is_known) {
-                let (xmin, since) = (seen.xmin, Instant::now());
+                let (xmin, since) = (version.xmin, Instant::now());
                 self.views.insert(at, State { xmin, oid, since, handled: false });
             }
         }

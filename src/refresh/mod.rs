@@ -1,5 +1,6 @@
 //! Materialized views, refreshed on schedule by one process of the fleet at a time.
 
+mod attempt;
 mod backoff;
 mod basis;
 mod builder;
@@ -19,7 +20,6 @@ mod start_error;
 mod status;
 mod ticks;
 mod trigger;
-mod turn;
 mod view;
 #[cfg(feature = "webhook")]
 mod webhook;

@@ -27,13 +27,13 @@ pub(super) struct Note {
     pub(super) changed: bool,
     /// The state in which the rows came to be as they are: an earlier one if none changed since.
     pub(super) content: String,
-    /// What its rows were made of; see [`Basis`].
-    pub(super) basis: Option<Basis>,
+    /// What its rows were made of; see [`SourceSnapshot`].
+    pub(super) basis: Option<SourceSnapshot>,
 }
 
 /// What the rows of a view were made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Basis {
+pub(super) struct SourceSnapshot {
     /// How counters of writes and the contents of views below stood before the refresh.
     pub(super) digest: String,
     /// When that was, by PostgreSQL's clock: microseconds since 1970.
@@ -141,7 +141,7 @@ impl Note {
             content: text(note.get("content")?)?,
             basis: match basis {
                 Value::Null => None,
-                basis => Some(Basis {
+                basis => Some(SourceSnapshot {
                     digest: text(basis.get("digest")?)?,
                     read_at: basis.get("read_at")?.as_i64()?,
                 }),
@@ -160,7 +160,7 @@ mod tests {
             tick: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(1_764_000_000_500)),
             changed: true,
             content: "731".into(),
-            basis: Some(Basis { digest: "d".into(), read_at: 17 }),
+            basis: Some(SourceSnapshot { digest: "d".into(), read_at: 17 }),
         }
     }
 

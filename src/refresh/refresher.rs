@@ -9,19 +9,19 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::attempt::Attempt;
 use super::check::{CheckReport, ViewCheck};
 use super::plan::RefreshPlan;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::shared::{Closing, Shared, View};
 use super::status::ViewStatus;
 use super::trigger::Trigger;
-use super::turn::Attempt;
 use super::view::Mode;
 use crate::postgres::cancel::LIMIT;
 use crate::refresh::postgres::check::{self, Wanted};
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::session::Session;
-use crate::refresh::postgres::{RefreshError, RefreshErrorKind, sight, trigger};
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
 
 /// Refreshes materialized views on schedule, each by one process of a service at a time, and makes
 /// cached results that read them stale when they have changed.
@@ -259,9 +259,9 @@ impl Refresher {
 
     async fn oids(&self, session: &mut Session) -> Result<Vec<Option<u32>>, RefreshError> {
         let names: Vec<_> = self.shared.views.iter().map(|view| view.name().to_string()).collect();
-        let seen = sight::glance(session, &names).await;
-        let seen = seen.map_err(|error| RefreshError::of_postgres(&names[0], error))?;
-        Ok(seen.into_iter().map(|seen| Some(seen?.0)).collect())
+        let version = state::glance(session, &names).await;
+        let version = version.map_err(|error| RefreshError::of_postgres(&names[0], error))?;
+        Ok(version.into_iter().map(|version| Some(version?.0)).collect())
     }
 
     async fn order(&self) -> Result<super::plan::Order, RefreshError> {

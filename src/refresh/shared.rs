@@ -1,5 +1,5 @@
 //! [`Shared`]: all parts of a refresher. What they do together stands in the files of the path of a
-//! refresh: `ticks` (when), `turn` (one refresh), `follow` (refreshes by others).
+//! refresh: `ticks` (when), `attempt` (one refresh), `follow` (refreshes by others).
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use crate::cache::QueryCache;
 use crate::clock::Clock;
 use crate::refresh::postgres::RefreshError;
 use crate::refresh::postgres::session::Source;
-use crate::refresh::postgres::sight::Seen;
+use crate::refresh::postgres::state::ViewVersion;
 use crate::telemetry::stats::PublishedView;
 
 pub(super) struct Shared {
@@ -75,7 +75,7 @@ const REMEMBERED: usize = 8;
 
 /// The states that a view was seen in, and since when.
 #[derive(Default)]
-struct Looks(VecDeque<(SystemTime, Seen)>);
+struct Looks(VecDeque<(SystemTime, ViewVersion)>);
 
 impl View {
     pub(super) fn new(
@@ -151,10 +151,10 @@ impl View {
     }
 
     /// The view was in this state at this time.
-    pub(super) fn saw(&self, at: SystemTime, seen: &Seen) {
+    pub(super) fn saw(&self, at: SystemTime, version: &ViewVersion) {
         let mut looks = self.looks.lock();
-        if looks.0.back().is_none_or(|(_, last)| last != seen) {
-            looks.0.push_back((at, seen.clone()));
+        if looks.0.back().is_none_or(|(_, last)| last != version) {
+            looks.0.push_back((at, version.clone()));
             if looks.0.len() > REMEMBERED {
                 looks.0.pop_front();
             }
@@ -171,10 +171,10 @@ impl View {
     }
 
     /// The state that it was last seen in at that time, or else the first that it was seen in.
-    pub(super) fn as_of(&self, at: SystemTime) -> Option<Seen> {
+    pub(super) fn as_of(&self, at: SystemTime) -> Option<ViewVersion> {
         let looks = self.looks.lock();
         let then = looks.0.iter().rev().find(|(since, _)| *since <= at);
-        then.or(looks.0.front()).map(|(_, seen)| seen.clone())
+        then.or(looks.0.front()).map(|(_, version)| version.clone())
     }
 
     /// An attempt came to an end without a failure.
@@ -237,7 +237,7 @@ impl View {
     }
 }
 
-/// Entry while an attempt is made, by whoever makes it. They may leave at any time.
+/// Held while an attempt is made, by whoever makes it. They may leave at any time.
 pub(super) struct Shown<'a>(&'a View);
 
 impl Drop for Shown<'_> {

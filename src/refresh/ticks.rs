@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::attempt::Attempt;
 use super::backoff;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::schedule::Schedule;
 use super::shared::{Closing, Shared, View};
 use super::status::Activity;
-use super::trigger::{Doubt, Patience, Trigger};
-use super::turn::Attempt;
-use crate::refresh::postgres::sight::Seen;
+use super::trigger::{Patience, PendingReports, Trigger};
+use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::writes::REPORTED_AFTER;
 
 /// How far the clocks of two processes may be apart for one to notice, without a note of it, that the
@@ -33,7 +33,7 @@ const SETTLING_TRIES: u32 = 5;
 /// What is remembered of a doubt from one tick to the next: where ticks come faster than sessions
 /// report, no tick could be sure otherwise.
 struct Settling {
-    doubt: Doubt,
+    pending: PendingReports,
     again: Instant,
     tries: u32,
 }
@@ -82,7 +82,7 @@ impl Due<'_> {
             let patience = match settling {
                 None => Patience::Waiting(None),
                 Some(settling) if settling.tries > SETTLING_TRIES => Patience::Over,
-                Some(settling) => Patience::Waiting(Some(settling.doubt.clone())),
+                Some(settling) => Patience::Waiting(Some(settling.pending.clone())),
             };
             let trigger = Trigger::Tick { tick: self.tick, before: before.clone(), patience };
             let overtaken = match self.shared.attempt(self.view, trigger, failed == 0).await {
@@ -93,8 +93,8 @@ impl Due<'_> {
                 }
                 // Whoever it is may die of it. As long as they have the lock they are at it; when
                 // it is free, what they have left shows whether they were done.
-                Ok(Attempt::Busy { holder, seen }) => {
-                    before.get_or_insert(seen);
+                Ok(Attempt::Busy { holder, version }) => {
+                    before.get_or_insert(version);
                     if watched == 0 {
                         let reason = SkipReason::Busy { holder };
                         self.view.watches(RefreshReport {
@@ -111,8 +111,8 @@ impl Due<'_> {
                     let goes_on = self.shared.goes_on(sleep(pause)).await;
                     (!goes_on).then(|| self.now())
                 }
-                Ok(Attempt::Unsettled(doubt)) => {
-                    let settling = Settling::after(settling.take(), doubt).keep(settling);
+                Ok(Attempt::Unsettled(pending)) => {
+                    let settling = Settling::after(settling.take(), pending).keep(settling);
                     self.view.is(Activity::Settling);
                     self.until_next_tick(sleep_until(settling)).await
                 }
@@ -153,7 +153,7 @@ impl Due<'_> {
 
     /// The state of the view at a time when nobody, by however wrong a clock, can have thought that
     /// this tick had come.
-    fn before(&self) -> Option<Seen> {
+    fn before(&self) -> Option<ViewVersion> {
         let apart = CLOCKS_APART.min(self.schedule.interval(self.tick) / 2);
         self.view.as_of(self.tick.checked_sub(apart)?)
     }
@@ -181,13 +181,13 @@ impl Due<'_> {
 }
 
 impl Settling {
-    fn after(earlier: Option<Settling>, doubt: Doubt) -> Settling {
+    fn after(earlier: Option<Settling>, pending: PendingReports) -> Settling {
         let now = Instant::now();
         match earlier {
-            None => Settling { doubt, again: now + REPORTED_AFTER, tries: 0 },
-            Some(earlier) if !doubt.is_late() => Settling { doubt, ..earlier },
+            None => Settling { pending, again: now + REPORTED_AFTER, tries: 0 },
+            Some(earlier) if !pending.is_late() => Settling { pending, ..earlier },
             Some(Settling { tries, .. }) => {
-                Settling { doubt, again: now + Duration::from_secs(1), tries: tries + 1 }
+                Settling { pending, again: now + Duration::from_secs(1), tries: tries + 1 }
             }
         }
     }

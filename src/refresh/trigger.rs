@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use crate::refresh::postgres::sight::Seen;
-use crate::refresh::postgres::writes::Owing;
+use crate::refresh::postgres::state::ViewVersion;
+use crate::refresh::postgres::writes::UnreportedSession;
 
 /// Why a view is to be refreshed.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub(super) enum Trigger {
     Tick {
         tick: SystemTime,
         /// The state that the view was in well before.
-        before: Option<Seen>,
+        before: Option<ViewVersion>,
         patience: Patience,
     },
     /// Somebody asked for all views: what is surely unchanged need not be refreshed.
@@ -23,9 +23,9 @@ pub(super) enum Trigger {
 
 impl Trigger {
     /// The doubt so far, if it need not be refreshed when there is none any more.
-    pub(super) fn patience(&self) -> Option<Option<Doubt>> {
+    pub(super) fn patience(&self) -> Option<Option<PendingReports>> {
         match self {
-            Trigger::Tick { patience: Patience::Waiting(doubt), .. } => Some(doubt.clone()),
+            Trigger::Tick { patience: Patience::Waiting(pending), .. } => Some(pending.clone()),
             Trigger::Round => Some(None),
             Trigger::Tick { patience: Patience::Over, .. } | Trigger::Asked => None,
         }
@@ -36,24 +36,24 @@ impl Trigger {
 #[derive(Debug, Clone)]
 pub(super) enum Patience {
     /// There is time to ask again.
-    Waiting(Option<Doubt>),
+    Waiting(Option<PendingReports>),
     /// It was long enough: any doubt means a refresh.
     Over,
 }
 
 /// Sessions may have written what they have not reported.
 #[derive(Debug, Clone)]
-pub(super) struct Doubt {
+pub(super) struct PendingReports {
     /// When this was first asked, by PostgreSQL's clock.
     pub(super) first: i64,
     /// Those that still may, of what they wrote before that, after the time in which idle ones
     /// report.
-    pub(super) owing: Option<Vec<Owing>>,
+    pub(super) unreported: Option<Vec<UnreportedSession>>,
 }
 
-impl Doubt {
+impl PendingReports {
     /// Whether it is about sessions that had the time to report, and were busy instead.
     pub(super) fn is_late(&self) -> bool {
-        self.owing.is_some()
+        self.unreported.is_some()
     }
 }

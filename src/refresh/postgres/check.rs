@@ -6,7 +6,7 @@ use super::error::RefreshErrorKind;
 use super::finding::{Finding, FindingKind};
 use super::lineage::Lineage;
 use super::session::Session;
-use super::sight::{self, Named, USABLE_INDEX};
+use super::state::{self, Relation, USABLE_INDEX};
 use super::transaction;
 
 /// What is to be known about a view beyond its catalog row.
@@ -25,7 +25,7 @@ pub(crate) async fn check(
     wanted: Wanted,
     managed: &[u32],
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
-    let view = match sight::find(session, name).await.and_then(|found| found.materialized(name)) {
+    let view = match state::find(session, name).await.and_then(|found| found.materialized(name)) {
         Ok(view) => view,
         Err(error) => {
             let kind = match error.kind() {
@@ -36,7 +36,7 @@ pub(crate) async fn check(
         }
     };
     let mut findings = vec![];
-    let Some(now) = sight::look(session, view.oid).await? else {
+    let Some(now) = state::look(session, view.oid).await? else {
         return Ok(vec![Finding::new(FindingKind::Missing, "it was dropped a moment ago")]);
     };
     if !now.populated {
@@ -54,7 +54,7 @@ pub(crate) async fn check(
     findings.extend(unreadable(session, &view, &lineage).await?);
     findings.extend(unmanaged(&lineage, &view, managed));
     if wanted.skip_unchanged {
-        findings.extend(untraceable(session, &view, &lineage, now.version).await?);
+        findings.extend(untraceable(session, &view, &lineage, now.server_version).await?);
     }
     Ok(findings)
 }
@@ -62,7 +62,7 @@ pub(crate) async fn check(
 /// The indexes that there are, each with why it does not count, and the one to create.
 pub(crate) async fn no_unique_index(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
 ) -> Result<Finding, tokio_postgres::Error> {
     let sql = format!(
         "SELECT format('%I.%I', n.nspname, x.relname), \
@@ -115,7 +115,7 @@ pub(crate) async fn no_unique_index(
 /// The first column of which ANALYZE found all values different, or else all that have an order.
 async fn guessed_columns(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
 ) -> Result<String, tokio_postgres::Error> {
     let sql = "SELECT coalesce( \
         (SELECT quote_ident(t.attname) FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid \
@@ -138,7 +138,7 @@ async fn guessed_columns(
 /// What the role of this connection, and the view's owner, may not do.
 async fn rights(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
     concurrently: bool,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     // MAINTAIN is a privilege from PostgreSQL 17 on; asking for it before is an error, so the
@@ -195,7 +195,7 @@ async fn rights(
 /// Who holds what a refresh has to wait for.
 pub(crate) async fn held(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     if let Some(holder) = transaction::holder(session, view.oid).await? {
         let message = format!("{holder} is refreshing it at this moment");
@@ -222,7 +222,7 @@ pub(crate) async fn held(
 /// its owner's rights, not with those of whoever reads the view.
 async fn unreadable(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
     lineage: &Lineage,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     let (by, read): (Vec<u32>, Vec<u32>) = lineage.edges(view.oid).into_iter().unzip();
@@ -251,7 +251,7 @@ async fn unreadable(
     Ok(found.collect())
 }
 
-fn unmanaged(lineage: &Lineage, view: &Named, managed: &[u32]) -> Vec<Finding> {
+fn unmanaged(lineage: &Lineage, view: &Relation, managed: &[u32]) -> Vec<Finding> {
     let below = lineage.sources(view.oid).views;
     let found = below.into_iter().filter(|oid| !managed.contains(oid)).filter_map(|oid| {
         let quoted = &lineage.relation(oid)?.quoted;
@@ -267,7 +267,7 @@ fn unmanaged(lineage: &Lineage, view: &Named, managed: &[u32]) -> Vec<Finding> {
 /// Why it is refreshed even when nothing seems to have been written.
 async fn untraceable(
     session: &mut Session,
-    view: &Named,
+    view: &Relation,
     lineage: &Lineage,
     version: i32,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {

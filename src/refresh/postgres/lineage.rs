@@ -5,20 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::types::Type;
 
 use super::session::Session;
-use super::sight::Kind;
+use super::state::Kind;
 
 /// What some views read, directly and through others, as PostgreSQL's rewrite rules have it.
 ///
 /// What a function reads is not among it: PostgreSQL does not know it either.
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
-    relations: BTreeMap<u32, Relation>,
+    relations: BTreeMap<u32, LineageNode>,
     /// A view, and the relations that its query names.
     reads: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Relation {
+pub(crate) struct LineageNode {
     pub(crate) kind: Kind,
     pub(crate) quoted: String,
     /// Of a view: why its content may change with nothing written to what it reads.
@@ -105,7 +105,7 @@ impl Lineage {
         let mut lineage = Lineage::default();
         for row in session.query(&sql(), &[(&views, Type::OID_ARRAY)]).await? {
             let oid: u32 = row.get(0);
-            let relation = Relation {
+            let relation = LineageNode {
                 kind: Kind::of(row.get(1)),
                 quoted: row.get(2),
                 untraceable: row.get(4),
@@ -118,7 +118,7 @@ impl Lineage {
         Ok(lineage)
     }
 
-    pub(crate) fn relation(&self, oid: u32) -> Option<&Relation> {
+    pub(crate) fn relation(&self, oid: u32) -> Option<&LineageNode> {
         self.relations.get(&oid)
     }
 

@@ -6,7 +6,7 @@ mod finding;
 pub(crate) mod lineage;
 pub(crate) mod listen;
 pub(crate) mod session;
-pub(crate) mod sight;
+pub(crate) mod state;
 pub(crate) mod transaction;
 pub(crate) mod trigger;
 pub(crate) mod writes;

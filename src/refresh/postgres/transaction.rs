@@ -1,4 +1,4 @@
-//! [`Turn`]: the transaction that a view is refreshed in.
+//! [`RefreshTx`]: the transaction that a view is refreshed in.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Session, Source, millis};
-use super::sight::{self, Named, Seen, Sight, Written};
+use super::state::{self, Relation, ViewState, ViewVersion, Written};
 
 /// The first half of the name of a view's advisory lock; the other is its OID.
 pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
@@ -22,56 +22,56 @@ pub(crate) struct Limits {
 ///
 /// The right is an advisory lock of the transaction's: no two processes have it at a time, and
 /// however it ends (commit, error, a killed process, a dead network), PostgreSQL takes it back.
-pub(crate) struct Turn {
+pub(crate) struct RefreshTx {
     pub(crate) session: Session,
-    pub(crate) view: Named,
-    pub(crate) sight: Sight,
+    pub(crate) view: Relation,
+    pub(crate) state: ViewState,
     name: String,
 }
 
-/// Who has a turn.
-pub(crate) enum Taken {
-    Ours(Box<Turn>),
+/// The transaction has the lock.
+pub(crate) enum LockAttempt {
+    Ours(Box<RefreshTx>),
     /// Somebody else, who is at it.
     Busy {
         holder: Option<String>,
-        seen: Seen,
+        version: ViewVersion,
     },
 }
 
 /// How a view is refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum RefreshMode {
     Concurrently,
     Plainly,
 }
 
 /// What a refresh has done, before it is committed.
 pub(crate) struct Refreshed {
-    pub(crate) seen: Seen,
+    pub(crate) version: ViewVersion,
     pub(crate) rows: [u64; 3],
 }
 
-impl Turn {
+impl RefreshTx {
     /// Begins the transaction and tries to take the lock.
     pub(crate) async fn take(
         source: &Source,
         name: &str,
         limits: Limits,
-    ) -> Result<Taken, RefreshError> {
+    ) -> Result<LockAttempt, RefreshError> {
         let failed = |error| RefreshError::of_postgres(name, error);
         let session = Session::open(source).await;
         let mut session = session.map_err(|error| RefreshError::connect(name, error))?;
         session.begin(&settings(limits)).await.map_err(failed)?;
-        match Turn::within(&mut session, name).await {
-            Ok((view, sight, true)) => {
+        match RefreshTx::within(&mut session, name).await {
+            Ok((view, state, true)) => {
                 let name = name.to_owned();
-                Ok(Taken::Ours(Box::new(Turn { session, view, sight, name })))
+                Ok(LockAttempt::Ours(Box::new(RefreshTx { session, view, state, name })))
             }
-            Ok((view, sight, false)) => {
+            Ok((view, state, false)) => {
                 let holder = holder(&mut session, view.oid).await.map_err(failed)?;
                 session.roll_back().await.map_err(failed)?;
-                Ok(Taken::Busy { holder, seen: sight.seen })
+                Ok(LockAttempt::Busy { holder, version: state.version })
             }
             Err(error) => {
                 let _ = session.roll_back().await;
@@ -83,9 +83,9 @@ impl Turn {
     async fn within(
         session: &mut Session,
         name: &str,
-    ) -> Result<(Named, Sight, bool), RefreshError> {
+    ) -> Result<(Relation, ViewState, bool), RefreshError> {
         let failed = |error| RefreshError::of_postgres(name, error);
-        let view = sight::find(session, name).await?.materialized(name)?;
+        let view = state::find(session, name).await?.materialized(name)?;
         let lock = session
             .query(
                 "SELECT pg_try_advisory_xact_lock($1, $2)",
@@ -95,28 +95,28 @@ impl Turn {
             .map_err(failed)?;
         // A statement of its own, after the lock: the one that took it could still see the view as
         // it was before the last holder committed.
-        let sight = sight::look(session, view.oid).await.map_err(failed)?;
-        let Some(sight) = sight else {
+        let state = state::look(session, view.oid).await.map_err(failed)?;
+        let Some(state) = state else {
             let why = "it was dropped a moment ago";
             return Err(RefreshError::new(RefreshErrorKind::Missing, name, why));
         };
-        session.runs_in(sight.backend);
-        Ok((view, sight, lock[0].get(0)))
+        session.runs_in(state.backend);
+        Ok((view, state, lock[0].get(0)))
     }
 
     /// Refreshes the view, within the transaction.
-    pub(crate) async fn refresh(&mut self, how: How) -> Result<Refreshed, RefreshError> {
-        let concurrently = if how == How::Concurrently { "CONCURRENTLY " } else { "" };
+    pub(crate) async fn refresh(&mut self, how: RefreshMode) -> Result<Refreshed, RefreshError> {
+        let concurrently = if how == RefreshMode::Concurrently { "CONCURRENTLY " } else { "" };
         // Its name in full, as PostgreSQL quoted it.
         let sql = format!("REFRESH MATERIALIZED VIEW {concurrently}{}", self.view.quoted);
         self.session.run(&sql).await.map_err(|error| self.failed(error))?;
-        let again = sight::look_again(&mut self.session, self.view.oid).await;
-        let (seen, written) = again.map_err(|error| self.failed(error))?;
+        let again = state::look_again(&mut self.session, self.view.oid).await;
+        let (version, written) = again.map_err(|error| self.failed(error))?;
         // Rows of earlier transactions of this session may not have been reported yet.
-        let Written(before) = self.sight.written;
+        let Written(before) = self.state.written;
         let Written(after) = written;
         let rows = std::array::from_fn(|at| after[at].saturating_sub(before[at]).max(0) as u64);
-        Ok(Refreshed { seen, rows })
+        Ok(Refreshed { version, rows })
     }
 
     /// Makes it so. The lock is free from then on, and not before others can see what was done.
@@ -126,7 +126,7 @@ impl Turn {
         Ok(self.session)
     }
 
-    /// Gives up the turn with nothing done.
+    /// Ends the transaction with nothing done.
     pub(crate) async fn give_up(mut self: Box<Self>) -> Result<Session, RefreshError> {
         let done = self.session.roll_back().await;
         done.map_err(|error| self.failed(error))?;

@@ -53,7 +53,7 @@ pub(crate) async fn read(
 
 /// A session that may owe a report of what it has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Owing {
+pub(crate) struct UnreportedSession {
     pid: i32,
     /// When its transaction and its statement began, in microseconds. Between two of which both
     /// differ it was idle once, outside of a transaction, and reported then.
@@ -61,9 +61,9 @@ pub(crate) struct Owing {
     statement: i64,
 }
 
-impl Owing {
+impl UnreportedSession {
     /// Whether one of these sessions has not been idle since it was in the other list.
-    pub(crate) fn persists(earlier: &[Owing], now: &[Owing]) -> bool {
+    pub(crate) fn persists(earlier: &[UnreportedSession], now: &[UnreportedSession]) -> bool {
         earlier.iter().any(|old| {
             now.iter().any(|new| {
                 old.pid == new.pid
@@ -81,11 +81,11 @@ impl Owing {
 /// it wrote less than a second before it became idle. One that is at work may owe that as well: work
 /// that came within the ten seconds put the report off until it is done. Other users' sessions show
 /// that only to a role with `pg_read_all_stats`, which whoever asks has to have.
-pub(crate) async fn owing(
+pub(crate) async fn unreported(
     session: &mut Session,
     since: i64,
     ago: Duration,
-) -> Result<Vec<Owing>, tokio_postgres::Error> {
+) -> Result<Vec<UnreportedSession>, tokio_postgres::Error> {
     // `state` is NULL for a moment before a new session has begun anything, and of what may not be
     // seen.
     let sql = "\
@@ -109,10 +109,10 @@ pub(crate) async fn owing(
           END";
     let (since, ago) = (since as f64, ago.as_millis() as f64);
     let rows = session.query(sql, &[(&since, Type::FLOAT8), (&ago, Type::FLOAT8)]).await?;
-    let owing = |row: &tokio_postgres::Row| Owing {
+    let unreported = |row: &tokio_postgres::Row| UnreportedSession {
         pid: row.get(0),
         transaction: row.get(1),
         statement: row.get(2),
     };
-    Ok(rows.iter().map(owing).collect())
+    Ok(rows.iter().map(unreported).collect())
 }

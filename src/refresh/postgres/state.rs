@@ -1,4 +1,4 @@
-//! [`Sight`]: what PostgreSQL says of a view at one moment.
+//! [`ViewState`]: what PostgreSQL says of a view at one moment.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -7,7 +7,7 @@ use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Backend, Session};
 
 /// A relation by its name.
-pub(crate) struct Named {
+pub(crate) struct Relation {
     pub(crate) oid: u32,
     /// With its schema, quoted by PostgreSQL.
     pub(crate) quoted: String,
@@ -51,7 +51,7 @@ impl Kind {
 
 /// What tells one state of a view's rows from the next, as far as its catalog row does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ViewVersion {
     /// The transaction that wrote the view's row in `pg_class`: every refresh rewrites it.
     pub(crate) xmin: String,
     /// A digest of what other commands change in that row (GRANT, ALTER), so that they are not taken
@@ -59,21 +59,21 @@ pub(crate) struct Seen {
     pub(crate) shape: String,
 }
 
-impl Seen {
+impl ViewVersion {
     /// Whether the view was refreshed between the two, and nothing else was done to it.
-    pub(crate) fn shows_refresh_since(&self, earlier: &Seen) -> bool {
+    pub(crate) fn shows_refresh_since(&self, earlier: &ViewVersion) -> bool {
         self.xmin != earlier.xmin && self.shape == earlier.shape
     }
 }
 
 /// A view at one moment.
-pub(crate) struct Sight {
-    pub(crate) seen: Seen,
+pub(crate) struct ViewState {
+    pub(crate) version: ViewVersion,
     pub(crate) populated: bool,
     /// Whether some index lets it be refreshed `CONCURRENTLY`.
     pub(crate) has_usable_index: bool,
     /// `server_version_num`
-    pub(crate) version: i32,
+    pub(crate) server_version: i32,
     /// Whether rows that are written are counted.
     pub(crate) counts: bool,
     /// Rows that this session has written to it and not reported yet, by earlier transactions too.
@@ -96,7 +96,7 @@ const SHAPE: &str = "md5(ROW(c.relname, c.relnamespace, c.reltype, c.relowner, c
     c.reltablespace, c.relacl, c.reloptions, c.relreplident, c.relnatts)::text)";
 
 /// Names are resolved and quoted by PostgreSQL: by `to_regclass`, which executes nothing.
-pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Named, RefreshError> {
+pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Relation, RefreshError> {
     if name.contains('\0') {
         let why = "its name holds a zero byte, which no name in postgresql does";
         return Err(RefreshError::new(RefreshErrorKind::Missing, name, why));
@@ -109,7 +109,7 @@ pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Named, Ref
     let Some(row) = found.first() else {
         return Err(missing(session, name).await);
     };
-    Ok(Named { oid: row.get(0), quoted: row.get(1), kind: Kind::of(row.get(2)) })
+    Ok(Relation { oid: row.get(0), quoted: row.get(1), kind: Kind::of(row.get(2)) })
 }
 
 async fn missing(session: &mut Session, name: &str) -> RefreshError {
@@ -129,9 +129,9 @@ async fn missing(session: &mut Session, name: &str) -> RefreshError {
     RefreshError::new(RefreshErrorKind::Missing, name, why)
 }
 
-impl Named {
+impl Relation {
     /// This, if it is a materialized view.
-    pub(crate) fn materialized(self, name: &str) -> Result<Named, RefreshError> {
+    pub(crate) fn materialized(self, name: &str) -> Result<Relation, RefreshError> {
         if self.kind == Kind::Materialized {
             return Ok(self);
         }
@@ -144,7 +144,7 @@ impl Named {
 pub(crate) async fn look(
     session: &mut Session,
     oid: u32,
-) -> Result<Option<Sight>, tokio_postgres::Error> {
+) -> Result<Option<ViewState>, tokio_postgres::Error> {
     let sql = format!(
         "SELECT c.xmin::text, {SHAPE}, c.relispopulated, \
            EXISTS (SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid \
@@ -155,11 +155,11 @@ pub(crate) async fn look(
          FROM pg_class c WHERE c.oid = $1 AND c.relkind = 'm'"
     );
     let rows = session.query(&sql, &[(&oid, Type::OID)]).await?;
-    Ok(rows.first().map(|row| Sight {
-        seen: Seen { xmin: row.get(0), shape: row.get(1) },
+    Ok(rows.first().map(|row| ViewState {
+        version: ViewVersion { xmin: row.get(0), shape: row.get(1) },
         populated: row.get(2),
         has_usable_index: row.get(3),
-        version: row.get(4),
+        server_version: row.get(4),
         counts: row.get(5),
         written: written(row, 6),
         now: row.get(9),
@@ -178,11 +178,11 @@ fn written(row: &Row, at: usize) -> Written {
 pub(crate) async fn look_again(
     session: &mut Session,
     oid: u32,
-) -> Result<(Seen, Written), tokio_postgres::Error> {
+) -> Result<(ViewVersion, Written), tokio_postgres::Error> {
     let sql = format!("SELECT c.xmin::text, {SHAPE}, {WRITTEN} FROM pg_class c WHERE c.oid = $1");
     let rows = session.query(&sql, &[(&oid, Type::OID)]).await?;
     let row = &rows[0];
-    Ok((Seen { xmin: row.get(0), shape: row.get(1) }, written(row, 2)))
+    Ok((ViewVersion { xmin: row.get(0), shape: row.get(1) }, written(row, 2)))
 }
 
 /// The state of several views, by the names they were given under: the cheapest question there is,
@@ -190,7 +190,7 @@ pub(crate) async fn look_again(
 pub(crate) async fn glance(
     session: &mut Session,
     names: &[String],
-) -> Result<Vec<Option<(u32, Seen)>>, tokio_postgres::Error> {
+) -> Result<Vec<Option<(u32, ViewVersion)>>, tokio_postgres::Error> {
     let sql = format!(
         "SELECT n.at::int8, c.oid, c.xmin::text, {SHAPE} \
          FROM unnest($1::text[]) WITH ORDINALITY n(name, at) \
@@ -199,7 +199,8 @@ pub(crate) async fn glance(
     let mut all = vec![None; names.len()];
     for row in session.query(&sql, &[(&names, Type::TEXT_ARRAY)]).await? {
         let at: i64 = row.get(0);
-        all[at as usize - 1] = Some((row.get(1), Seen { xmin: row.get(2), shape: row.get(3) }));
+        all[at as usize - 1] =
+            Some((row.get(1), ViewVersion { xmin: row.get(2), shape: row.get(3) }));
     }
     Ok(all)
 }

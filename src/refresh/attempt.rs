@@ -5,13 +5,13 @@ use std::time::{Instant, SystemTime};
 
 use super::basis::Verdict;
 use super::event::RefreshEvent;
-use super::notes::{Basis, Note};
+use super::notes::{Note, SourceSnapshot};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
-use super::trigger::{Doubt, Trigger};
+use super::trigger::{PendingReports, Trigger};
 use super::view::Mode;
-use crate::refresh::postgres::sight::Seen;
-use crate::refresh::postgres::transaction::{self, How, Refreshed, Taken, Turn};
+use crate::refresh::postgres::state::ViewVersion;
+use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshMode, RefreshTx, Refreshed};
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
 use crate::telemetry::trace::Span;
 
@@ -21,10 +21,10 @@ pub(super) enum Attempt {
     /// Another process is at it.
     Busy {
         holder: Option<String>,
-        seen: Seen,
+        version: ViewVersion,
     },
     /// Nothing seems to have been written; ask again.
-    Unsettled(Doubt),
+    Unsettled(PendingReports),
 }
 
 impl Shared {
@@ -98,33 +98,33 @@ impl Shared {
         };
         let skipped = |reason| done(RefreshOutcome::Skipped(reason), vec![]);
 
-        let mut turn = match Turn::take(&self.source, name, view.view.limits()).await? {
-            Taken::Ours(turn) => turn,
-            Taken::Busy { holder, seen } => return Ok(Attempt::Busy { holder, seen }),
+        let mut tx = match RefreshTx::take(&self.source, name, view.view.limits()).await? {
+            LockAttempt::Ours(tx) => tx,
+            LockAttempt::Busy { holder, version } => return Ok(Attempt::Busy { holder, version }),
         };
-        view.saw(self.clock.wall(), &turn.sight.seen);
-        let note_name = self.note_name(turn.view.oid);
-        let last = self.notes.of(&note_name, &turn.sight.seen.xmin).await;
-        if is_done(trigger, last.as_ref(), &turn.sight.seen) {
-            turn.give_up().await?;
+        view.saw(self.clock.wall(), &tx.state.version);
+        let note_name = self.note_name(tx.view.oid);
+        let last = self.notes.of(&note_name, &tx.state.version.xmin).await;
+        if is_done(trigger, last.as_ref(), &tx.state.version) {
+            tx.give_up().await?;
             return Ok(skipped(SkipReason::AlreadyDone));
         }
 
         let mut basis = None;
         if view.view.skip_unchanged {
             let before = last.as_ref().and_then(|last| last.basis.as_ref());
-            let examined = self.examine(&mut turn, before, trigger).await;
-            let (now, verdict) = examined.map_err(|error| turn.failed(error))?;
+            let examined = self.examine(&mut tx, before, trigger).await;
+            let (now, verdict) = examined.map_err(|error| tx.failed(error))?;
             basis = now;
             match verdict {
                 Verdict::Changed => {}
                 Verdict::Unchanged => {
-                    turn.give_up().await?;
+                    tx.give_up().await?;
                     return Ok(skipped(SkipReason::Unchanged));
                 }
-                Verdict::Unsettled(doubt) => {
-                    turn.give_up().await?;
-                    return Ok(Attempt::Unsettled(doubt));
+                Verdict::Unsettled(pending) => {
+                    tx.give_up().await?;
+                    return Ok(Attempt::Unsettled(pending));
                 }
             }
         }
@@ -132,28 +132,28 @@ impl Shared {
         // With the lock held, so that in the whole fleet only one is asked, who then refreshes.
         // Between statements the transaction has no snapshot: it keeps nothing from being vacuumed.
         if let Some(reason) = veto(view, started).await {
-            turn.give_up().await?;
+            tx.give_up().await?;
             return Ok(skipped(SkipReason::Vetoed(reason)));
         }
 
-        let how = how(view.view.mode, &turn);
-        let refreshed = match turn.refresh(how).await {
+        let how = how(view.view.mode, &tx);
+        let refreshed = match tx.refresh(how).await {
             Ok(refreshed) => refreshed,
-            Err(error) => return Err(explained(turn, error).await),
+            Err(error) => return Err(explained(tx, error).await),
         };
-        let rows = rows(how, &turn, &refreshed);
-        let note = note(trigger, &turn, last, basis, rows, &refreshed);
+        let rows = rows(how, &tx, &refreshed);
+        let note = note(trigger, &tx, last, basis, rows, &refreshed);
         // Before the commit: whoever gets the lock after us finds it. If the commit fails, it is
         // about a state of the view that never comes to be.
         self.notes.write(&note_name, &note).await;
 
-        let (quoted, oid) = (turn.view.quoted.clone(), turn.view.oid);
+        let (quoted, oid) = (tx.view.quoted.clone(), tx.view.oid);
         // A task of its own: dropped between commit and announcement, nobody here would tell the
         // caches of rows that everybody can read.
         let (shared, this) = (self.clone(), view.clone());
         let committed = tokio::spawn(async move {
-            let session = turn.commit().await?;
-            this.saw(shared.clock.wall(), &refreshed.seen);
+            let session = tx.commit().await?;
+            this.saw(shared.clock.wall(), &refreshed.version);
             let announced = match rows.any() {
                 true => shared.announce(&this, &content_of(oid, &note.xmin)).await,
                 false => vec![],
@@ -194,7 +194,7 @@ async fn veto(view: &View, started: SystemTime) -> Option<String> {
 
 /// Whether another process has refreshed the view for this tick: its note says so, or, if there is
 /// none about this state of the view, that it is another than well before the tick.
-fn is_done(trigger: &Trigger, last: Option<&Note>, now: &Seen) -> bool {
+fn is_done(trigger: &Trigger, last: Option<&Note>, now: &ViewVersion) -> bool {
     let Trigger::Tick { tick, before, .. } = trigger else { return false };
     match last {
         Some(last) => last.tick.is_some_and(|done| done >= *tick),
@@ -202,35 +202,35 @@ fn is_done(trigger: &Trigger, last: Option<&Note>, now: &Seen) -> bool {
     }
 }
 
-fn how(mode: Mode, turn: &Turn) -> How {
+fn how(mode: Mode, tx: &RefreshTx) -> RefreshMode {
     match mode {
         // Nobody can be reading it: that is an error.
-        _ if !turn.sight.populated => How::Plainly,
-        Mode::Plain => How::Plainly,
-        Mode::ConcurrentlyOrPlain if !turn.sight.has_usable_index => How::Plainly,
-        Mode::Concurrently | Mode::ConcurrentlyOrPlain => How::Concurrently,
+        _ if !tx.state.populated => RefreshMode::Plainly,
+        Mode::Plain => RefreshMode::Plainly,
+        Mode::ConcurrentlyOrPlain if !tx.state.has_usable_index => RefreshMode::Plainly,
+        Mode::Concurrently | Mode::ConcurrentlyOrPlain => RefreshMode::Concurrently,
     }
 }
 
-fn rows(how: How, turn: &Turn, refreshed: &Refreshed) -> RowChanges {
+fn rows(how: RefreshMode, tx: &RefreshTx, refreshed: &Refreshed) -> RowChanges {
     let [inserted, updated, deleted] = refreshed.rows;
-    let (plain, counted) = (how == How::Plainly, turn.sight.counts);
+    let (plain, counted) = (how == RefreshMode::Plainly, tx.state.counts);
     RowChanges { inserted, updated, deleted, plain, counted }
 }
 
 fn note(
     trigger: &Trigger,
-    turn: &Turn,
+    tx: &RefreshTx,
     last: Option<Note>,
-    basis: Option<Basis>,
+    basis: Option<SourceSnapshot>,
     rows: RowChanges,
     refreshed: &Refreshed,
 ) -> Note {
-    let xmin = refreshed.seen.xmin.clone();
+    let xmin = refreshed.version.xmin.clone();
     let content = match rows.any() {
         true => xmin.clone(),
         // The rows are those of the state before, which may have been those of an earlier one.
-        false => last.map_or_else(|| turn.sight.seen.xmin.clone(), |last| last.content),
+        false => last.map_or_else(|| tx.state.version.xmin.clone(), |last| last.content),
     };
     let tick = match trigger {
         Trigger::Tick { tick, .. } => Some(*tick),
@@ -240,11 +240,11 @@ fn note(
 }
 
 /// The error with what can be found out about its cause.
-async fn explained(mut turn: Box<Turn>, error: RefreshError) -> RefreshError {
-    if turn.session.roll_back().await.is_err() {
+async fn explained(mut tx: Box<RefreshTx>, error: RefreshError) -> RefreshError {
+    if tx.session.roll_back().await.is_err() {
         return error;
     }
     let name = error.view().to_owned();
-    let findings = check::explain(&mut turn.session, &name, error.kind()).await;
+    let findings = check::explain(&mut tx.session, &name, error.kind()).await;
     error.with(findings)
 }
