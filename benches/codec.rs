@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::turns::{Turns, print_head, repeat, turns};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use larder::{Codec, ManualClock, MemoryStore, Origin, Query, QueryCache};
+use larder::testing::{ManualClock, MemoryStore};
+use larder::{Codec, Origin, Query, QueryCache};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use test_servers::{Database, Postgres};
@@ -93,7 +94,7 @@ impl Setup {
             .ttl(Duration::from_secs(365 * 24 * 3600))
             .l1_ttl(Duration::from_secs(1))
             // The clock runs ahead of the beats.
-            .max_blind(Duration::from_secs(3600))
+            .max_staleness(Duration::from_secs(3600))
             // What was stored to measure it need not stay in memory.
             .max_bytes(8 << 20)
             .clock(clock.clone());

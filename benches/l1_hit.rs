@@ -42,7 +42,7 @@ fn hits(c: &mut Criterion) {
     let redis = Redis::start().unwrap();
     let cache = QueryCache::builder().namespace("bench").redis(redis.url());
     // A beat that comes late on a busy machine is not what is measured here.
-    let cache = cache.max_blind(Duration::from_secs(60)).redis_timeout(Duration::from_secs(5));
+    let cache = cache.max_staleness(Duration::from_secs(60)).redis_timeout(Duration::from_secs(5));
     let cache = runtime.block_on(cache.build()).unwrap();
     let made = || cache.query(SQL).tag("orders").tag("customers");
     let query = made();

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use larder::{ManualClock, Origin, Query, QueryCache};
+use larder::testing::ManualClock;
+use larder::{Origin, Query, QueryCache};
 use redis::aio::MultiplexedConnection;
 use test_servers::{Postgres, Redis};
 use tokio::runtime::Runtime;
@@ -61,7 +62,7 @@ impl Setup {
             .ttl(Duration::from_secs(24 * 3600))
             .l1_ttl(Duration::from_secs(1))
             // The clock runs ahead of the beats.
-            .max_blind(Duration::from_secs(3600))
+            .max_staleness(Duration::from_secs(3600))
             .clock(clock.clone());
         let cache = runtime.block_on(cache.build()).unwrap();
         let info = redis::IntoConnectionInfo::into_connection_info(redis.url()).unwrap();

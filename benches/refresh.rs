@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use futures_util::FutureExt;
-use larder::{MaterializedView, Origin, QueryCache, QueryCacheBuilder, Refresher};
+use larder::refresh::{MaterializedView, Refresher};
+use larder::{Origin, QueryCache, QueryCacheBuilder};
 use rustix::time::{ClockId, clock_gettime};
 use test_servers::{Database, Postgres, Redis, Worker, worker};
 use tokio::runtime::Runtime;
@@ -81,7 +82,7 @@ impl Setup {
         builder(&self.redis.url()).build().await.unwrap()
     }
 
-    fn refresher(&self, cache: &QueryCache) -> larder::RefresherBuilder {
+    fn refresher(&self, cache: &QueryCache) -> larder::refresh::RefresherBuilder {
         Refresher::builder(self.database.pool(4)).cache(cache).view(MaterializedView::new(VIEW))
     }
 }

@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use larder::{MaterializedView, QueryCache, Refresher};
+use larder::QueryCache;
+use larder::refresh::{MaterializedView, Refresher};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 

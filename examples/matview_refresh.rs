@@ -3,7 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use larder::{MaterializedView, QueryCache, RefreshHook, Refresher};
+use larder::QueryCache;
+use larder::refresh::{MaterializedView, RefreshHook, Refresher};
 use tokio::time::interval;
 
 mod support;

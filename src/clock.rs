@@ -140,7 +140,8 @@ pub(crate) fn since(now: Instant, then: Instant) -> Duration {
 ///
 /// ```
 /// use std::time::Duration;
-/// use larder::{ManualClock, Origin, QueryCache};
+/// use larder::{Origin, QueryCache};
+/// use larder::testing::ManualClock;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -185,7 +186,7 @@ impl ManualClock {
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
-    /// use larder::ManualClock;
+    /// use larder::testing::ManualClock;
     ///
     /// let midnight = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 24 * 60 * 60);
     /// let clock = ManualClock::starting_at(midnight);

@@ -83,10 +83,11 @@
 //!
 //! # Materialized views
 //!
-//! A [`Refresher`] refreshes [`MaterializedView`]s on schedule, each by one process of a service at a
+//! A [`Refresher`](refresh::Refresher) refreshes [`MaterializedView`](refresh::MaterializedView)s on
+//! schedule, each by one process of a service at a
 //! time, and makes the results stale that [read](Query::reads) them. It tells what keeps a view from
-//! being refreshed, with the SQL that mends it: [`check`](Refresher::check). What follows on a refresh
-//! is done by [hooks](RefreshHook), such as a webhook. Refreshes by others are noticed as well.
+//! being refreshed, with the SQL that mends it: [`check`](refresh::Refresher::check). What follows on a refresh
+//! is done by [hooks](refresh::RefreshHook), such as a webhook. Refreshes by others are noticed as well.
 //!
 //! # What it does
 //!
@@ -120,8 +121,8 @@
 //! | `tracing` | spans and events under the target `larder`: see [below](#tracing) |
 //! | `metrics` | the cache's numbers through the `metrics` facade: see [below](#metrics) |
 //! | `prometheus` | `PrometheusEndpoint`: an HTTP endpoint for Prometheus with them |
-//! | `cron` | [`MaterializedView::cron`]: refreshes by cron expressions, in time zones |
-//! | `webhook` | [`Webhook`]: a hook that posts a signed JSON event over HTTP |
+//! | `cron` | [`cron`](refresh::MaterializedView::cron): refreshes by cron expressions, in time zones |
+//! | `webhook` | [`Webhook`](refresh::Webhook): a hook that posts a signed JSON event over HTTP |
 //! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
 //! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
 //!
@@ -149,8 +150,8 @@ mod l2;
 mod policy;
 mod postgres;
 mod query;
-mod refresh;
-mod rows;
+pub mod refresh;
+pub mod rows;
 mod sync;
 mod telemetry;
 mod value;
@@ -162,31 +163,37 @@ mod readme {}
 pub use self::cache::QueryCache;
 pub use self::cache::build_error::BuildError;
 pub use self::cache::builder::QueryCacheBuilder;
-pub use self::cache::read::{OnMiss, Read, ReadAnswer};
-pub use self::clock::{Clock, ManualClock};
+pub use self::cache::read::{Loader, Read, ReadAnswer};
+pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
-#[cfg(any(test, feature = "test-util"))]
-#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
-pub use self::l2::memory::MemoryStore;
-pub use self::postgres::{CancelTls, Source, TransactionPooling};
+pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, Query};
-pub use self::refresh::postgres::{Finding, FindingKind, RefreshError, RefreshErrorKind};
-pub use self::refresh::{
-    Activity, CheckReport, HookError, MaterializedView, PlannedView, RefreshEvent, RefreshHook,
-    RefreshOutcome, RefreshPlan, RefreshReport, Refresher, RefresherBuilder, RowChanges,
-    SkipReason, StartError, Veto, ViewCheck, ViewStatus,
-};
-#[cfg(feature = "webhook")]
-#[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
-pub use self::refresh::{Webhook, WebhookError};
-pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
+pub use self::rows::{Row, Rows};
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
 pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint};
-pub use self::telemetry::stats::{CacheStats, Latency, QueryStats};
 pub use self::value::answer::{Answer, Origin, Staleness};
 pub use self::value::codec::Codec;
-pub use self::value::key::KeyEncoder;
-pub use self::value::param::{Also, OwnedParams, Param, Params, SqlParam, SqlParams};
 pub use self::value::tag::{Tag, Tagged};
+
+/// What a cache did: counters and latencies, of a cache and of each query.
+pub mod stats {
+    pub use crate::telemetry::stats::{CacheStats, Latency, QueryStats};
+}
+
+/// The parameters of queries, and how a type of your own becomes one.
+pub mod params {
+    pub use crate::value::key::KeyEncoder;
+    #[doc(hidden)]
+    pub use crate::value::param::Bind;
+    pub use crate::value::param::{OwnedParams, Param, Params, SqlParam, SqlParams};
+}
+
+/// For tests: a clock that is advanced by hand, and a shared tier in memory.
+pub mod testing {
+    pub use crate::clock::ManualClock;
+    #[cfg(any(test, feature = "test-util"))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+    pub use crate::l2::memory::MemoryStore;
+}

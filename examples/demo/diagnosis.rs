@@ -2,7 +2,7 @@
 //! as Larder says.
 
 use anyhow::{Context, Result, bail, ensure};
-use larder::{FindingKind, MaterializedView, Refresher};
+use larder::refresh::{FindingKind, MaterializedView, Refresher};
 
 use crate::matview::{self, VIEW};
 use crate::place::Place;

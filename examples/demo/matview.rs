@@ -7,9 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 use deadpool_postgres::{Client, Pool};
-use larder::{
-    Answer, MaterializedView, Query, QueryCache, RefreshHook, RefreshReport, Refresher, Rows,
-};
+use larder::refresh::{MaterializedView, RefreshHook, RefreshReport, Refresher};
+use larder::{Answer, Query, QueryCache, Rows};
 use rust_decimal::Decimal;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;

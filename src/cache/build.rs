@@ -58,7 +58,7 @@ impl QueryCacheBuilder {
             let allowed = "at least 1 load, and no more than memory could hold";
             return Err(wrong("concurrent_loads", self.concurrent_loads, allowed));
         }
-        let blind_ttl = self.checked_blindness()?;
+        let disconnected_ttl = self.checked_blindness()?;
         if self.secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET) {
             let allowed = "at least 16 bytes";
             return Err(wrong("secret", "shorter than that", allowed));
@@ -97,7 +97,7 @@ impl QueryCacheBuilder {
             secret: self.secret.map(|secret| MacKey::of_secret(&secret.0)),
             clock: self.clock,
             currency,
-            blind_ttl,
+            disconnected_ttl,
             l1,
             flights: Flights::default(),
             loads: Semaphore::new(self.concurrent_loads),
@@ -116,15 +116,20 @@ impl QueryCacheBuilder {
     fn checked_blindness(&self) -> Result<Duration, BuildError> {
         const LONGEST: Duration = Duration::from_secs(60 * 60);
         const SHORTEST: Duration = Duration::from_millis(20);
-        let (max_blind, blind_ttl) = (self.max_blind, self.blind_ttl.unwrap_or(self.max_blind));
-        if !(SHORTEST..=LONGEST).contains(&max_blind) {
+        let (max_staleness, disconnected_ttl) =
+            (self.max_staleness, self.disconnected_ttl.unwrap_or(self.max_staleness));
+        if !(SHORTEST..=LONGEST).contains(&max_staleness) {
             let allowed = "from 20 milliseconds to 1 hour";
-            return Err(wrong("max_blind", format_args!("{max_blind:?}"), allowed));
+            return Err(wrong("max_staleness", format_args!("{max_staleness:?}"), allowed));
         }
-        if blind_ttl > LONGEST {
-            return Err(wrong("blind_ttl", format_args!("{blind_ttl:?}"), "up to 1 hour"));
+        if disconnected_ttl > LONGEST {
+            return Err(wrong(
+                "disconnected_ttl",
+                format_args!("{disconnected_ttl:?}"),
+                "up to 1 hour",
+            ));
         }
-        Ok(blind_ttl)
+        Ok(disconnected_ttl)
     }
 
     /// The table of what is current, and the shared tier that keeps it so, if there is one.
@@ -144,7 +149,7 @@ impl QueryCacheBuilder {
             backplane.clone(),
             counters.clone(),
             self.clock.clone(),
-            self.max_blind,
+            self.max_staleness,
         );
         let currency = backplane.currency.clone();
         let fleet = Fleet::new(store, backplane, heartbeat, self.clock.clone(), runtime.clone());

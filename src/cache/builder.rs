@@ -39,8 +39,8 @@ pub struct QueryCacheBuilder {
     pub(super) concurrent_loads: usize,
     pub(super) codec: Codec,
     pub(super) secret: Option<Secret>,
-    pub(super) max_blind: Duration,
-    pub(super) blind_ttl: Option<Duration>,
+    pub(super) max_staleness: Duration,
+    pub(super) disconnected_ttl: Option<Duration>,
     pub(super) publish_stats: Option<Duration>,
     pub(super) clock: Clock,
     pub(super) settings: Settings,
@@ -78,8 +78,8 @@ impl Default for QueryCacheBuilder {
             concurrent_loads: 32,
             codec: Codec::default(),
             secret: None,
-            max_blind: Duration::from_secs(1),
-            blind_ttl: None,
+            max_staleness: Duration::from_secs(1),
+            disconnected_ttl: None,
             publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),
@@ -340,34 +340,34 @@ impl QueryCacheBuilder {
     /// # Default
     ///
     /// 1 second
-    pub fn max_blind(mut self, max_blind: Duration) -> Self {
-        self.max_blind = max_blind;
+    pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
+        self.max_staleness = max_staleness;
         self
     }
 
-    /// While Redis is away for longer than [`max_blind`](QueryCacheBuilder::max_blind), a result is
+    /// While Redis is away for longer than [`max_staleness`](QueryCacheBuilder::max_staleness), a result is
     /// served for so long after its load began, so that PostgreSQL sees at most one load per key
-    /// and process in this time. Above `max_blind` it is the bound on staleness in such times. Up to
+    /// and process in this time. Above `max_staleness` it is the bound on staleness in such times. Up to
     /// 1 hour.
     ///
     /// # Default
     ///
-    /// `max_blind`
-    pub fn blind_ttl(mut self, blind_ttl: Duration) -> Self {
-        self.blind_ttl = Some(blind_ttl);
+    /// `max_staleness`
+    pub fn disconnected_ttl(mut self, disconnected_ttl: Duration) -> Self {
+        self.disconnected_ttl = Some(disconnected_ttl);
         self
     }
 
     /// Writes this process's numbers into Redis at this interval, for the command `larder`, which
     /// shows those of a whole fleet: what [`stats`](QueryCache::stats) and
     /// [`query_stats`](QueryCache::query_stats) say, how it stands with the views of a
-    /// [`Refresher`](crate::Refresher) that was given this cache, host name and process number. They
+    /// [`Refresher`](crate::refresh::Refresher) that was given this cache, host name and process number. They
     /// are gone when the cache has ended, or three intervals after its process was last heard of.
     /// From 100 ms to 1 hour; some seconds are good.
     ///
     /// Each time is one round trip in the background, of some hundred bytes for each query. No read
     /// waits for it, and if it fails that is
-    /// [counted](crate::CacheStats::unpublished) and nothing else. A user of Redis of limited rights
+    /// [counted](crate::stats::CacheStats::unpublished) and nothing else. A user of Redis of limited rights
     /// needs `+hkeys +hset +hdel` for it, and `+hgetall` to read it.
     ///
     /// # Default
@@ -404,7 +404,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// The clock that entries in memory expire by: a [`ManualClock`](crate::ManualClock) in tests.
+    /// The clock that entries in memory expire by: a [`ManualClock`](crate::testing::ManualClock) in tests.
     ///
     /// # Default
     ///

@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) currency: Arc<Currency>,
     /// How long after its load began a result is served that cannot be confirmed.
-    pub(crate) blind_ttl: Duration,
+    pub(crate) disconnected_ttl: Duration,
     pub(crate) l1: L1,
     /// Ends with the cache.
     pub(crate) _sweeper: Sweeper,

@@ -129,11 +129,11 @@ impl QueryCache {
     /// before: none in this process, and none that is answered from Redis anywhere. Another
     /// process's memory is told by a push, within a millisecond or so; cut off from Redis, it stops
     /// serving what it cannot show to be current after
-    /// [`max_blind`](crate::QueryCacheBuilder::max_blind) at the latest.
+    /// [`max_staleness`](crate::QueryCacheBuilder::max_staleness) at the latest.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unannounced`]: Redis has not acknowledged it. In this process it is in force all
+    /// [`Unacknowledged`](crate::ErrorKind::Unacknowledged): Redis has not acknowledged it. In this process it is in force all
     /// the same, and it is kept to be announced as soon as Redis takes it. Without Redis there are
     /// no errors.
     ///
@@ -225,7 +225,7 @@ impl Inner {
         outcome.map_err(|_| {
             count(&self.counters.unannounced);
             trace::unannounced(slots.len());
-            Error::unannounced()
+            Error::unacknowledged()
         })
     }
 }

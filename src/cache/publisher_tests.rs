@@ -60,7 +60,10 @@ async fn each_cache_of_a_namespace_is_shown_until_it_has_ended() {
     assert_eq!(mine.interval_ms, EVERY.as_millis() as u64);
     assert!(!mine.host.is_empty() && mine.age < 3 * EVERY);
     let [query] = &mine.queries[..] else { panic!("{:?}", mine.queries) };
-    assert_eq!((&*query.name, query.l1_hits, query.loaded, query.loads), ("numbers", 2, 1, 1));
+    assert_eq!(
+        (&*query.name, query.l1_hits, query.reads_loaded, query.loads),
+        ("numbers", 2, 1, 1)
+    );
     assert_eq!((query.lookup_latency.count(), query.load_latency.count()), (1, 1));
     assert_eq!(mine.cache.load_latency, query.load_latency);
 

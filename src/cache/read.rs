@@ -37,9 +37,9 @@ pub struct Read<'q, V, L> {
 /// the load can run as a task of its own.
 ///
 /// Only this crate's own methods return one.
-pub trait OnMiss<V: Value>: FnOnce() -> LoadFn<V::Stored> {}
+pub trait Loader<V: Value>: FnOnce() -> LoadFn<V::Stored> {}
 
-impl<V: Value, L: FnOnce() -> LoadFn<V::Stored>> OnMiss<V> for L {}
+impl<V: Value, L: FnOnce() -> LoadFn<V::Stored>> Loader<V> for L {}
 
 enum State<'q, V, L> {
     /// Not polled yet.
@@ -52,7 +52,7 @@ enum State<'q, V, L> {
     Done,
 }
 
-impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
+impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
     /// `detach` makes the load independent of everything borrowed; it is called on a miss.
     pub(crate) fn new(
         inner: &'q Arc<Inner>,
@@ -132,7 +132,7 @@ impl<'q, V: Value, L: OnMiss<V>> Read<'q, V, L> {
 /// Nothing in it is pinned in place: the one future is boxed.
 impl<V, L> Unpin for Read<'_, V, L> {}
 
-impl<V: Value, L: OnMiss<V>> Future for Read<'_, V, L> {
+impl<V: Value, L: Loader<V>> Future for Read<'_, V, L> {
     type Output = Result<V, Error>;
 
     #[inline]
@@ -145,7 +145,7 @@ impl<V: Value, L: OnMiss<V>> Future for Read<'_, V, L> {
 #[must_use = "a read does nothing unless it is awaited"]
 pub struct ReadAnswer<'q, V, L>(Read<'q, V, L>);
 
-impl<V: Value, L: OnMiss<V>> Future for ReadAnswer<'_, V, L> {
+impl<V: Value, L: Loader<V>> Future for ReadAnswer<'_, V, L> {
     type Output = Result<Answer<V>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

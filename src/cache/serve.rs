@@ -51,7 +51,7 @@ impl Inner {
 
     /// Whether a result can be shown to be current to a reader who came at `at`.
     ///
-    /// The table must be confirmed: then it holds all that had been acknowledged `max_blind` before
+    /// The table must be confirmed: then it holds all that had been acknowledged `max_staleness` before
     /// that. Or the load began so shortly before that the result cannot be older than we may be
     /// blind, whatever was invalidated since.
     #[inline]
@@ -61,7 +61,7 @@ impl Inner {
         self.currency.is_current(&entry.stamp, entry.depends.slots())
             && (confirmed
                 || entry.stamp.is_ours()
-                    && at < clock::after(entry.lifetime.load_began, self.blind_ttl))
+                    && at < clock::after(entry.lifetime.load_began, self.disconnected_ttl))
     }
 
     /// What memory may still have to say after a miss: a result that one beat shows to be current,

@@ -137,7 +137,7 @@ impl Currency {
         self.ledger.lock()
     }
 
-    /// Until when the table is confirmed: all invalidations that Redis had acknowledged `max_blind`
+    /// Until when the table is confirmed: all invalidations that Redis had acknowledged `max_staleness`
     /// before that are in it.
     ///
     /// Read it before [`is_current`](Currency::is_current): what that reads is then at least as new.

@@ -18,7 +18,7 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// A read fails only when the result itself cannot be had: the query failed, ran into its deadline
 /// or panicked. Trouble of the cache is never an error of a read; it is counted in
-/// [`CacheStats`](crate::CacheStats).
+/// [`CacheStats`](crate::stats::CacheStats).
 ///
 /// The error is shared by every caller that waited for the same load, so it is cheap to clone. What
 /// PostgreSQL said is its [`source`](StdError::source), and its SQLSTATE is at hand in
@@ -56,7 +56,7 @@ pub enum ErrorKind {
     Closed,
     /// An invalidation is in force in this process, and Redis has not acknowledged it: other
     /// processes may not know of it yet.
-    Unannounced,
+    Unacknowledged,
 }
 
 impl Error {
@@ -129,9 +129,9 @@ impl Error {
         )
     }
 
-    pub(crate) fn unannounced() -> Error {
+    pub(crate) fn unacknowledged() -> Error {
         Error::new(
-            ErrorKind::Unannounced,
+            ErrorKind::Unacknowledged,
             "the invalidation is in force in this process, but redis has not acknowledged it, so \
              other processes may serve what it concerns for as long as they can show it to be \
              current; it is kept and announced as soon as redis takes it: check that redis answers, \

@@ -36,7 +36,7 @@ struct Pulse {
     backplane: Arc<Backplane>,
     counters: Arc<Counters>,
     clock: Clock,
-    max_blind: Duration,
+    max_staleness: Duration,
     /// How many beats have begun.
     begun: AtomicU64,
     /// How many have ended, well or not.
@@ -50,14 +50,14 @@ impl Heartbeat {
         backplane: Arc<Backplane>,
         counters: Arc<Counters>,
         clock: Clock,
-        max_blind: Duration,
+        max_staleness: Duration,
     ) -> Heartbeat {
         let pulse = Arc::new(Pulse {
             store,
             backplane,
             counters,
             clock,
-            max_blind,
+            max_staleness,
             begun: AtomicU64::new(0),
             ended: watch::Sender::new(0),
         });
@@ -96,7 +96,7 @@ impl Drop for Heartbeat {
 
 impl Pulse {
     async fn run(self: Arc<Self>) {
-        let every = INTERVAL.min(self.max_blind / 4);
+        let every = INTERVAL.min(self.max_staleness / 4);
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reads = 0;
@@ -137,7 +137,7 @@ impl Pulse {
         // and what comes later may not be, however late the answer is.
         let (sent, known) = (self.clock.now(), self.currency().position());
         let beat = self.store.beat(known).await?;
-        let until = clock::after(sent, self.max_blind);
+        let until = clock::after(sent, self.max_staleness);
         let heard = self.currency().beat(beat.at, &beat.slots, beat.connection, until);
         if heard == Applied::Ok && beat.at.epoch != known.epoch {
             count(&self.counters.epochs);

@@ -30,7 +30,8 @@ use crate::value::token::Token;
 /// namespace keep to themselves. It is a handle; clones are the same store.
 ///
 /// ```
-/// use larder::{MemoryStore, Origin, QueryCache};
+/// use larder::{Origin, QueryCache};
+/// use larder::testing::MemoryStore;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -93,12 +94,13 @@ impl MemoryStore {
     }
 
     /// An empty store whose entries live by this clock. If it is a
-    /// [`ManualClock`](crate::ManualClock), give the caches the same, so that both tiers grow old
+    /// [`ManualClock`](crate::testing::ManualClock), give the caches the same, so that both tiers grow old
     /// together:
     ///
     /// ```
     /// use std::time::Duration;
-    /// use larder::{ManualClock, MemoryStore, Origin, QueryCache};
+    /// use larder::{Origin, QueryCache};
+    /// use larder::testing::{ManualClock, MemoryStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

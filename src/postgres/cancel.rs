@@ -58,40 +58,40 @@ where
 /// # use tokio_postgres::NoTls as MakeRustlsConnect;
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
 /// # let connector = MakeRustlsConnect;
-/// let source = larder::CancelTls::new(pool, connector);
+/// let source = larder::TlsPool::new(pool, connector);
 /// let rows = cache.query("SELECT count(*) FROM orders").fetch(&source).await?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct CancelTls {
+pub struct TlsPool {
     pub(crate) pool: Pool,
     pub(crate) canceller: Canceller,
 }
 
-impl CancelTls {
+impl TlsPool {
     /// `pool`, with `tls` for cancel requests.
-    pub fn new<C>(pool: Pool, tls: C) -> CancelTls
+    pub fn new<C>(pool: Pool, tls: C) -> TlsPool
     where
         C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
         C::Stream: Send,
         C::TlsConnect: Send,
         <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        CancelTls { pool, canceller: over(tls) }
+        TlsPool { pool, canceller: over(tls) }
     }
 }
 
 /// Cancel requests travel without TLS.
-impl From<Pool> for CancelTls {
-    fn from(pool: Pool) -> CancelTls {
-        CancelTls { pool, canceller: plain() }
+impl From<Pool> for TlsPool {
+    fn from(pool: Pool) -> TlsPool {
+        TlsPool { pool, canceller: plain() }
     }
 }
 
-impl fmt::Debug for CancelTls {
+impl fmt::Debug for TlsPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelTls").finish_non_exhaustive()
+        f.debug_struct("TlsPool").finish_non_exhaustive()
     }
 }
 

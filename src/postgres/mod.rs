@@ -9,13 +9,13 @@ use deadpool_postgres::Pool;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
 
-pub use self::cancel::CancelTls;
+pub use self::cancel::TlsPool;
 use crate::error::Error;
 use crate::rows::{ColumnSets, Image};
 use crate::value::param::OwnedParams;
 
 /// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], which is
-/// a [`CancelTls`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`];
+/// a [`TlsPool`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`];
 /// behind PgBouncer, [`TransactionPooling`].
 ///
 /// Prefer the pool. A load past its deadline is cancelled in PostgreSQL if it has its connection for
@@ -116,11 +116,11 @@ impl sealed::Source for Arc<Client> {
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct TransactionPooling(CancelTls);
+pub struct TransactionPooling(TlsPool);
 
 impl TransactionPooling {
-    /// `pool`, which is a [`CancelTls`] where connections must be encrypted.
-    pub fn new(pool: impl Into<CancelTls>) -> TransactionPooling {
+    /// `pool`, which is a [`TlsPool`] where connections must be encrypted.
+    pub fn new(pool: impl Into<TlsPool>) -> TransactionPooling {
         TransactionPooling(pool.into())
     }
 }
@@ -138,9 +138,9 @@ impl sealed::Source for TransactionPooling {
     }
 }
 
-impl Source for CancelTls {}
+impl Source for TlsPool {}
 
-impl sealed::Source for CancelTls {
+impl sealed::Source for TlsPool {
     fn rows(
         self,
         sql: Arc<str>,

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::{Query, of_user};
 use crate::cache::inner::LoadFn;
-use crate::cache::read::{OnMiss, Read};
+use crate::cache::read::{Loader, Read};
 use crate::postgres::{self, Source};
 use crate::rows::{Image, Rows};
 use crate::value::Value;
-use crate::value::param::{Also, Param, Params, SqlParams};
+use crate::value::param::{Bind, Param, Params, SqlParams};
 use crate::value::tag::Tagged;
 
 /// A [`Query`] with its parameters.
@@ -27,8 +27,8 @@ pub struct Bound<'q, P> {
 
 impl<'q, P: Params> Bound<'q, P> {
     /// Binds the next parameter.
-    pub fn bind<V: Param>(self, value: V) -> Bound<'q, Also<P, V>> {
-        Bound { query: self.query, params: Also(self.params, value) }
+    pub fn bind<V: Param>(self, value: V) -> Bound<'q, Bind<P, V>> {
+        Bound { query: self.query, params: Bind(self.params, value) }
     }
 
     /// The rows of the query: from memory, from Redis, or from PostgreSQL through `source`.
@@ -42,7 +42,7 @@ impl<'q, P: Params> Bound<'q, P> {
     /// PostgreSQL's own error, as [`ErrorKind::Query`](crate::ErrorKind::Query);
     /// [`Connect`](crate::ErrorKind::Connect) if the pool gives no connection, and
     /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
-    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl OnMiss<Rows>>
+    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
     where
         P: SqlParams,
     {
@@ -67,7 +67,7 @@ impl<'q, P: Params> Bound<'q, P> {
     /// What `load` returned, as the source of an [`ErrorKind::Query`](crate::ErrorKind::Query);
     /// [`Panicked`](crate::ErrorKind::Panicked) and [`Deadline`](crate::ErrorKind::Deadline).
     /// Nothing is cached then.
-    pub fn load<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl OnMiss<Arc<T>>>
+    pub fn load<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
@@ -82,7 +82,7 @@ impl<'q, P: Params> Bound<'q, P> {
     /// # Errors
     ///
     /// Those of [`load`](Bound::load).
-    pub fn load_tagged<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl OnMiss<Arc<T>>>
+    pub fn load_tagged<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,

@@ -16,7 +16,7 @@ pub use self::bound::Bound;
 use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
-use crate::cache::read::{OnMiss, Read};
+use crate::cache::read::{Loader, Read};
 use crate::error::WrongSetting;
 use crate::error::{BoxError, Error};
 use crate::policy::{Negative, Settings};
@@ -24,7 +24,7 @@ use crate::postgres::Source;
 use crate::rows::Rows;
 use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::value::param::{Also, Param, Params};
+use crate::value::param::{Bind, Param, Params};
 use crate::value::tag::{Dependencies, Tag, Tagged};
 
 /// A query that is answered from the cache: its SQL, what else names its results, and how long they
@@ -313,7 +313,7 @@ impl Query {
     }
 
     /// Binds `$1`; further parameters are bound to what this returns.
-    pub fn bind<V: Param>(&self, value: V) -> Bound<'_, Also<(), V>> {
+    pub fn bind<V: Param>(&self, value: V) -> Bound<'_, Bind<(), V>> {
         self.params(()).bind(value)
     }
 
@@ -323,12 +323,12 @@ impl Query {
     }
 
     /// The rows of the query, which has no parameters; see [`Bound::fetch`].
-    pub fn fetch<S: Source>(&self, source: &S) -> Read<'_, Rows, impl OnMiss<Rows>> {
+    pub fn fetch<S: Source>(&self, source: &S) -> Read<'_, Rows, impl Loader<Rows>> {
         self.params(()).fetch(source)
     }
 
     /// The value that `load` makes; see [`Bound::load`].
-    pub fn load<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>>
+    pub fn load<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
@@ -339,7 +339,7 @@ impl Query {
     }
 
     /// The value that `load` makes, with what it depends on; see [`Bound::load_tagged`].
-    pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>>
+    pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cache::inner::{LoadFn, LoadResult};
-use crate::cache::read::{OnMiss, Read};
+use crate::cache::read::{Loader, Read};
 use crate::error::Error;
 use crate::query::{Query, of_user};
 use crate::value::Value;
@@ -117,7 +117,7 @@ where
     /// What the function returned, as the source of an
     /// [`ErrorKind::Query`](crate::ErrorKind::Query); [`Panicked`](crate::ErrorKind::Panicked) and
     /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
-    pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl OnMiss<Arc<T>>> {
+    pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl Loader<Arc<T>>> {
         let call = self.query.call(self.shape, &args);
         Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());

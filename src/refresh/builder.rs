@@ -22,7 +22,7 @@ use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
 use crate::error::WrongSetting;
-use crate::postgres::CancelTls;
+use crate::postgres::TlsPool;
 use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
 use crate::refresh::postgres::{RefreshError, state};
@@ -33,7 +33,7 @@ use crate::telemetry::trace;
 #[derive(Clone)]
 #[must_use = "nothing is refreshed until the refresher is started"]
 pub struct RefresherBuilder {
-    pool: CancelTls,
+    pool: TlsPool,
     views: Vec<MaterializedView>,
     caches: Vec<QueryCache>,
     before: Vec<RefreshHook>,
@@ -47,18 +47,18 @@ pub struct RefresherBuilder {
 }
 
 impl Refresher {
-    /// Settings for a refresher on this pool; a [`CancelTls`] where connections must be encrypted.
+    /// Settings for a refresher on this pool; a [`TlsPool`] where connections must be encrypted.
     ///
     /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
     /// on. A refresh takes a connection for as long as it lasts; looking for refreshes by others, and
     /// cancelling a refresh, takes one for a moment.
-    pub fn builder(pool: impl Into<CancelTls>) -> RefresherBuilder {
+    pub fn builder(pool: impl Into<TlsPool>) -> RefresherBuilder {
         RefresherBuilder::new(pool.into())
     }
 }
 
 impl RefresherBuilder {
-    pub(super) fn new(pool: CancelTls) -> RefresherBuilder {
+    pub(super) fn new(pool: TlsPool) -> RefresherBuilder {
         RefresherBuilder {
             pool,
             views: vec![],
@@ -142,7 +142,7 @@ impl RefresherBuilder {
     }
 
     /// A hook to be asked before a refresh, by the one process that is about to make it, while it has
-    /// the right to. It may [veto](crate::Veto) it. One that fails in another way, panics or does not
+    /// the right to. It may [veto](crate::refresh::Veto) it. One that fails in another way, panics or does not
     /// answer in time is reported, and the refresh goes on. Hooks are asked in the order in which they
     /// were given.
     pub fn before_refresh(mut self, hook: impl Into<RefreshHook>) -> Self {
@@ -155,7 +155,7 @@ impl RefresherBuilder {
     ///
     /// The hooks of one view run one after the other, in the order given, and no refresh waits for
     /// them, not even of the same view. If 16 events of a view wait for a slow hook, further ones
-    /// are left out and counted in its [status](crate::ViewStatus::hook_failures).
+    /// are left out and counted in its [status](crate::refresh::ViewStatus::hook_failures).
     pub fn after_refresh(mut self, hook: impl Into<RefreshHook>) -> Self {
         self.after.push(hook.into());
         self
@@ -178,7 +178,7 @@ impl RefresherBuilder {
         self
     }
 
-    /// The clock that schedules go by: a [`ManualClock`](crate::ManualClock) in tests. Waiting for
+    /// The clock that schedules go by: a [`ManualClock`](crate::testing::ManualClock) in tests. Waiting for
     /// PostgreSQL, for hooks and between tries goes by Tokio's.
     ///
     /// # Default

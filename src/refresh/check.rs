@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::refresh::postgres::Finding;
 
-/// What [`Refresher::check`](crate::Refresher::check) has found. Its `Display` is for people.
+/// What [`Refresher::check`](crate::refresh::Refresher::check) has found. Its `Display` is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckReport {
     pub(super) views: Vec<ViewCheck>,

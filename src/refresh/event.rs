@@ -79,7 +79,7 @@ impl RefreshEvent {
         self.report().is_some_and(RefreshReport::changed)
     }
 
-    /// Why it failed, for [`on_error`](crate::RefresherBuilder::on_error).
+    /// Why it failed, for [`on_error`](crate::refresh::RefresherBuilder::on_error).
     pub fn error(&self) -> Option<&RefreshError> {
         match &self.stage {
             Stage::Failed { error, .. } => Some(error),

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a hook returns when it could not do its work: any error.
 pub type HookError = Box<dyn StdError + Send + Sync>;
 
-/// The error by which a [`before_refresh`](crate::RefresherBuilder::before_refresh) hook keeps a
+/// The error by which a [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook keeps a
 /// refresh from happening.
 ///
 /// It is the only one: if such a hook fails in any other way, panics or takes too long, that is
@@ -29,7 +29,7 @@ pub type HookError = Box<dyn StdError + Send + Sync>;
 pub struct Veto(String);
 
 impl Veto {
-    /// A veto, with the reason that [`SkipReason::Vetoed`](crate::SkipReason::Vetoed) will tell.
+    /// A veto, with the reason that [`SkipReason::Vetoed`](crate::refresh::SkipReason::Vetoed) will tell.
     pub fn because(reason: impl Into<String>) -> Veto {
         Veto(reason.into())
     }
@@ -51,7 +51,7 @@ type Closure = dyn Fn(RefreshEvent) -> BoxFuture<'static, Result<(), HookError>>
 /// panics or exceeds its [`timeout`](RefreshHook::timeout), that is reported and nothing is undone.
 ///
 /// ```
-/// use larder::{RefreshHook, Veto};
+/// use larder::refresh::{RefreshHook, Veto};
 ///
 /// let announce = RefreshHook::new("announce", async |event| {
 ///     println!("{}: {:?} changed", event.view(), event.rows());

@@ -29,6 +29,7 @@ pub use self::check::{CheckReport, ViewCheck};
 pub use self::event::RefreshEvent;
 pub use self::hook::{HookError, RefreshHook, Veto};
 pub use self::plan::{PlannedView, RefreshPlan};
+pub use self::postgres::{Finding, FindingKind, RefreshError, RefreshErrorKind};
 pub use self::refresher::Refresher;
 pub use self::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 pub use self::start_error::StartError;

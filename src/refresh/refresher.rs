@@ -33,7 +33,8 @@ use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use larder::{MaterializedView, QueryCache, RefreshHook, Refresher};
+/// use larder::QueryCache;
+/// use larder::refresh::{MaterializedView, RefreshHook, Refresher};
 ///
 /// # async fn run(pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
 /// let cache =
@@ -72,7 +73,7 @@ use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
 ///
 /// Results become stale after the refresh was committed, as by
 /// [`invalidate`](crate::QueryCache::invalidate). If the process is killed between the two, another
-/// process's refresher notices at its next [look](crate::RefresherBuilder::poll), as it notices refreshes by
+/// process's refresher notices at its next [look](crate::refresh::RefresherBuilder::poll), as it notices refreshes by
 /// others. A refresh that changes no row makes nothing stale.
 #[derive(Clone)]
 pub struct Refresher {
@@ -106,7 +107,7 @@ impl Refresher {
 
     /// Refreshes all of the refresher's views now, in the order of the [plan](Refresher::plan), and
     /// tells what came of each. Those with
-    /// [`skip_unchanged`](crate::MaterializedView::skip_unchanged) are left out if certainly nothing
+    /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged) are left out if certainly nothing
     /// was written.
     pub async fn refresh_all(&self) -> Vec<Result<RefreshReport, RefreshError>> {
         let layers = match self.order().await {
@@ -189,7 +190,7 @@ impl Refresher {
     }
 
     /// Puts an event trigger into the database that tells of every refresh, whoever makes it, for
-    /// [`listen`](crate::RefresherBuilder::listen). It needs a superuser, who owns it from then on. A notice that
+    /// [`listen`](crate::refresh::RefresherBuilder::listen). It needs a superuser, who owns it from then on. A notice that
     /// cannot be sent fails nobody's refresh. Installing it again does no harm.
     ///
     /// It is the event trigger `larder_refresh` and a function in the schema `larder`.
@@ -212,7 +213,7 @@ impl Refresher {
     }
 
     /// Ends: nothing begins any more, and what runs may finish. What has not finished at the
-    /// [deadline](crate::RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
+    /// [deadline](crate::refresh::RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
     /// all is over. The pool and the caches stay open.
     ///
     /// Dropping the last handle cancels at once, and without being waited for.

@@ -62,9 +62,9 @@ pub enum SkipReason {
     /// Another process has refreshed it for this tick of the schedule.
     AlreadyDone,
     /// Nothing that it reads was written since its last refresh; see
-    /// [`skip_unchanged`](crate::MaterializedView::skip_unchanged).
+    /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged).
     Unchanged,
-    /// A [`before_refresh`](crate::RefresherBuilder::before_refresh) hook said no, for this reason.
+    /// A [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook said no, for this reason.
     Vetoed(String),
 }
 

@@ -33,14 +33,14 @@ pub enum Activity {
     /// Nothing: its time has not come.
     Idle,
     /// Its time has come, and views below it, which are refreshed first, are not done yet.
-    Behind,
+    WaitingForDependencies,
     /// This process is refreshing it, or is about to.
     Refreshing,
     /// Another process is refreshing it. Should that one die, this one takes over.
-    Watching,
+    RefreshedElsewhere,
     /// Nothing that it reads seems to have been written; to be sure, sessions are given the time to
-    /// report what they wrote. See [`skip_unchanged`](crate::MaterializedView::skip_unchanged).
-    Settling,
+    /// report what they wrote. See [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged).
+    Verifying,
     /// It failed for a reason that may pass, and is tried again in a while.
     Retrying,
 }
@@ -147,10 +147,10 @@ impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Activity::Idle => "idle",
-            Activity::Behind => "waiting for views below",
+            Activity::WaitingForDependencies => "waiting for views below",
             Activity::Refreshing => "refreshing",
-            Activity::Watching => "refreshed by another process",
-            Activity::Settling => "seems unchanged",
+            Activity::RefreshedElsewhere => "refreshed by another process",
+            Activity::Verifying => "seems unchanged",
             Activity::Retrying => "to be tried again",
         })
     }

@@ -105,7 +105,7 @@ impl Due<'_> {
                             warnings: vec![],
                         });
                     }
-                    self.view.is(Activity::Watching);
+                    self.view.is(Activity::RefreshedElsewhere);
                     let pause = backoff::delay(watched, WATCH.0, WATCH.1);
                     watched += 1;
                     let goes_on = self.shared.goes_on(sleep(pause)).await;
@@ -113,7 +113,7 @@ impl Due<'_> {
                 }
                 Ok(Attempt::Unsettled(pending)) => {
                     let settling = Settling::after(settling.take(), pending).keep(settling);
-                    self.view.is(Activity::Settling);
+                    self.view.is(Activity::Verifying);
                     self.until_next_tick(sleep_until(settling)).await
                 }
                 Err(error) if error.kind().is_passing() => {
@@ -132,7 +132,7 @@ impl Due<'_> {
 
     /// Waits for the jitter and for the views below.
     async fn begins(&self) -> bool {
-        self.view.is(Activity::Behind);
+        self.view.is(Activity::WaitingForDependencies);
         let jitter = self.view.view.jitter.mul_f64(fastrand::f64());
         if !jitter.is_zero() {
             let at = self.tick.checked_add(jitter).unwrap_or(self.tick);

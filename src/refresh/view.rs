@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::hook::HookError;
 use super::schedule::Schedule;
 use crate::error::WrongSetting;
-use crate::postgres::{CancelTls, TransactionPooling};
+use crate::postgres::{TlsPool, TransactionPooling};
 use crate::query::Query;
 use crate::refresh::postgres::transaction::Limits;
 use crate::value::param::SqlParams;
@@ -17,11 +17,11 @@ use crate::value::tag::Tag;
 
 /// A materialized view to be refreshed: its name, when, and how.
 ///
-/// Give it to a [`Refresher`](crate::Refresher), and tag the queries that read it with
+/// Give it to a [`Refresher`](crate::refresh::Refresher), and tag the queries that read it with
 /// [`Query::reads`](crate::Query::reads) or by its name.
 ///
 /// ```
-/// use larder::MaterializedView;
+/// use larder::refresh::MaterializedView;
 /// use std::time::Duration;
 ///
 /// let daily_revenue = MaterializedView::new("reports.daily_revenue")
@@ -32,7 +32,7 @@ use crate::value::tag::Tag;
 /// assert_eq!(daily_revenue.name(), "reports.daily_revenue");
 /// ```
 ///
-/// Settings are checked when the refresher is [started](crate::RefresherBuilder::start).
+/// Settings are checked when the refresher is [started](crate::refresh::RefresherBuilder::start).
 #[derive(Clone)]
 #[must_use = "a view is refreshed by the refresher that it is given to"]
 pub struct MaterializedView {
@@ -67,7 +67,7 @@ pub(super) enum Mode {
 
 /// Runs a query through the cache.
 pub(super) type Warm =
-    Arc<dyn Fn(CancelTls) -> BoxFuture<'static, Result<(), HookError>> + Send + Sync>;
+    Arc<dyn Fn(TlsPool) -> BoxFuture<'static, Result<(), HookError>> + Send + Sync>;
 
 impl MaterializedView {
     /// The view of this name, as one writes it in SQL: `daily_revenue`, `reports.daily_revenue`,
@@ -99,7 +99,7 @@ impl MaterializedView {
     /// # Default
     ///
     /// Neither this nor a cron expression: it is refreshed when
-    /// [asked for](crate::Refresher::refresh_now).
+    /// [asked for](crate::refresh::Refresher::refresh_now).
     pub fn every(mut self, interval: Duration) -> Self {
         self.when = When::Every(interval);
         self
@@ -206,7 +206,7 @@ impl MaterializedView {
     /// seconds for that. If after some further seconds a session still may, the view is refreshed.
     ///
     /// A view is refreshed at each tick as if this was not set, and
-    /// [`check`](crate::Refresher::check) says so, where writes cannot be seen: it calls functions
+    /// [`check`](crate::refresh::Refresher::check) says so, where writes cannot be seen: it calls functions
     /// whose result may change by itself (`now()`, or STABLE and VOLATILE functions of one's own), it
     /// reads foreign tables or system catalogs, `track_counts` is off, the role lacks
     /// `pg_read_all_stats`, or the server is older than PostgreSQL 15. What an `IMMUTABLE` function

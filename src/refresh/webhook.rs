@@ -30,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// A hook that posts what happened, as signed JSON, to an address.
 ///
 /// ```no_run
-/// use larder::{RefreshHook, Webhook};
+/// use larder::refresh::{RefreshHook, Webhook};
 ///
 /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// let hook: RefreshHook = Webhook::new("https://ops.example.com/hooks/refresh")?
@@ -70,7 +70,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `duration_ms` | how long it took; 0 before it |
 /// | `rows` | `{"inserted": 2, "updated": 0, "deleted": 1}`, or `null` where there was no refresh or the server does not count rows |
 /// | `changed` | whether results that read the view may be different now |
-/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`](crate::RefreshErrorKind) in snake case), its `sqlstate` or `null`, and its `message`, which holds no values of rows |
+/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`](crate::refresh::RefreshErrorKind) in snake case), its `sqlstate` or `null`, and its `message`, which holds no values of rows |
 /// | `failures_in_a_row` | how many times it has failed since it last succeeded, this time included |
 /// | `process` | only if [set](Webhook::process) |
 ///

@@ -80,10 +80,10 @@ impl Counters {
             l2_errors: read(&self.l2_errors),
             l2_writes: read(&self.l2_writes),
             l2_overtaken: read(&self.l2_overtaken),
-            refreshes: read(&self.refreshes),
+            background_loads: read(&self.refreshes),
             lease_waits: read(&self.lease_waits),
             invalidations: read(&self.invalidations),
-            unannounced: read(&self.unannounced),
+            unacknowledged: read(&self.unannounced),
             epochs: read(&self.epochs),
             oversized: read(&self.oversized),
             unstorable: read(&self.unstorable),
@@ -93,11 +93,11 @@ impl Counters {
         for query in queries {
             sum.l1_hits += query.l1_hits;
             sum.l2_hits += query.l2_hits;
-            sum.loaded += query.loaded;
+            sum.reads_loaded += query.reads_loaded;
             sum.stale += query.stale;
             sum.failed += query.failed;
             sum.negative_hits += query.negative_hits;
-            sum.outdated += query.outdated;
+            sum.invalidated += query.invalidated;
             sum.loads += query.loads;
             sum.load_errors += query.load_errors;
             sum.loaded_bytes += query.loaded_bytes;

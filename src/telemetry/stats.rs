@@ -29,7 +29,8 @@ pub struct CacheStats {
     pub coalesced: u64,
     /// Reads answered with a load that they began: of their own, or of another process, which they
     /// waited for.
-    pub loaded: u64,
+    #[serde(rename = "loaded")]
+    pub reads_loaded: u64,
     /// Reads answered with an error.
     pub failed: u64,
     /// Look-ups in Redis that found nothing, or nothing young enough for the query.
@@ -47,19 +48,22 @@ pub struct CacheStats {
     pub l2_overtaken: u64,
     /// Results found in memory or in Redis that were not served because something they depend on
     /// had been invalidated since their load began.
-    pub outdated: u64,
+    #[serde(rename = "outdated")]
+    pub invalidated: u64,
     /// Reads answered with a stale result, by policy.
     pub stale: u64,
     /// Reads answered with an error that was kept as an answer.
     pub negative_hits: u64,
     /// Loads begun while the result was still served: in its last moments, or stale.
-    pub refreshes: u64,
+    #[serde(rename = "refreshes")]
+    pub background_loads: u64,
     /// Loads of other processes that were waited for.
     pub lease_waits: u64,
     /// Calls of `invalidate`, `invalidate_query` and `clear`.
     pub invalidations: u64,
     /// Those that Redis had not acknowledged when they returned.
-    pub unannounced: u64,
+    #[serde(rename = "unannounced")]
+    pub unacknowledged: u64,
     /// How often the count of invalidations in Redis was found to have begun anew.
     pub epochs: u64,
     /// Loads begun.

@@ -23,7 +23,7 @@ mod fingerprint;
 /// ```
 ///
 /// Before a value is stored, it is read back. One that would come back as anything else is answered
-/// whole, not stored, and counted in [`CacheStats::unstorable`](crate::CacheStats::unstorable).
+/// whole, not stored, and counted in [`CacheStats::unstorable`](crate::stats::CacheStats::unstorable).
 /// So is one nested deeper than 120 levels of serde's, in which each `Option` and newtype is one.
 /// What a type hides from serde, such as a field under `#[serde(skip)]`, nobody can see there.
 ///

@@ -173,7 +173,7 @@ pub struct Shape(pub(crate) u64);
 
 /// Takes the bytes of a call's parameters, for the hash that names its result.
 ///
-/// It is met only when a type of one's own becomes a parameter; see [`Param`](crate::Param).
+/// It is met only when a type of one's own becomes a parameter; see [`Param`](crate::params::Param).
 pub struct KeyEncoder {
     digest: Digest,
     short: [u8; SHORT],

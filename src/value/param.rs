@@ -24,7 +24,7 @@ mod impls;
 /// and `rust_decimal`. A type of one's own joins like this:
 ///
 /// ```
-/// use larder::{KeyEncoder, Param};
+/// use larder::params::{KeyEncoder, Param};
 ///
 /// struct UserId(i64);
 ///
@@ -41,7 +41,7 @@ mod impls;
 /// To bind it to a query whose rows are [fetched](crate::Bound::fetch), see [`SqlParam`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take part in the key of a cached result",
-    note = "implement `larder::Param` for it; `uuid`, `chrono`, `time` and `rust_decimal` types need \
+    note = "implement `larder::params::Param` for it; `uuid`, `chrono`, `time` and `rust_decimal` types need \
             the feature of that name"
 )]
 pub trait Param {
@@ -57,7 +57,7 @@ pub trait Param {
 /// borrowed one says here what it becomes then. That happens on a miss only.
 ///
 /// ```
-/// use larder::{KeyEncoder, Param, SqlParam};
+/// use larder::params::{KeyEncoder, Param, SqlParam};
 /// use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 ///
 /// #[derive(Debug)]
@@ -90,7 +90,7 @@ pub trait Param {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be bound to a query",
-    note = "`larder::SqlParam` is implemented for PostgreSQL's usual Rust types; `uuid`, `chrono`, \
+    note = "`larder::params::SqlParam` is implemented for PostgreSQL's usual Rust types; `uuid`, `chrono`, \
             `time` and `rust_decimal` types need the feature of that name"
 )]
 pub trait SqlParam: Param {
@@ -153,9 +153,9 @@ fn one<P: Param + ?Sized>(param: &P, out: &mut KeyEncoder) {
 ///
 /// `bind(a).bind(b)` is the same call as `params((a, b))`.
 #[derive(Clone, Copy)]
-pub struct Also<P, V>(pub(crate) P, pub(crate) V);
+pub struct Bind<P, V>(pub(crate) P, pub(crate) V);
 
-impl<P: Params, V: Param> Params for Also<P, V> {
+impl<P: Params, V: Param> Params for Bind<P, V> {
     #[inline]
     fn encode(&self, out: &mut KeyEncoder) {
         self.0.encode(out);
@@ -163,7 +163,7 @@ impl<P: Params, V: Param> Params for Also<P, V> {
     }
 }
 
-impl<P: SqlParams, V: SqlParam> SqlParams for Also<P, V> {
+impl<P: SqlParams, V: SqlParam> SqlParams for Bind<P, V> {
     fn into_owned(self) -> OwnedParams {
         let mut params = self.0.into_owned();
         params.push(Box::new(self.1.into_owned()));

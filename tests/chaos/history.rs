@@ -19,7 +19,7 @@ const REMEMBERED: usize = 16;
 
 /// All that was acknowledged lately, and the reads that cannot be judged yet.
 pub struct History {
-    max_blind: Time,
+    max_staleness: Time,
     keys: Vec<Key>,
     /// By when they began, and a number for those that began at the same time.
     held: BTreeMap<(Time, u64), (usize, Read)>,
@@ -56,9 +56,9 @@ pub enum Verdict {
 
 impl History {
     /// Of keys numbered from zero.
-    pub fn new(keys: usize, max_blind: Time) -> Self {
+    pub fn new(keys: usize, max_staleness: Time) -> Self {
         let keys = std::iter::repeat_with(Key::default).take(keys).collect();
-        Self { max_blind, keys, held: BTreeMap::new(), reads: 0 }
+        Self { max_staleness, keys, held: BTreeMap::new(), reads: 0 }
     }
 
     /// `invalidate` has returned `Ok`, in whatever process.
@@ -105,7 +105,7 @@ impl History {
         let must_know = match read.origin {
             // It asked Redis, or PostgreSQL, after it had begun.
             Origin::L2 | Origin::Loaded => read.start,
-            _ => read.start.saturating_sub(self.max_blind),
+            _ => read.start.saturating_sub(self.max_staleness),
         };
         if let Some((&at, &version)) = known.range(..must_know).next_back()
             && version > read.version
@@ -156,14 +156,14 @@ mod tests {
     use super::*;
     use crate::record::Style;
 
-    const MAX_BLIND: Time = 1000;
+    const MAX_STALENESS: Time = 1000;
 
     fn read(version: u64, start: Time, origin: Origin) -> Read {
         Read { key: 0, version, start, end: start + 1, origin, style: Style::Rows }
     }
 
     fn verdict(acknowledged: &[(u64, Time)], read: Read) -> Verdict {
-        let mut history = History::new(1, MAX_BLIND);
+        let mut history = History::new(1, MAX_STALENESS);
         for &(version, at) in acknowledged {
             history.acknowledge(0, version, at);
         }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_read_is_held_until_all_has_been_told() {
-        let mut history = History::new(1, MAX_BLIND);
+        let mut history = History::new(1, MAX_STALENESS);
         let mut verdicts = Vec::new();
         history.hold(0, read(1, 6000, Origin::L2));
         history.hold(0, read(2, 5000, Origin::L2));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_never_the_newest() {
-        let mut history = History::new(1, MAX_BLIND);
+        let mut history = History::new(1, MAX_STALENESS);
         for version in 1..100 {
             history.acknowledge(0, version, version);
         }

@@ -47,7 +47,7 @@ use self::servers::{ServerError, wait_for};
 /// So many rows are there.
 const KEYS: usize = 50;
 /// The caches' own default, by which their answers are judged.
-const MAX_BLIND: Duration = Duration::from_secs(1);
+const MAX_STALENESS: Duration = Duration::from_secs(1);
 /// No read takes so long, whatever Redis does. The longest wait that it may cause is for the lease
 /// of a process that was killed, two seconds.
 const HUNG: Duration = Duration::from_secs(3);
@@ -122,7 +122,7 @@ impl Run {
         let fleet = Fleet::start_all(processes, seed)?;
         Ok(Self {
             fleet,
-            history: History::new(KEYS, nanoseconds(MAX_BLIND)),
+            history: History::new(KEYS, nanoseconds(MAX_STALENESS)),
             timeline: Timeline::new(now()),
             report: Report::new(seed, processes),
             unannounced: vec![[0; KEYS]; processes],
@@ -216,7 +216,7 @@ impl Run {
         self.fleet.order("rest")?;
         self.until("the writers rest", |run| run.resting == run.report.processes);
         self.heal(number)?;
-        self.pass(MAX_BLIND + Duration::from_secs(1));
+        self.pass(MAX_STALENESS + Duration::from_secs(1));
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 
 use crate::record::{Read, Record, Style, Time, now};
 use crate::servers::worker;
-use crate::{HUNG, KEYS, MAX_BLIND};
+use crate::{HUNG, KEYS, MAX_STALENESS};
 
 /// The name by which [`Worker::start`](crate::servers::Worker::start) finds [`entry`].
 pub const ENTRY: &str = "worker::entry";
@@ -162,7 +162,7 @@ impl Process {
         let mut settings = QueryCache::builder()
             .namespace(NAMESPACE)
             .redis(std::env::var(REDIS)?)
-            .max_blind(MAX_BLIND)
+            .max_staleness(MAX_STALENESS)
             .ttl(Duration::from_secs(60))
             .l1_ttl(Duration::from_secs(10));
         if std::env::var_os(OPTIONAL).is_some() {

@@ -298,7 +298,7 @@ async fn arguments_that_exclude_each_other_are_told() {
     }
     let ran = refused(&["--max-blind", "1ms", "--postgres", "host=/nowhere"]).await;
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("max_blind"), "{}", ran.err);
+    assert!(ran.err.contains("max_staleness"), "{}", ran.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder::{ManualClock, Origin, QueryCache, QueryCacheBuilder};
+use larder::testing::ManualClock;
+use larder::{Origin, QueryCache, QueryCacheBuilder};
 
 use crate::servers::{Proxy, Redis, Way};
 use crate::support::written;
@@ -36,7 +37,7 @@ impl Scene {
         let cache = builder(&proxy.url())
             .redis_timeout(limit)
             .l1_ttl(Duration::from_millis(1))
-            .max_blind(Duration::from_secs(3600))
+            .max_staleness(Duration::from_secs(3600))
             .clock(clock.clone())
             .build()
             .await
@@ -117,7 +118,7 @@ async fn an_invalidation_between_two_reads_of_a_batch_is_respected_by_the_later_
     // All were sent after it.
     assert_eq!(origins, [Origin::Loaded; 3]);
     assert!(scene.questions() - before >= 2);
-    assert_eq!(scene.cache.stats().outdated, 3);
+    assert_eq!(scene.cache.stats().invalidated, 3);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::poll;
-use larder::{CancelTls, Error, ErrorKind, Origin, QueryCache};
+use larder::{Error, ErrorKind, Origin, QueryCache, TlsPool};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -250,7 +250,7 @@ async fn a_load_ends_at_its_deadline_and_postgresql_cancels_it() {
     // The pool's only connection is whole.
     assert_eq!(cache.query("SELECT 1").fetch(&pool).await.unwrap().len(), 1);
 
-    let source = CancelTls::new(database.pool(1), NoTls);
+    let source = TlsPool::new(database.pool(1), NoTls);
     let error = query.scope("tls").fetch(&source).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     until_async("postgresql has cancelled it", async || sleeping(&watcher).await == 0).await;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use larder::{ManualClock, Origin, Query, QueryCache};
+use larder::testing::ManualClock;
+use larder::{Origin, Query, QueryCache};
 
 use crate::support::{namespace, over_redis};
 

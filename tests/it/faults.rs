@@ -223,7 +223,7 @@ async fn redis_forgets_its_scripts() {
     };
     let scene = meets(scene, "SCRIPT FLUSH", MOMENT, flush, async |_: &mut Scene| {}).await;
     assert_eq!(scene.cache.stats().epochs, 1);
-    assert_eq!(scene.cache.stats().unannounced, 0);
+    assert_eq!(scene.cache.stats().unacknowledged, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn redis_is_full_and_refuses_writes() {
         scene.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
     };
     let scene = meets(scene, "redis full (noeviction)", MOMENT, fill, free).await;
-    assert!(scene.cache.stats().unannounced > 0);
+    assert!(scene.cache.stats().unacknowledged > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +273,7 @@ async fn redis_is_read_only() {
     };
     // Longer than the table is confirmed for.
     let scene = meets(scene, "READONLY", 5 * MOMENT, demote, promote).await;
-    assert!(scene.cache.stats().unannounced > 0);
+    assert!(scene.cache.stats().unacknowledged > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

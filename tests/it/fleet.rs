@@ -3,7 +3,8 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use larder::{ManualClock, Origin, QueryCache};
+use larder::testing::ManualClock;
+use larder::{Origin, QueryCache};
 use tokio::task::JoinHandle;
 
 use crate::servers::{Proxy, Redis, Worker, worker};
@@ -279,9 +280,9 @@ async fn of_those_who_wait_for_a_process_that_shuts_down_one_loads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_costs_postgresql_one_load_per_key_and_blind_ttl() {
     let mut redis = Redis::start().unwrap();
-    let (clock, blind_ttl) = (ManualClock::new(), Duration::from_secs(2));
+    let (clock, disconnected_ttl) = (ManualClock::new(), Duration::from_secs(2));
     let builder = QueryCache::builder().namespace("outage").redis(redis.url());
-    let builder = builder.blind_ttl(blind_ttl).clock(clock.clone());
+    let builder = builder.disconnected_ttl(disconnected_ttl).clock(clock.clone());
     let cache = builder.build().await.unwrap();
     let read_all = async || {
         for _ in 0..20 {
@@ -302,7 +303,7 @@ async fn an_outage_costs_postgresql_one_load_per_key_and_blind_ttl() {
     assert_eq!(read_all().await, 50);
     clock.advance(Duration::from_secs(1));
     assert_eq!(read_all().await, 100);
-    clock.advance(blind_ttl - Duration::from_nanos(1));
+    clock.advance(disconnected_ttl - Duration::from_nanos(1));
     assert_eq!(read_all().await, 100);
     clock.advance(Duration::from_nanos(1));
     assert_eq!(read_all().await, 150);

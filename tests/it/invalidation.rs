@@ -268,7 +268,7 @@ mod fleet {
         let proxy = Proxy::to_redis(&redis).unwrap();
         let build = |url: String| {
             let builder = QueryCache::builder().namespace("push").redis(url);
-            builder.redis_timeout(Duration::from_secs(10)).max_blind(Duration::from_secs(3600))
+            builder.redis_timeout(Duration::from_secs(10)).max_staleness(Duration::from_secs(3600))
         };
         let here = build(redis.url()).build().await.unwrap();
         let there = build(proxy.url()).build().await.unwrap();
@@ -302,7 +302,7 @@ mod fleet {
         let proxy = Proxy::to_redis(&redis).unwrap();
         let build = async |url: String| {
             let builder = QueryCache::builder().namespace("strict").redis(url);
-            builder.redis_timeout(Duration::from_secs(10)).max_blind(Duration::from_secs(3600))
+            builder.redis_timeout(Duration::from_secs(10)).max_staleness(Duration::from_secs(3600))
         };
         let here = build(redis.url()).await.build().await.unwrap();
         let there = build(proxy.url()).await.l1_ttl(Duration::from_millis(1));
@@ -335,7 +335,7 @@ mod fleet {
         let mut redis = Redis::start().unwrap();
         let build = async || {
             let builder = QueryCache::builder().namespace("later").redis(redis.url());
-            builder.blind_ttl(Duration::from_secs(3600)).build().await.unwrap()
+            builder.disconnected_ttl(Duration::from_secs(3600)).build().await.unwrap()
         };
         let (here, there) = (build().await, build().await);
         let table = Table::default();
@@ -346,14 +346,14 @@ mod fleet {
         redis.pause().unwrap();
         table.write();
         let error = here.invalidate(["t"]).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unannounced);
+        assert_eq!(error.kind(), ErrorKind::Unacknowledged);
         assert!(error.to_string().contains("announced as soon as redis takes it"), "{error}");
         assert_eq!(table.read(&a).await, (1, Origin::Loaded));
         // What was loaded since is current, although Redis has not heard of the invalidation.
         assert_eq!(table.read(&a).await, (1, Origin::L1));
         redis.resume().unwrap();
         until_async("the other has heard of it", async || table.read(&b).await.0 == 1).await;
-        assert_eq!((here.stats().unannounced, there.stats().unannounced), (1, 0));
+        assert_eq!((here.stats().unacknowledged, there.stats().unacknowledged), (1, 0));
     }
 
     #[tokio::test(flavor = "multi_thread")]

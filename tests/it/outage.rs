@@ -178,7 +178,7 @@ async fn a_hiccup_that_many_reads_meet_at_once_keeps_the_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hit_in_redis_takes_one_round_trip_and_a_miss_three() {
     let redis = Redis::start().unwrap();
-    let clock = larder::ManualClock::new();
+    let clock = larder::testing::ManualClock::new();
     let cache = QueryCache::builder().namespace("trips").redis(redis.url());
     let cache = cache.l1_ttl(Duration::from_secs(1)).clock(clock.clone()).build().await.unwrap();
     let client = redis::Client::open(redis.url()).unwrap();

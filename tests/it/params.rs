@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use larder::{Origin, QueryCache, SqlParam};
+use larder::params::SqlParam;
+use larder::{Origin, QueryCache};
 use tokio_postgres::Client;
 
 use crate::support::{database, local};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use larder::{CancelTls, ManualClock, Origin, QueryCache, Rows, Wrapped};
+use larder::testing::ManualClock;
+use larder::{Origin, QueryCache, Rows, TlsPool, Wrapped};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::NoTls;
 
@@ -81,7 +82,7 @@ async fn rows_are_fetched_from_a_pool_and_from_a_shared_client() {
     assert_eq!(other.origin(), Origin::Loaded);
     assert_eq!(other.value().row(0).get::<_, Option<String>>("note"), None);
 
-    let tls = CancelTls::new(pool, NoTls);
+    let tls = TlsPool::new(pool, NoTls);
     let third = query.bind(6_i64).bind("x").fetch(&tls).await.unwrap();
     assert_eq!(third.row(0).get::<_, i64>(0), 6);
 }

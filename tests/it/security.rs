@@ -105,7 +105,7 @@ async fn neither_debug_output_nor_errors_show_a_secret_a_password_or_a_parameter
     assert!(!shown.contains("hunter2") && !shown.contains("horse"), "{shown}");
     assert!(!shown.contains("my parameter"), "{shown}");
     let error = cache.invalidate(["t"]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unannounced);
+    assert_eq!(error.kind(), ErrorKind::Unacknowledged);
     let error = QueryCache::builder()
         .namespace("shop")
         .redis("redis://user:hunter2@127.0.0.1:1/")

@@ -33,8 +33,11 @@ async fn a_wrong_setting_is_named_with_what_was_given_and_what_is_allowed() {
         (builder().negative_sqlstates(["42p01"], second), "`negative_sqlstates` is \"42p01\""),
         (builder().negative_sqlstates(["42P01"], Duration::ZERO), "`negative_sqlstates` is 0ns"),
         (builder().early_refresh(f64::NAN), "`early_refresh` is NaN; allowed: from 0.0 (never)"),
-        (builder().max_blind(Duration::ZERO), "`max_blind` is 0ns; allowed: from 20 milliseconds"),
-        (builder().blind_ttl(Duration::MAX), "allowed: up to 1 hour"),
+        (
+            builder().max_staleness(Duration::ZERO),
+            "`max_staleness` is 0ns; allowed: from 20 milliseconds",
+        ),
+        (builder().disconnected_ttl(Duration::MAX), "allowed: up to 1 hour"),
         (builder().secret("short"), "`secret` is shorter than that; allowed: at least 16 bytes"),
         (builder().max_bytes(0), "`max_bytes` is 0; allowed: at least 1 byte"),
         (builder().max_value_bytes(0), "`max_value_bytes` is 0; allowed: at least 1 byte"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder::{MaterializedView, Refresher};
+use larder::refresh::{MaterializedView, Refresher};
 
 use crate::support::{database, namespace, over_redis, written};
 use crate::told::{Listening, Told, listen};

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use larder::{
-    Answer, Error, ErrorKind, ManualClock, Origin, Query, QueryCache, QueryCacheBuilder, Staleness,
-};
+use larder::testing::ManualClock;
+use larder::{Answer, Error, ErrorKind, Origin, Query, QueryCache, QueryCacheBuilder, Staleness};
 
 use crate::support::{database, namespace, over_redis, until, until_async, written};
 
@@ -59,7 +58,7 @@ async fn an_expired_result_is_served_while_one_load_brings_a_new_one() {
         answer != stale
     })
     .await;
-    assert_eq!((cache.stats().refreshes, cache.stats().loads), (1, 2));
+    assert_eq!((cache.stats().background_loads, cache.stats().loads), (1, 2));
     // Beyond its time nobody is served the old one.
     clock.advance(2 * MINUTE);
     assert_eq!(loader.read(&query).await, (1, Origin::Loaded, None));
@@ -212,15 +211,15 @@ async fn a_result_about_to_end_is_loaded_anew_before_it_does() {
         }
     })
     .await;
-    assert!(cache.stats().refreshes >= 1);
+    assert!(cache.stats().background_loads >= 1);
     // One that was not asked to, is not.
-    let (other, begin) = (cache.query("other"), cache.stats().refreshes);
+    let (other, begin) = (cache.query("other"), cache.stats().background_loads);
     Loader::default().read(&other).await;
     clock.advance(MINUTE - Duration::from_nanos(1));
     for _ in 0..100 {
         assert_eq!(Loader::default().read(&other).await.1, Origin::L1);
     }
-    assert_eq!(cache.stats().refreshes, begin);
+    assert_eq!(cache.stats().background_loads, begin);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use larder::{ManualClock, Origin, QueryCache};
+use larder::testing::ManualClock;
+use larder::{Origin, QueryCache};
 
 use crate::servers::{Proxy, Redis};
 use crate::support::{until_async, written};
@@ -25,7 +26,7 @@ impl Scene {
             .redis(proxy.url())
             .redis_timeout(Duration::from_secs(10))
             .l1_ttl(Duration::from_millis(1))
-            .max_blind(Duration::from_secs(3600))
+            .max_staleness(Duration::from_secs(3600))
             .clock(clock.clone())
             .build()
             .await

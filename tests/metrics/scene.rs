@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use larder::{MaterializedView, Origin, PrometheusEndpoint, QueryCache, RefreshHook, Refresher};
+use larder::refresh::{MaterializedView, RefreshHook, Refresher};
+use larder::{Origin, PrometheusEndpoint, QueryCache};
 
 use crate::servers::{Postgres, Redis};
 

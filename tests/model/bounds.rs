@@ -8,7 +8,7 @@ pub struct Bounds {
     /// The second tier has an entry at the start.
     pub stored: bool,
     /// In ticks.
-    pub max_blind: u8,
+    pub max_staleness: u8,
     /// How many values the random bit of a new epoch has.
     pub randoms: u8,
     pub commits: u8,

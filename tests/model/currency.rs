@@ -7,7 +7,7 @@
 //! What is checked: a read returns what the database had when the last invalidation was asked for
 //! of all that were
 //!
-//! - acknowledged to anybody `max_blind` before the read began, or
+//! - acknowledged to anybody `max_staleness` before the read began, or
 //! - asked for in the same process before it began, or
 //! - acknowledged to anybody before it began, if the second tier answered it.
 //!
@@ -31,13 +31,13 @@ pub struct Currency {
 impl Currency {
     /// What happens outside of the two processes.
     fn elsewhere(&self, fleet: &Fleet, next: &mut Steps<Fleet>) {
-        let Bounds { max_blind, commits, strangers, losses, failovers, .. } = self.bounds;
+        let Bounds { max_staleness, commits, strangers, losses, failovers, .. } = self.bounds;
         let mut add = |who, what, change: &dyn Fn(&mut Fleet)| {
             let mut changed = *fleet;
             change(&mut changed);
             next.add(who, what, changed);
         };
-        add("time", "passes", &|fleet| fleet.tick(max_blind));
+        add("time", "passes", &|fleet| fleet.tick(max_staleness));
         // Whoever announces first commits when that is done.
         let early = self.mutation == Some(Mutation::InvalidateBeforeCommit);
         if fleet.version <= commits && (!early || fleet.promised > fleet.version) {
@@ -116,7 +116,7 @@ impl Model for Currency {
         }
         let stale = |process: &Process| {
             process.table.serves(&process.memory, self.mutation)
-                && process.memory.version < fleet.need(process, self.bounds.max_blind)
+                && process.memory.version < fleet.need(process, self.bounds.max_staleness)
         };
         fleet.processes.iter().any(stale).then_some("memory serves what it must not")
     }

@@ -4,7 +4,7 @@ use crate::explore::State;
 use crate::process::Process;
 use crate::redis::Redis;
 
-/// The longest `max_blind`.
+/// The longest `max_staleness`.
 pub const TICKS: usize = 2;
 
 #[derive(Clone, Copy)]
@@ -53,9 +53,9 @@ impl State for Fleet {
 impl Fleet {
     /// What everything that a read of this process returns must have seen of the database, wherever
     /// it comes from.
-    pub fn need(&self, process: &Process, max_blind: u8) -> u8 {
+    pub fn need(&self, process: &Process, max_staleness: u8) -> u8 {
         // One that was asked for before its commit ends with the commit.
-        process.asked.min(self.version).max(self.acknowledged[usize::from(max_blind)])
+        process.asked.min(self.version).max(self.acknowledged[usize::from(max_staleness)])
     }
 
     pub fn acknowledge(&mut self, version: u8) {
@@ -73,12 +73,12 @@ impl Fleet {
         }
     }
 
-    pub fn tick(&mut self, max_blind: u8) {
-        for age in (1..=usize::from(max_blind)).rev() {
+    pub fn tick(&mut self, max_staleness: u8) {
+        for age in (1..=usize::from(max_staleness)).rev() {
             self.acknowledged[age] = self.acknowledged[age - 1];
         }
         for process in &mut self.processes {
-            process.tick(max_blind);
+            process.tick(max_staleness);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`Flights`]: the readers of one key in one process, who share its loads.
 //!
 //! What is checked: a reader takes nothing that was loaded before an invalidation which this process
-//! had asked for when the read began, or which was acknowledged to anybody `max_blind` before that.
+//! had asked for when the read began, or which was acknowledged to anybody `max_staleness` before that.
 //! Others who joined the same flight earlier may take it.
 //!
 //! Of the front of memory no more is taken for granted than that it has something which memory once
@@ -15,7 +15,7 @@ use crate::table::{Found, Heard, Table};
 
 #[derive(Clone, Copy)]
 pub struct Flights {
-    pub max_blind: u8,
+    pub max_staleness: u8,
     /// How many of the three readers there are.
     pub readers: usize,
     /// Invalidations of this process.
@@ -136,8 +136,8 @@ impl State for Hall {
 }
 
 impl Hall {
-    fn need(&self, max_blind: u8) -> u8 {
-        self.asked.max(self.acknowledged[usize::from(max_blind)])
+    fn need(&self, max_staleness: u8) -> u8 {
+        self.asked.max(self.acknowledged[usize::from(max_staleness)])
     }
 
     fn acknowledge(&mut self, version: u8) {
@@ -154,8 +154,8 @@ impl Hall {
         self.results().for_each(|found| found.after = false);
     }
 
-    fn tick(&mut self, max_blind: u8) {
-        for age in (1..=usize::from(max_blind)).rev() {
+    fn tick(&mut self, max_staleness: u8) {
+        for age in (1..=usize::from(max_staleness)).rev() {
             self.acknowledged[age] = self.acknowledged[age - 1];
         }
         self.table.confirmed = self.table.confirmed.saturating_sub(1);
@@ -164,12 +164,12 @@ impl Hall {
             reader.since = LONGEST.min(reader.since + 1);
         }
         if self.beat.call != Call::None {
-            self.beat.age = (max_blind + LONGEST).min(self.beat.age + 1);
+            self.beat.age = (max_staleness + LONGEST).min(self.beat.age + 1);
         }
     }
 
     /// Whether a result may be given to a reader. It is judged as of when the read began: what was
-    /// acknowledged `max_blind` before that, a table that was confirmed for then has.
+    /// acknowledged `max_staleness` before that, a table that was confirmed for then has.
     fn serves(&self, reader: &Reader, found: &Found, mutation: Option<Mutation>) -> bool {
         found.version > 0
             && (reader.confirmed
@@ -218,7 +218,7 @@ impl Flights {
             match hall.readers[index].stage {
                 Stage::NotBegun => {
                     let reader = &mut changed.readers[index];
-                    reader.need = hall.need(self.max_blind);
+                    reader.need = hall.need(self.max_staleness);
                     reader.confirmed = hall.table.confirmed > 0;
                     changed.join(index, self.mutation);
                     next.add(who, "begins", changed);
@@ -250,7 +250,7 @@ impl Flights {
             Flight::None => return,
             Flight::Started => {
                 changed.flight = Flight::Stamped;
-                changed.loading = hall.table.stamp(self.max_blind + LONGEST);
+                changed.loading = hall.table.stamp(self.max_staleness + LONGEST);
                 for reader in &mut changed.readers {
                     reader.ahead = reader.waits();
                 }
@@ -331,10 +331,10 @@ impl Flights {
         if hall.beat.call == Call::Answered {
             let mut changed = *hall;
             let Beat { age, at, cell, connection, .. } = std::mem::take(&mut changed.beat);
-            let confirmed = self.max_blind.saturating_sub(age);
+            let confirmed = self.max_staleness.saturating_sub(age);
             let _ = changed.table.beat(at, cell, connection, confirmed, self.mutation);
             for reader in changed.readers.iter_mut().filter(|reader| reader.waits()) {
-                reader.confirmed |= age < self.max_blind + reader.since;
+                reader.confirmed |= age < self.max_staleness + reader.since;
             }
             next.add(PROCESS, "hears the answer to its beat", changed);
         }
@@ -370,7 +370,7 @@ impl Model for Flights {
         self.invalidations(hall, next);
         self.news(hall, next);
         let mut later = *hall;
-        later.tick(self.max_blind);
+        later.tick(self.max_staleness);
         next.add("time", "passes", later);
         if hall.losses < self.losses {
             let mut changed = *hall;

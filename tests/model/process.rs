@@ -100,12 +100,12 @@ impl Process {
         self.loading.after = false;
     }
 
-    pub fn tick(&mut self, max_blind: u8) {
+    pub fn tick(&mut self, max_staleness: u8) {
         self.table.confirmed = self.table.confirmed.saturating_sub(1);
         self.memory.young = self.memory.young.saturating_sub(1);
         self.loading.young = self.loading.young.saturating_sub(1);
         for beat in self.beats.iter_mut().filter(|beat| beat.call != Call::None) {
-            beat.age = max_blind.min(beat.age + 1);
+            beat.age = max_staleness.min(beat.age + 1);
         }
     }
 

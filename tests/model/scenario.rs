@@ -72,7 +72,7 @@ pub const QUICK: [Scenario; 12] = [
 const ONE_CHANGE: Bounds = Bounds {
     epoch: 2,
     stored: false,
-    max_blind: 1,
+    max_staleness: 1,
     randoms: 1,
     commits: 1,
     invalidations: 1,
@@ -137,8 +137,14 @@ const NEWCOMER: Scenario = currency(
     Bounds { stored: true, ..ONE_CHANGE },
 );
 
-const TWO_READERS: Flights =
-    Flights { max_blind: 1, readers: 2, invalidations: 1, others: 0, losses: 0, mutation: None };
+const TWO_READERS: Flights = Flights {
+    max_staleness: 1,
+    readers: 2,
+    invalidations: 1,
+    others: 0,
+    losses: 0,
+    mutation: None,
+};
 
 const FLIGHTS: Scenario = Scenario {
     name: "flights, and an invalidation of their own process",
@@ -221,12 +227,12 @@ pub const LARGE: [Scenario; 16] = [
     currency(
         "a failover in finer time",
         [Does { reconnects: 1, ..Does::LOOK }, Does::INVALIDATE],
-        Bounds { failovers: 1, stored: true, max_blind: 2, ..ONE_CHANGE },
+        Bounds { failovers: 1, stored: true, max_staleness: 2, ..ONE_CHANGE },
     ),
     currency(
         "the directory is lost in finer time",
         [Does { invalidate: true, ..Does::LOAD }, Does::INVALIDATE],
-        Bounds { losses: 1, max_blind: 2, ..ONE_CHANGE },
+        Bounds { losses: 1, max_staleness: 2, ..ONE_CHANGE },
     ),
     currency(
         "a failover while fills are delayed",

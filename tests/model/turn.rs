@@ -65,7 +65,7 @@ impl Turn<'_> {
 
     fn load(&mut self, fill: bool) {
         let version = self.fleet.version;
-        let stamp = self.process().table.stamp(self.model.bounds.max_blind);
+        let stamp = self.process().table.stamp(self.model.bounds.max_staleness);
         let late = self.is(Mutation::LateCapture);
         let label = self.is(Mutation::LabelAtFill);
         // How long ago the load began is known in any case.
@@ -132,7 +132,7 @@ impl Turn<'_> {
                 self.next.add(NAMES[self.index], "does not serve what it was given", fleet);
             }
         } else if server.entry.version > 0 {
-            let need = self.fleet.need(&process, self.model.bounds.max_blind);
+            let need = self.fleet.need(&process, self.model.bounds.max_staleness);
             let deposed = asked != master && process.met_master;
             let strict = if deposed { 0 } else { self.fleet.acknowledged[0] };
             let glance = Glance {
@@ -245,7 +245,7 @@ impl Turn<'_> {
             Call::Sent => self.carry_out_beat(slot, beat),
             Call::Answered => {
                 let age = if self.is(Mutation::FreshFromReceipt) { 0 } else { beat.age };
-                let confirmed = self.model.bounds.max_blind - age;
+                let confirmed = self.model.bounds.max_staleness - age;
                 self.own_step("hears the answer to its beat", |process| {
                     process.beats[slot] = Beat::default();
                     let _ = process.table.beat(

@@ -1,7 +1,8 @@
 //! A fleet in one process, without a server.
 
 use super::*;
-use crate::{Answer, ErrorKind, ManualClock, Origin, QueryCache};
+use crate::testing::ManualClock;
+use crate::{Answer, ErrorKind, Origin, QueryCache};
 
 struct Fleet {
     store: MemoryStore,
@@ -76,7 +77,7 @@ async fn caches_that_are_cut_off_work_and_catch_up_when_they_are_not() {
     origin(&other).await;
     store.disconnect();
     let error = one.invalidate(["t"]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unannounced);
+    assert_eq!(error.kind(), ErrorKind::Unacknowledged);
     assert_eq!(origin(&one).await, Origin::Loaded);
     assert_eq!(origin(&other).await, Origin::L1, "it cannot know");
     assert_eq!(origin(&cache_on(&store).await).await, Origin::Loaded, "built without it");

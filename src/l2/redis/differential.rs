@@ -1,7 +1,7 @@
 //! Does the shared tier in memory answer as Redis does?
 //!
 //! The same random operations go to both, and what they answer and what they tell unasked must be
-//! the same. That is what makes [`MemoryStore`](crate::MemoryStore) worth testing with; and since it is the scripts
+//! the same. That is what makes [`MemoryStore`](crate::testing::MemoryStore) worth testing with; and since it is the scripts
 //! written a second time, in another language, a slip in either of them shows.
 //!
 //! ```text

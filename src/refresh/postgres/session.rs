@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 
 use crate::error::BoxError;
-use crate::postgres::CancelTls;
+use crate::postgres::TlsPool;
 use crate::postgres::cancel::LIMIT;
 
 /// A connection for statements one after the other.
@@ -23,7 +23,7 @@ use crate::postgres::cancel::LIMIT;
 /// transaction and closes its connection; one at rest goes back to the pool.
 pub(crate) struct Session {
     client: Option<Object>,
-    source: CancelTls,
+    source: TlsPool,
     state: State,
     /// Where the open transaction runs, if what runs in it is worth being cancelled.
     backend: Option<Backend>,
@@ -33,13 +33,13 @@ pub(crate) struct Session {
 
 /// Where sessions come from.
 pub(crate) struct Source {
-    pool: CancelTls,
+    pool: TlsPool,
     /// Every session has a receiver, and keeps it until what it ran is over in PostgreSQL.
     open: watch::Sender<()>,
 }
 
 impl Source {
-    pub(crate) fn new(pool: CancelTls) -> Source {
+    pub(crate) fn new(pool: TlsPool) -> Source {
         Source { pool, open: watch::Sender::new(()) }
     }
 
@@ -182,7 +182,7 @@ impl Drop for Session {
 /// Whether nothing of it is still on its way. Otherwise the transaction is left open: a pooler closes
 /// the server's connection with ours then, rather than handing it to another client whom a late
 /// request would hit.
-async fn end_statement(source: &CancelTls, backend: Backend, client: &Object) -> bool {
+async fn end_statement(source: &TlsPool, backend: Backend, client: &Object) -> bool {
     let by_sql = cancelled_by_sql(source, backend).await;
     if !by_sql {
         if backend.notices_end {
@@ -194,7 +194,7 @@ async fn end_statement(source: &CancelTls, backend: Backend, client: &Object) ->
     timeout(LIMIT, client.batch_execute("BEGIN")).await.is_ok() && by_sql
 }
 
-async fn cancelled_by_sql(source: &CancelTls, backend: Backend) -> bool {
+async fn cancelled_by_sql(source: &TlsPool, backend: Backend) -> bool {
     let Ok(Ok(other)) = timeout(ELSEWHERE, source.pool.get()).await else { return false };
     let sql = format!("SELECT pg_cancel_backend({})", backend.pid);
     let done = timeout(ELSEWHERE, other.batch_execute(&sql)).await;

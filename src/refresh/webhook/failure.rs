@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-/// Why a [`Webhook`](crate::Webhook) could not be made.
+/// Why a [`Webhook`](crate::refresh::Webhook) could not be made.
 ///
 /// The message names the setting and what is allowed. It holds nothing of what was given, which may
 /// be a secret.

@@ -49,7 +49,7 @@ pub(super) const ALL: &[Metric] = &[
                 ("l1", |query| query.l1_hits),
                 ("l2", |query| query.l2_hits),
                 ("coalesced", |query| query.coalesced),
-                ("loaded", |query| query.loaded),
+                ("loaded", |query| query.reads_loaded),
                 ("stale", |query| query.stale),
                 ("failed", |query| query.failed),
             ],
@@ -65,7 +65,7 @@ pub(super) const ALL: &[Metric] = &[
     metric(
         "larder_outdated_total",
         Unit::Count,
-        Kind::Query(None, &[("", |query| query.outdated)]),
+        Kind::Query(None, &[("", |query| query.invalidated)]),
         "Results found and not served because they had been invalidated",
     ),
     metric(
@@ -136,7 +136,7 @@ pub(super) const ALL: &[Metric] = &[
     metric(
         "larder_background_loads_total",
         Unit::Count,
-        Kind::Cache(None, &[("", |cache| cache.refreshes)]),
+        Kind::Cache(None, &[("", |cache| cache.background_loads)]),
         "Loads begun while the result was still served",
     ),
     metric(
@@ -154,7 +154,7 @@ pub(super) const ALL: &[Metric] = &[
     metric(
         "larder_unannounced_invalidations_total",
         Unit::Count,
-        Kind::Cache(None, &[("", |cache| cache.unannounced)]),
+        Kind::Cache(None, &[("", |cache| cache.unacknowledged)]),
         "Invalidations that Redis had not acknowledged when they returned",
     ),
     metric(

@@ -8,7 +8,7 @@ use super::latency::Latency;
 /// [`QueryCache::query_stats`](crate::QueryCache::query_stats).
 ///
 /// Each read is counted once, when it is answered, as one of `l1_hits`, `l2_hits`, `coalesced`,
-/// `loaded`, `stale` and `failed`.
+/// `reads_loaded`, `stale` and `failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -24,7 +24,8 @@ pub struct QueryStats {
     pub coalesced: u64,
     /// Reads answered with a load that they began: of their own, or of another process, which they
     /// waited for.
-    pub loaded: u64,
+    #[serde(rename = "loaded")]
+    pub reads_loaded: u64,
     /// Reads answered with a stale result, by policy.
     pub stale: u64,
     /// Reads answered with an error.
@@ -33,7 +34,8 @@ pub struct QueryStats {
     pub negative_hits: u64,
     /// Results found in memory or in Redis that were not served because something they depend on
     /// had been invalidated since their load began.
-    pub outdated: u64,
+    #[serde(rename = "outdated")]
+    pub invalidated: u64,
     /// Loads begun.
     pub loads: u64,
     /// Loads that failed, those included whose deadline passed before it was their turn.
@@ -53,14 +55,14 @@ pub struct QueryStats {
 impl QueryStats {
     /// All reads that were answered.
     pub fn reads(&self) -> u64 {
-        self.l1_hits + self.l2_hits + self.coalesced + self.loaded + self.stale + self.failed
+        self.l1_hits + self.l2_hits + self.coalesced + self.reads_loaded + self.stale + self.failed
     }
 
     /// The share of reads that were answered from memory or Redis, or with the result of a load that
     /// was under way; `None` if there were none.
     pub fn hit_ratio(&self) -> Option<f64> {
         let reads = self.reads();
-        let hits = reads - self.loaded - self.failed;
+        let hits = reads - self.reads_loaded - self.failed;
         (reads > 0).then(|| hits as f64 / reads as f64)
     }
 }
@@ -76,7 +78,7 @@ mod tests {
             l2_hits: 2,
             coalesced: 1,
             stale: 1,
-            loaded: 1,
+            reads_loaded: 1,
             failed: 1,
             ..QueryStats::default()
         };

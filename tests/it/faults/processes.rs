@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn builder(url: &str) -> QueryCacheBuilder {
     let blind = Duration::from_millis(200);
-    QueryCache::builder().namespace("processes").redis(url).max_blind(blind)
+    QueryCache::builder().namespace("processes").redis(url).max_staleness(blind)
 }
 
 /// Reads, invalidates and fills when it is told to.

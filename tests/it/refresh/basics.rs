@@ -1,8 +1,9 @@
 //! One view, refreshed when asked for.
 
-use larder::{
-    Activity, MaterializedView, Origin, RefreshErrorKind, RefreshOutcome, Refresher,
-    RefresherBuilder, SkipReason,
+use larder::Origin;
+use larder::refresh::{
+    Activity, MaterializedView, RefreshErrorKind, RefreshOutcome, Refresher, RefresherBuilder,
+    SkipReason,
 };
 use tokio_postgres::Client;
 

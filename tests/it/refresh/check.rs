@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Activity, Finding, FindingKind, MaterializedView, Refresher};
+use larder::refresh::{Activity, Finding, FindingKind, MaterializedView, Refresher};
 
 use super::basics::{refresher, shop};
 use crate::support::{until, until_async};

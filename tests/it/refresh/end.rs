@@ -4,10 +4,10 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::{
-    Activity, ManualClock, MaterializedView, RefreshErrorKind, RefreshHook, Refresher,
-    RefresherBuilder,
+use larder::refresh::{
+    Activity, MaterializedView, RefreshErrorKind, RefreshHook, Refresher, RefresherBuilder,
 };
+use larder::testing::ManualClock;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -147,7 +147,7 @@ async fn a_refresh_that_waits_for_its_turn_does_not_begin_after_the_end_has() {
     clock.advance(HOUR);
     until_refreshing(&client, 1).await;
     clock.advance(HOUR);
-    let waits = || refresher.status()[1].activity() == Activity::Behind;
+    let waits = || refresher.status()[1].activity() == Activity::WaitingForDependencies;
     until("the other one is due", waits).await;
     let also = tokio::spawn({
         let refresher = refresher.clone();

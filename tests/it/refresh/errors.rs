@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{FindingKind, MaterializedView, RefreshError, RefreshErrorKind, Refresher};
+use larder::refresh::{FindingKind, MaterializedView, RefreshError, RefreshErrorKind, Refresher};
 use tokio_postgres::Client;
 
 use super::basics::{refresher, shop};

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use larder::{
-    Activity, ManualClock, MaterializedView, QueryCache, RefreshHook, Refresher, RefresherBuilder,
-};
+use larder::QueryCache;
+use larder::refresh::{Activity, MaterializedView, RefreshHook, Refresher, RefresherBuilder};
+use larder::testing::ManualClock;
 use tokio_postgres::Client;
 
 use super::basics::shop;
@@ -233,7 +233,7 @@ async fn a_process_killed_while_it_refreshes_is_replaced_in_the_same_tick() {
     hear(&mut dying, "refreshing");
     clock.advance(HOUR);
     let is = |activity| refresher.status()[0].activity() == activity;
-    until("the other is watched", || is(Activity::Watching)).await;
+    until("the other is watched", || is(Activity::RefreshedElsewhere)).await;
     let waiting = "SELECT coalesce(min(pid), 0)::int8 FROM pg_stat_activity \
                    WHERE datname = current_database() AND wait_event_type = 'Lock' \
                    AND query LIKE 'REFRESH%'";
@@ -310,7 +310,7 @@ async fn a_refresh_that_ends_shortly_before_the_next_tick_is_not_taken_for_it() 
     let activity = |refresher: &Refresher| refresher.status()[0].activity();
     until("one refreshes and one watches", || {
         let both = [activity(&one), activity(&other)];
-        both.contains(&Activity::Refreshing) && both.contains(&Activity::Watching)
+        both.contains(&Activity::Refreshing) && both.contains(&Activity::RefreshedElsewhere)
     })
     .await;
     clock.advance(HOUR - Duration::from_secs(1));

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use larder::{
-    MaterializedView, Origin, Query, QueryCache, RefreshErrorKind, Refresher, RefresherBuilder,
-};
+use larder::refresh::{MaterializedView, RefreshErrorKind, Refresher, RefresherBuilder};
+use larder::{Origin, Query, QueryCache};
 use tokio_postgres::{Client, NoTls};
 
 use super::basics::{SCHEMA, refresher, shop};

@@ -4,10 +4,12 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{
-    FindingKind, ManualClock, MaterializedView, Origin, RefreshErrorKind, RefreshHook,
-    RefreshOutcome, Refresher, SkipReason, Veto,
+use larder::Origin;
+use larder::refresh::{
+    FindingKind, MaterializedView, RefreshErrorKind, RefreshHook, RefreshOutcome, Refresher,
+    SkipReason, Veto,
 };
+use larder::testing::ManualClock;
 use tokio::sync::Semaphore;
 
 use super::basics::{refresher, shop};
@@ -53,7 +55,7 @@ async fn a_hook_that_fails_before_a_refresh_is_reported_and_the_refresh_goes_on(
     let (database, client) = shop().await;
     let (first, last) = (Heard::default(), Heard::default());
     let order = Arc::new(Mutex::new(vec![]));
-    let broken = |name: &'static str, what: fn() -> Result<(), larder::HookError>| {
+    let broken = |name: &'static str, what: fn() -> Result<(), larder::refresh::HookError>| {
         let order = order.clone();
         RefreshHook::new(name, move |_| {
             order.lock().unwrap().push(name);
@@ -368,7 +370,7 @@ async fn a_webhook_posts_what_became_of_each_refresh() {
         "process": "worker-7",
     }))
     .await;
-    let webhook = larder::Webhook::new(&format!("{}/refreshes", server.uri()))
+    let webhook = larder::refresh::Webhook::new(&format!("{}/refreshes", server.uri()))
         .unwrap()
         .secret("sixteen bytes or more")
         .unwrap()

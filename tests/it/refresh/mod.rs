@@ -17,7 +17,8 @@ mod unchanged;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use larder::{ManualClock, RefreshEvent, RefreshHook, Refresher};
+use larder::refresh::{RefreshEvent, RefreshHook, Refresher};
+use larder::testing::ManualClock;
 use tokio_postgres::Client;
 
 use crate::servers::Database;

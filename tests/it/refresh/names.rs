@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{FindingKind, MaterializedView, RefreshErrorKind, Refresher};
+use larder::refresh::{FindingKind, MaterializedView, RefreshErrorKind, Refresher};
 
 use super::basics::{refresher, shop};
 

@@ -1,6 +1,6 @@
 //! Are views refreshed from the bottom up?
 
-use larder::FindingKind;
+use larder::refresh::FindingKind;
 use tokio_postgres::Client;
 
 use super::basics::{refresher, shop};

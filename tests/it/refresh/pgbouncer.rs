@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use larder::{
+use larder::refresh::{
     Activity, FindingKind, MaterializedView, RefreshErrorKind, RefreshOutcome, Refresher,
     SkipReason, ViewStatus,
 };

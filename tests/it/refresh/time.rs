@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use larder::{Activity, ManualClock, MaterializedView, RefreshErrorKind, Refresher};
+use larder::refresh::{Activity, MaterializedView, RefreshErrorKind, Refresher};
+use larder::testing::ManualClock;
 
 use super::basics::shop;
 use super::{HOUR, Heard, Held, done, midnight, number, refreshing};
@@ -200,7 +201,10 @@ async fn jitter_puts_a_refresh_off_by_no_more_than_it_may() {
     for tick in 1..=3_u32 {
         let due = midnight() + tick * HOUR;
         clock.advance(due.duration_since(clock.wall()).unwrap());
-        until("its time has come", || refresher.status()[0].activity() == Activity::Behind).await;
+        until("its time has come", || {
+            refresher.status()[0].activity() == Activity::WaitingForDependencies
+        })
+        .await;
         // It would have to draw zero out of billions to be at work already.
         let status = &refresher.status()[0];
         assert_eq!((status.refreshes(), status.next()), (u64::from(tick) - 1, Some(due)));
@@ -240,7 +244,7 @@ async fn what_a_view_reads_is_refreshed_before_it() {
         clock.advance(HOUR);
         until_async("the lower one is refreshing", async || refreshing(&client).await == 1).await;
         until("the upper one waits for it", || {
-            refresher.status()[0].activity() == Activity::Behind
+            refresher.status()[0].activity() == Activity::WaitingForDependencies
         })
         .await;
         orders.release().await;

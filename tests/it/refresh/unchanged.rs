@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use larder::{
-    FindingKind, ManualClock, MaterializedView, RefreshOutcome, Refresher, SkipReason, ViewStatus,
+use larder::refresh::{
+    FindingKind, MaterializedView, RefreshOutcome, Refresher, SkipReason, ViewStatus,
 };
+use larder::testing::ManualClock;
 use tokio_postgres::Client;
 
 use super::basics::shop;
