@@ -110,33 +110,39 @@ impl Policy {
         const STALE: &str = "up to 366 days";
         let is_life = |given: Duration| (SHORTEST..=LONGEST).contains(&given);
         let negative = self.negative_sqlstates.as_ref().map(|negative| negative.ttl);
-        let at_most_ttl = format!("at most the `ttl`, which is {:?}", self.ttl);
         let (stale, or_error) = (self.stale_while_revalidate, self.stale_if_error);
         let is_share = (0.0..=0.5).contains(&self.jitter);
         let is_beta = (0.0..=100.0).contains(&self.early_refresh);
         let beta = "from 0.0 (never) to 100.0; 1.0 is the usual";
-        let rules: [(&'static str, bool, &dyn fmt::Debug, &str); 11] = [
-            ("ttl", is_life(self.ttl), &self.ttl, LIFE),
-            ("l1_ttl", is_life(self.l1_ttl), &self.l1_ttl, LIFE),
-            ("l1_ttl", self.l1_ttl <= self.ttl, &self.l1_ttl, &at_most_ttl),
-            ("jitter", is_share, &self.jitter, "a share of the `ttl` from 0.0 to 0.5"),
-            ("load_deadline", is_life(self.load_deadline), &self.load_deadline, LIFE),
-            ("max_value_bytes", self.max_value_bytes > 0, &self.max_value_bytes, "at least 1 byte"),
-            ("stale_while_revalidate", stale <= LONGEST, &stale, STALE),
-            ("stale_if_error", or_error <= LONGEST, &or_error, STALE),
+        let rules: [(&'static str, bool, &dyn fmt::Debug, &dyn fmt::Display); 11] = [
+            ("ttl", is_life(self.ttl), &self.ttl, &LIFE),
+            ("l1_ttl", is_life(self.l1_ttl), &self.l1_ttl, &LIFE),
+            ("l1_ttl", self.l1_ttl <= self.ttl, &self.l1_ttl, &AtMost(self.ttl)),
+            ("jitter", is_share, &self.jitter, &"a share of the `ttl` from 0.0 to 0.5"),
+            ("load_deadline", is_life(self.load_deadline), &self.load_deadline, &LIFE),
+            (
+                "max_value_bytes",
+                self.max_value_bytes > 0,
+                &self.max_value_bytes,
+                &"at least 1 byte",
+            ),
+            ("stale_while_revalidate", stale <= LONGEST, &stale, &STALE),
+            ("stale_if_error", or_error <= LONGEST, &or_error, &STALE),
             (
                 "negative_ttl",
                 self.negative_ttl.is_none_or(is_life),
                 &Given(self.negative_ttl),
-                LIFE,
+                &LIFE,
             ),
-            ("negative_sqlstates", negative.is_none_or(is_life), &Given(negative), LIFE),
-            ("early_refresh", is_beta, &self.early_refresh, beta),
+            ("negative_sqlstates", negative.is_none_or(is_life), &Given(negative), &LIFE),
+            ("early_refresh", is_beta, &self.early_refresh, &beta),
         ];
         match rules.into_iter().find(|(_, holds, ..)| !holds) {
-            Some((setting, _, given, allowed)) => {
-                Err(WrongSetting { setting, given: format!("{given:?}"), allowed: allowed.into() })
-            }
+            Some((setting, _, given, allowed)) => Err(WrongSetting {
+                setting,
+                given: format!("{given:?}"),
+                allowed: allowed.to_string(),
+            }),
             None => self.negative_sqlstates.as_ref().map_or(Ok(()), Negative::check),
         }
     }
@@ -214,6 +220,15 @@ impl Negative {
 
 fn whole_millis(duration: Duration) -> Duration {
     duration - Duration::from_nanos(u64::from(duration.subsec_nanos() % 1_000_000))
+}
+
+/// What is allowed of an `l1_ttl`.
+struct AtMost(Duration);
+
+impl fmt::Display for AtMost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most the `ttl`, which is {:?}", self.0)
+    }
 }
 
 /// A setting as it was given, if it was.
