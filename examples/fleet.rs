@@ -1,6 +1,6 @@
-//! A fleet to look at with `larder stats` and `larder watch`: three caches that read four reports,
-//! write now and then, and have one materialized view refreshed. It ends with Ctrl-C, or after as many
-//! seconds as its argument says:
+//! A fleet to observe with `larder stats` and `larder watch`: three caches that read four reports,
+//! invalidate some of them now and then, and share one materialized view that is refreshed. It ends
+//! with Ctrl-C, or after the number of seconds in its argument:
 //!
 //! ```text
 //! cargo run --example fleet
@@ -15,7 +15,7 @@ use tokio::time::{interval, sleep};
 
 mod support;
 
-/// Each takes PostgreSQL some time, as reports do.
+/// Name and SQL of each report. PostgreSQL takes some time for each.
 const REPORTS: [(&str, &str); 4] = [
     ("revenue by month", "SELECT $1::int8 AS region, pg_sleep(0.03)::text"),
     ("open orders", "SELECT $1::int8 AS region, pg_sleep(0.01)::text"),

@@ -1,5 +1,5 @@
-//! A materialized view, refreshed every two seconds while sales go on: what a reader sees, where it
-//! comes from, and how it stands with the view.
+//! A materialized view that is refreshed every two seconds while sales are inserted. For each sale
+//! it prints what a reader sees, the origin of the answer, and the status of the view.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! What Prometheus sees of a cache: an endpoint, some reads, and a scrape of it.
+//! The metrics of a cache for Prometheus: starts an endpoint, makes some reads, and scrapes it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     pings.fetch(&servers.pool).await?;
     cache.invalidate(["orders"]).await?;
 
-    // Counters are told once a second.
+    // Counters are reported once a second.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     println!("http://{}/metrics, without what is zero:\n", endpoint.address());
     for line in scrape().await?.lines() {

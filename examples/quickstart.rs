@@ -1,11 +1,11 @@
-//! A report answered by PostgreSQL first and from memory after that; by Redis, if another process
-//! asked before: run it twice.
+//! A report that PostgreSQL answers first and memory after that. Run the example twice: Redis then
+//! has the result of the first process.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://localhost/shop REDIS_URL=redis://localhost cargo run --example quickstart
 //! ```
 //!
-//! Without the variables it starts a PostgreSQL and a Redis of its own.
+//! Without these variables it starts a private PostgreSQL and a private Redis.
 
 use std::time::Instant;
 

@@ -1,12 +1,12 @@
-//! Starts a private Redis and a private PostgreSQL, runs a command that finds them in its
-//! environment, and ends them with it:
+//! Starts a private Redis and a private PostgreSQL, runs a command with their addresses in its
+//! environment, and stops them when the command ends:
 //!
 //! ```text
 //! cargo run --example servers -- target/release/larder bench
 //! ```
 //!
-//! The command gets `LARDER_REDIS`, `LARDER_POSTGRES` and `LARDER_NAMESPACE`, and, for other programs,
-//! `REDIS_URL` and `DATABASE_URL`. Its exit code is the one of this example.
+//! The variables are `LARDER_REDIS`, `LARDER_POSTGRES` and `LARDER_NAMESPACE`, and, for other
+//! programs, `REDIS_URL` and `DATABASE_URL`. The example exits with the exit code of the command.
 
 use std::error::Error;
 use std::os::unix::process::ExitStatusExt;
@@ -39,7 +39,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
                 let code = status.code().or(status.signal().map(|signal| 128 + signal));
                 return Ok(ExitCode::from(code.and_then(|it| u8::try_from(it).ok()).unwrap_or(1)));
             }
-            // The command has got it as well, and may have something left to do with the servers.
+            // The command receives Ctrl-C as well, and may still need the servers until it ends.
             _ = ctrl_c() => {}
         }
     }

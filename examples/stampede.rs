@@ -1,4 +1,4 @@
-//! A thousand tasks ask for the same report at once, and PostgreSQL runs it once.
+//! A thousand tasks read the same report at once, and PostgreSQL runs it once.
 
 use std::time::Instant;
 

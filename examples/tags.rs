@@ -1,4 +1,4 @@
-//! Two caches, as two processes of a service would have: a write in one makes the other's results
+//! Two caches, as in two processes of a service: an invalidation in one makes the results in both
 //! stale.
 
 use larder::QueryCache;
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for round in 1..=3 {
         client.execute("INSERT INTO larder_example_orders VALUES (100)", &[]).await?;
-        // The insert has committed: now everybody may know.
+        // Invalidate after the insert has committed.
         one.invalidate(["orders"]).await?;
 
         println!("order {round} is in");

@@ -1,4 +1,5 @@
-//! A query function of one's own behind the cache: any driver, any struct, called from many places.
+//! The cache in front of a query function of your own, with any driver and any struct as its
+//! result.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ struct ShelfStats {
     heaviest: Option<f64>,
 }
 
-/// What the rest of the program sees: neither the cache nor the SQL.
+/// The interface for the rest of the program. It shows neither the cache nor the SQL.
 #[derive(Clone)]
 struct Shelves {
     stats: Wrapped<(i32, String), ShelfStats>,

@@ -1,5 +1,5 @@
-//! A cache for the results of PostgreSQL queries that take long: in this process's memory, over a
-//! Redis that all processes of a service share.
+//! A cache for the results of slow PostgreSQL queries. It has two tiers: the memory of each
+//! process, and a Redis that all processes of a service share.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -28,20 +28,21 @@
 //! # }
 //! ```
 //!
-//! # Three ways to ask
+//! # Three ways to run a query
 //!
-//! - [`fetch`](Bound::fetch) runs a query on a [`deadpool_postgres::Pool`] or a shared
-//!   [`tokio_postgres::Client`] and gives [`Rows`]: the cells as PostgreSQL sent them, with the
+//! - [`fetch`](Bound::fetch) runs the query on a [`deadpool_postgres::Pool`] or a shared
+//!   [`tokio_postgres::Client`] and returns [`Rows`]: the cells as PostgreSQL sent them, with the
 //!   `get` of `tokio_postgres::Row`, or [`deserialize`](Rows::deserialize) into structs.
-//! - [`wrap`](Query::wrap) puts a query function behind the cache, over any driver, with any
-//!   result that serde can write and read; [`call`](Wrapped::call) it as often as you like.
-//! - [`load`](Bound::load) does the same for one call.
+//! - [`wrap`](Query::wrap) puts the cache in front of a query function. The function may use any
+//!   driver and return any type that serde can write and read. [`call`](Wrapped::call) it as often
+//!   as you like.
+//! - [`load`](Bound::load) does the same for a single call.
 //!
-//! Each returns a [`Read`]: awaited it is the result, and its [`answer`](Read::answer) is the result
-//! with where it came from and how old it is.
+//! Each returns a [`Read`]. Await it for the result, or await its [`answer`](Read::answer) for the
+//! result with its origin and its age.
 //!
-//! Without `.redis(…)` it is a cache in memory with the same methods, which is also how the examples
-//! on these pages run:
+//! Without `.redis(…)` the cache has its memory tier only, with the same methods. The examples on
+//! these pages run that way:
 //!
 //! ```
 //! use larder::{Origin, QueryCache};
@@ -60,71 +61,26 @@
 //! # }
 //! ```
 //!
-//! # What names a result
-//!
-//! A blake3 hash of the namespace, the SQL, its [`scope`](Query::scope), its
-//! [schema version](Query::schema_version), the Rust type of the result, and kind and value of each
-//! parameter. Calls that differ in any of them never share a result: `("a", "bc")` and
-//! `("ab", "c")`, `NULL` and `''`, `1_i32` and `1_i64` are different calls. A key in Redis is named
-//! `larder:<namespace>:<format>:{<hash>}` and shows neither SQL nor values.
-//!
-//! What else a result depends on, you have to say: set a `scope` where row-level security, the role,
-//! `search_path` or `TimeZone` make the same SQL give different results, and a namespace per
-//! database. Queries whose result depends on the moment (`now()`, `random()`) or that write are not
-//! for a cache.
-//!
-//! # How long it lives
-//!
-//! For the [`ttl`](QueryCacheBuilder::ttl), from the end of its load. A copy in memory lives for the
-//! [`l1_ttl`](QueryCacheBuilder::l1_ttl) at most, and never longer than what remains of the entry
-//! in Redis that it was read from. And no longer than until one of its [tags](Query::tag) is
-//! [invalidated](QueryCache::invalidate); see [below](#how-a-result-is-known-to-be-current). A change
-//! that nobody reports is seen when the result has expired: choose the `ttl` for that.
+#![doc = include_str!("docs/results.md")]
 //!
 //! # Materialized views
 //!
-//! A [`Refresher`](refresh::Refresher) refreshes [`MaterializedView`](refresh::MaterializedView)s on
-//! schedule, each by one process of a service at a
-//! time, and makes the results stale that [read](Query::reads) them. It tells what keeps a view from
-//! being refreshed, with the SQL that mends it: [`check`](refresh::Refresher::check). What follows on a refresh
-//! is done by [hooks](refresh::RefreshHook), such as a webhook. Refreshes by others are noticed as well.
+//! A [`Refresher`](refresh::Refresher) refreshes [`MaterializedView`](refresh::MaterializedView)s
+//! on a schedule. One process of a service refreshes a view at a time, and the refresh makes the
+//! results stale that [read](Query::reads) the view. [`check`](refresh::Refresher::check) reports
+//! what prevents a view from being refreshed, with the SQL that corrects it. To run code at a
+//! refresh, such as a webhook, attach a [hook](refresh::RefreshHook). Refreshes made by others are
+//! detected as well.
 //!
-//! # What it does
+//! # Statistics
 //!
-//! [`stats`](QueryCache::stats) and, query by query, [`query_stats`](QueryCache::query_stats): reads by
-//! where their answers came from, loads, errors, bytes, latencies. Give queries a
-//! [`name`](Query::name) to find them again there and in [metrics](#metrics).
+//! [`stats`](QueryCache::stats) and, per query, [`query_stats`](QueryCache::query_stats) report
+//! reads by the origin of their answers, loads, errors, bytes and latencies. Give a query a
+//! [`name`](Query::name) to find it there and in the [metrics](#metrics).
 //!
-//! # What it never does
+#![doc = include_str!("docs/never.md")]
 //!
-//! - **Fail or hang a query.** Redis may refuse, freeze, be killed, be full, hold garbage under a
-//!   key: the read goes on to PostgreSQL, after 50 ms at most where Redis does not answer, and the
-//!   trouble is counted in [`stats`](QueryCache::stats). When Redis is back, it is used again
-//!   within a second.
-//! - **Serve what was invalidated.** Not after a crash, not through a race of a slow load with an
-//!   invalidation, not from a Redis that came back with old data.
-//! - **Load twice at once.** A thousand tasks in eight processes that ask for one cold key cause one
-//!   load. It belongs to none of them, so whoever leaves harms nobody; its error or panic reaches all who
-//!   waited, and the next call loads again. It ends at its
-//!   [deadline](QueryCacheBuilder::load_deadline), and PostgreSQL is told to cancel the query.
-//! - **Change a value.** `Rows` are PostgreSQL's own bytes. Floats and 128-bit integers come back
-//!   from JSON bit for bit; what a [codec](Codec) would change is answered whole and not stored.
-//! - **Mix in a transaction.** A `Transaction` is no [`Source`]: it neither reads nor fills the
-//!   cache.
-//!
-//! # Features
-//!
-//! | feature | for |
-//! | --- | --- |
-//! | `redis` (default) | the shared tier |
-//! | `msgpack` | [`Codec::MessagePack`] for typed values |
-//! | `tracing` | spans and events under the target `larder`: see [below](#tracing) |
-//! | `metrics` | the cache's numbers through the `metrics` facade: see [below](#metrics) |
-//! | `prometheus` | `PrometheusEndpoint`: an HTTP endpoint for Prometheus with them |
-//! | `cron` | [`cron`](refresh::MaterializedView::cron): refreshes by cron expressions, in time zones |
-//! | `webhook` | [`Webhook`](refresh::Webhook): a hook that posts a signed JSON event over HTTP |
-//! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
-//! | `chrono`, `time`, `uuid`, `rust_decimal` | parameters and columns of these crates' types |
+#![doc = include_str!("docs/features.md")]
 //!
 #![doc = include_str!("docs/currency.md")]
 //!
@@ -177,12 +133,12 @@ pub use self::value::answer::{Answer, Origin, Staleness};
 pub use self::value::codec::Codec;
 pub use self::value::tag::{Tag, Tagged};
 
-/// What a cache did: counters and latencies, of a cache and of each query.
+/// Statistics: counters and latencies of a cache and of each query.
 pub mod stats {
     pub use crate::telemetry::stats::{CacheStats, Latency, QueryStats};
 }
 
-/// The parameters of queries, and how a type of your own becomes one.
+/// The parameters of queries, and the traits that make a type of your own a parameter.
 pub mod params {
     pub use crate::value::key::KeyEncoder;
     #[doc(hidden)]
@@ -190,7 +146,7 @@ pub mod params {
     pub use crate::value::param::{OwnedParams, Param, Params, SqlParam, SqlParams};
 }
 
-/// For tests: a clock that is advanced by hand, and a shared tier in memory.
+/// For tests: a clock that the test advances, and a shared tier in memory.
 pub mod testing {
     pub use crate::clock::ManualClock;
     #[cfg(any(test, feature = "test-util"))]

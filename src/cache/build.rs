@@ -1,4 +1,4 @@
-//! [`QueryCacheBuilder::build`]: the one place that knows every part.
+//! [`QueryCacheBuilder::build`]: checks the settings and puts the parts of a cache together.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,16 +32,18 @@ use crate::value::key::MacKey;
 
 const NAMESPACE: &str = "l1";
 const LONGEST_NAMESPACE: usize = 64;
-/// Fewer bytes are guessed.
+/// A shorter secret can be guessed.
 const SHORTEST_SECRET: usize = 16;
 
 impl QueryCacheBuilder {
-    /// Checks the settings, connects to Redis if there is one, and makes the cache.
+    /// Checks the settings, connects to Redis if one is set, and builds the cache.
     ///
     /// # Errors
     ///
-    /// A setting out of range, with what was given and what is allowed; a Redis that does not
-    /// answer, unless it is [optional](QueryCacheBuilder::redis_optional); no Tokio runtime around.
+    /// - A setting is out of range. The error names it, the given value and the allowed ones.
+    /// - Redis does not answer or refuses the commands that the cache needs, unless it is
+    ///   [optional](QueryCacheBuilder::redis_optional).
+    /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
         #[cfg_attr(not(feature = "cli"), expect(unused_mut))]
@@ -132,7 +134,8 @@ impl QueryCacheBuilder {
         Ok(disconnected_ttl)
     }
 
-    /// The table of what is current, and the shared tier that keeps it so, if there is one.
+    /// The table of invalidations, and the connection to the shared tier that updates it, if there
+    /// is one.
     async fn fleet(
         &self,
         runtime: &Handle,

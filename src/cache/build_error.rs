@@ -1,13 +1,14 @@
-//! [`BuildError`]: why a cache could not be made.
+//! [`BuildError`]: why a cache could not be built.
 
 use std::fmt;
 
 use crate::error::BoxError;
 use crate::error::WrongSetting;
 
-/// Why a cache could not be made: a setting out of range, or a Redis that does not answer.
+/// Why a cache could not be built: a setting is out of range, Redis does not answer or refuses
+/// commands, or there is no Tokio runtime.
 ///
-/// The message names the setting, what was given and what is allowed. It holds no password.
+/// The message names the setting, the given value and the allowed ones. It contains no password.
 pub struct BuildError(Kind);
 
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl BuildError {
         BuildError(kind)
     }
 
-    /// The builder's method whose value was refused, if one was.
+    /// Returns the name of the builder method whose value was refused, if it was a setting.
     pub fn setting(&self) -> Option<&'static str> {
         match &self.0 {
             Kind::Setting(wrong) => Some(wrong.setting),
@@ -39,7 +40,7 @@ impl BuildError {
         }
     }
 
-    /// Whether it is Redis that did not answer.
+    /// Returns whether the reason is a Redis that did not answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(self.0, Kind::Unreachable { .. })
     }

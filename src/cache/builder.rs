@@ -1,4 +1,4 @@
-//! [`QueryCacheBuilder`]: the settings of a cache, checked in one place.
+//! [`QueryCacheBuilder`]: the settings of a cache. [`build`](QueryCacheBuilder::build) checks them.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::value::codec::Codec;
 
 /// Configures a [`QueryCache`]; made by [`QueryCache::builder`].
 ///
-/// All settings have defaults. They are checked together in [`build`](QueryCacheBuilder::build):
+/// Every setting has a default. [`build`](QueryCacheBuilder::build) checks all of them together:
 ///
 /// ```
 /// # use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct QueryCacheBuilder {
     pub(super) past_memory: bool,
 }
 
-/// Shown to nobody.
+/// A secret, which `Debug` does not show.
 #[derive(Clone)]
 pub(super) struct Secret(pub(super) Vec<u8>);
 
@@ -90,31 +90,31 @@ impl Default for QueryCacheBuilder {
 }
 
 impl QueryCache {
-    /// Starts a cache's configuration.
+    /// Returns a builder with the default settings.
     pub fn builder() -> QueryCacheBuilder {
         QueryCacheBuilder::default()
     }
 }
 
 impl QueryCacheBuilder {
-    /// Names what the cache's results belong to: an application with its database. Caches of the
-    /// same namespace on the same Redis share results; give two databases two namespaces.
+    /// Sets the namespace of the results: a name for the application with its database.
     ///
-    /// From 1 to 64 ASCII letters, digits, `-`, `_` and `.`.
+    /// Caches of the same namespace on the same Redis share results. Give two databases two
+    /// namespaces. From 1 to 64 ASCII letters, digits, `-`, `_` and `.`.
     ///
     /// # Default
     ///
-    /// None; it must be set if there is a Redis to share.
+    /// None. It must be set if a Redis is set.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// The Redis to share results through: `redis://[user:password@]host[:port][/database]`, or
-    /// `unix:///path/to.sock`.
+    /// Sets the Redis through which processes share results:
+    /// `redis://[user:password@]host[:port][/database]`, or `unix:///path/to.sock`.
     ///
-    /// Redis 6.2 or later, or Valkey. A user of limited rights needs this much (`ACL SETUSER`), with
-    /// the namespace in the place of `shop`:
+    /// Redis 6.2 or later, or Valkey. A Redis user with limited rights needs these (`ACL SETUSER`),
+    /// with the namespace instead of `shop`:
     ///
     /// ```text
     /// ~larder:shop:* resetchannels &larder:shop:* +ping +time +get +mget +pttl +zmscore
@@ -124,7 +124,7 @@ impl QueryCacheBuilder {
     ///
     /// # Default
     ///
-    /// None: results stay in this process's memory.
+    /// None: results are kept in the memory of this process only.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
@@ -132,12 +132,12 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Lets the cache start although Redis does not answer. It is used as soon as it does.
+    /// Lets `build` succeed although Redis does not answer. Redis is used as soon as it answers.
     ///
     /// # Default
     ///
-    /// Without it, `build` fails then: at a start, an unreachable Redis is most likely a mistake in
-    /// the configuration.
+    /// Off: `build` fails if Redis does not answer, since an unreachable Redis at the start is most
+    /// likely a mistake in the configuration.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis_optional(mut self) -> Self {
@@ -145,7 +145,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How long a read waits for Redis before it goes on to PostgreSQL.
+    /// Sets how long a read waits for Redis before it goes on to PostgreSQL.
     ///
     /// # Default
     ///
@@ -157,8 +157,9 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Stands in for Redis in tests: several caches of one process form a fleet, without a server.
-    /// A [`redis`](QueryCacheBuilder::redis) that is set as well is not asked. The cache can be
+    /// Replaces Redis in tests: several caches of one process form a fleet without a server.
+    ///
+    /// If [`redis`](QueryCacheBuilder::redis) is set as well, it is not used. The cache can be
     /// built while the store is [disconnected](MemoryStore::disconnect).
     ///
     /// # Default
@@ -180,16 +181,17 @@ impl QueryCacheBuilder {
         })
     }
 
-    /// Answers nothing from memory, so that Redis can be measured alone. Not for users: `l1_ttl` has
-    /// a least value, since a tier that nobody is answered from is a mistake in a configuration.
+    /// Answers nothing from memory, so that Redis can be measured alone. It is not public: a memory
+    /// tier that answers nothing is a mistake in a configuration, so `l1_ttl` has a minimum.
     #[cfg(feature = "cli")]
     pub(crate) fn past_memory(mut self) -> Self {
         self.past_memory = true;
         self
     }
 
-    /// How much memory the results in this process may take: their encoded size, and about 390
-    /// bytes for each.
+    /// Sets how much memory the results in this process may take, in bytes.
+    ///
+    /// A result counts with its encoded size plus about 390 bytes.
     ///
     /// # Default
     ///
@@ -199,9 +201,11 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How many loads may run at a time, so that a cold start does not run PostgreSQL over. Others
-    /// wait for their turn, within their deadline. A load made from within another load does not
-    /// wait.
+    /// Sets how many loads of this cache may run at the same time, so that a cold start does not
+    /// overload PostgreSQL.
+    ///
+    /// Further loads wait for a permit, within their deadline. A load that is started inside
+    /// another load does not wait.
     ///
     /// # Default
     ///
@@ -211,7 +215,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How long a result lives, from the end of its load, in both tiers.
+    /// Sets how long a result lives in both tiers, counted from the end of its load.
     ///
     /// # Default
     ///
@@ -221,8 +225,9 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How long a copy in this process's memory lives: at most the `ttl`, and never longer than the
-    /// entry in Redis that it was read from.
+    /// Sets how long a copy in the memory of this process lives.
+    ///
+    /// At most the `ttl`. A copy never outlives the entry in Redis that it was read from.
     ///
     /// # Default
     ///
@@ -232,8 +237,9 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// The share of the `ttl`, from 0.0 to 0.5, by which lives are shortened at random, so that
-    /// results loaded together do not all expire together.
+    /// Shortens each lifetime at random, by up to this share of the `ttl`, from 0.0 to 0.5.
+    ///
+    /// Results that were loaded together then do not all expire together.
     ///
     /// # Default
     ///
@@ -243,7 +249,8 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// How long a load may take, waiting for its turn included.
+    /// Sets how long a load may take, including the wait for its permit and for other processes;
+    /// see [`Query::load_deadline`](crate::Query::load_deadline).
     ///
     /// # Default
     ///
@@ -253,8 +260,9 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// The largest result that is stored, in encoded bytes. Larger ones are answered and not
-    /// stored, in either tier.
+    /// Sets the size of the largest result that is stored, in encoded bytes.
+    ///
+    /// A larger result is returned and is stored in neither tier.
     ///
     /// # Default
     ///
@@ -264,7 +272,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// For how long after its `ttl` a result is still served, while a new one is loaded; see
+    /// Serves an expired result for this long after its `ttl`, while a new one is loaded; see
     /// [`Query::stale_while_revalidate`](crate::Query::stale_while_revalidate).
     ///
     /// # Default
@@ -275,7 +283,7 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// For how long after its `ttl` a result is still served if the load of a new one fails; see
+    /// Serves an expired result for this long after its `ttl`, if the load of a new one fails; see
     /// [`Query::stale_if_error`](crate::Query::stale_if_error).
     ///
     /// # Default
@@ -286,28 +294,30 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Lets the two above serve results that were invalidated, too; see
+    /// Lets [`stale_while_revalidate`](QueryCacheBuilder::stale_while_revalidate) and
+    /// [`stale_if_error`](QueryCacheBuilder::stale_if_error) serve invalidated results, too; see
     /// [`Query::allow_invalidated`](crate::Query::allow_invalidated).
     ///
     /// # Default
     ///
-    /// Invalidated results are never served.
+    /// Off: invalidated results are never served.
     pub fn allow_invalidated(mut self) -> Self {
         self.settings.allow_invalidated = Some(true);
         self
     }
 
-    /// How long an empty result lives; see [`Query::negative_ttl`](crate::Query::negative_ttl).
+    /// Sets how long an empty result lives; see
+    /// [`Query::negative_ttl`](crate::Query::negative_ttl).
     ///
     /// # Default
     ///
-    /// The `ttl`, like any other.
+    /// The `ttl`, as for any other result.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.settings.negative_ttl = Some(ttl);
         self
     }
 
-    /// Keeps errors of these SQLSTATEs as answers for so long; see
+    /// Caches errors with these SQLSTATEs for this long; see
     /// [`Query::negative_sqlstates`](crate::Query::negative_sqlstates).
     ///
     /// # Default
@@ -322,20 +332,21 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Loads results anew before their life ends; see
+    /// Loads results again in the background before they expire; see
     /// [`Query::early_refresh`](crate::Query::early_refresh). From 0.0 to 100.0.
     ///
     /// # Default
     ///
-    /// 0.0: not before the end.
+    /// 0.0: never before the end.
     pub fn early_refresh(mut self, beta: f64) -> Self {
         self.settings.early_refresh = Some(beta);
         self
     }
 
-    /// How long this process serves results from memory without a word from Redis. It is the bound
-    /// on staleness for a process that is cut off; one that is not hears of an invalidation within
-    /// a millisecond or so. From 20 ms to 1 hour.
+    /// Sets how long this process serves results from memory without an answer from Redis.
+    ///
+    /// It bounds the staleness in a process that is cut off from Redis. A process that is connected
+    /// receives an invalidation within a millisecond or so. From 20 ms to 1 hour.
     ///
     /// # Default
     ///
@@ -345,10 +356,12 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// While Redis is away for longer than [`max_staleness`](QueryCacheBuilder::max_staleness), a result is
-    /// served for so long after its load began, so that PostgreSQL sees at most one load per key
-    /// and process in this time. Above `max_staleness` it is the bound on staleness in such times. Up to
-    /// 1 hour.
+    /// Sets how long a result is served while Redis is away for longer than
+    /// [`max_staleness`](QueryCacheBuilder::max_staleness), counted from the beginning of its load.
+    ///
+    /// It applies to results that this process loaded. PostgreSQL receives at most one load per key
+    /// and process in this time. A value above `max_staleness` is the bound on staleness while
+    /// Redis is away. Up to 1 hour.
     ///
     /// # Default
     ///
@@ -358,43 +371,48 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Writes this process's numbers into Redis at this interval, for the command `larder`, which
-    /// shows those of a whole fleet: what [`stats`](QueryCache::stats) and
-    /// [`query_stats`](QueryCache::query_stats) say, how it stands with the views of a
-    /// [`Refresher`](crate::refresh::Refresher) that was given this cache, host name and process number. They
-    /// are gone when the cache has ended, or three intervals after its process was last heard of.
-    /// From 100 ms to 1 hour; some seconds are good.
+    /// Writes the statistics of this process to Redis at this interval. The command `larder` shows
+    /// them for a whole fleet.
     ///
-    /// Each time is one round trip in the background, of some hundred bytes for each query. No read
-    /// waits for it, and if it fails that is
-    /// [counted](crate::stats::CacheStats::unpublished) and nothing else. A user of Redis of limited rights
-    /// needs `+hkeys +hset +hdel` for it, and `+hgetall` to read it.
+    /// They contain [`stats`](QueryCache::stats), [`query_stats`](QueryCache::query_stats), the
+    /// status of the views of a [`Refresher`](crate::refresh::Refresher) that was given this cache,
+    /// the host name and the process id. They are removed when the cache ends, and expire three
+    /// intervals after the last write of the process. From 100 ms to 1 hour; a few seconds are a
+    /// good choice.
+    ///
+    /// Each write is one round trip in the background, with some hundred bytes per query. No read
+    /// waits for it. A failure is [counted](crate::stats::CacheStats::unpublished) and has no other
+    /// effect. A Redis user with limited rights needs `+hkeys +hset +hdel` to write the statistics,
+    /// and `+hgetall` to read them.
     ///
     /// # Default
     ///
-    /// Nothing is published: a cache that nobody uses sends nothing to Redis, and names of queries
-    /// and hosts are for nobody to read who has no business with them.
+    /// Nothing is published. An unused cache then sends nothing to Redis, and the names of queries
+    /// and hosts are not visible to other users of that Redis.
     pub fn publish_stats(mut self, interval: Duration) -> Self {
         self.publish_stats = Some(interval);
         self
     }
 
-    /// Authenticates entries in Redis: one that was not written with this secret, or was changed, is
-    /// a miss. All processes of a namespace need the same. At least 16 bytes, from a good source.
+    /// Authenticates entries in Redis: an entry that was written without this secret, or was
+    /// changed, is a miss.
     ///
-    /// Who can write to this Redis without the secret can still make results miss, bring back an
-    /// authentic one within its life, or hold back invalidations from processes that start anew. It
-    /// does not hide what stands in Redis.
+    /// All processes of a namespace need the same secret. At least 16 bytes, from a secure random
+    /// source.
+    ///
+    /// Somebody who can write to this Redis but does not have the secret can still cause misses,
+    /// restore an authentic entry within its lifetime, or withhold invalidations from processes
+    /// that start later. The secret does not encrypt the entries.
     ///
     /// # Default
     ///
-    /// None: entries are checked against accidents, not against forgery.
+    /// None: entries are checked against accidental damage, not against forgery.
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secret = Some(Secret(secret.into()));
         self
     }
 
-    /// How typed values are written in Redis.
+    /// Sets how typed values are encoded in Redis.
     ///
     /// # Default
     ///
@@ -404,7 +422,8 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// The clock that entries in memory expire by: a [`ManualClock`](crate::testing::ManualClock) in tests.
+    /// Sets the clock by which entries in memory expire. Tests use a
+    /// [`ManualClock`](crate::testing::ManualClock).
     ///
     /// # Default
     ///
@@ -415,7 +434,7 @@ impl QueryCacheBuilder {
     }
 }
 
-/// A URL that may be misspelt anywhere, without what could be a password.
+/// Removes everything that could be a password from a URL, which may be malformed.
 #[cfg(feature = "redis")]
 pub(crate) fn without_credentials(url: &str) -> String {
     match url.rsplit_once('@') {

@@ -1,4 +1,4 @@
-//! [`Collector`]: where all numbers of a cache come together.
+//! [`Collector`]: collects the statistics of a cache from the places that keep them.
 
 use crate::sync::Mutex;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::l1::L1;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats};
 
-/// Where all numbers of a cache are. Clones look at the same.
+/// Collects all statistics of a cache. Clones share their sources.
 #[derive(Clone)]
 pub(crate) struct Collector {
     pub(crate) counters: Arc<Counters>,
@@ -20,7 +20,7 @@ pub(crate) struct Collector {
     refreshers: Arc<Refreshers>,
 }
 
-/// Tells how it stands with a refresher's views, as long as there is the refresher.
+/// Returns the status of a refresher's views, or `None` once the refresher is gone.
 type Views = Box<dyn Fn() -> Option<Vec<PublishedView>> + Send + Sync>;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Collector {
         self.counters.queries.snapshot()
     }
 
-    /// Of the whole cache, of which this much is its queries'.
+    /// The statistics of the whole cache: those of its queries, added up, and its own.
     pub(crate) fn of_cache(&self, queries: &[QueryStats]) -> CacheStats {
         let (entries, memory_bytes) = self.l1.size();
         CacheStats {
@@ -46,7 +46,7 @@ impl Collector {
         }
     }
 
-    /// A refresher that has been given the cache.
+    /// Adds a refresher that uses this cache.
     pub(crate) fn add(&self, refresher: Views) {
         self.refreshers.0.lock().push(refresher);
     }
@@ -58,7 +58,7 @@ impl Collector {
         views
     }
 
-    /// All of it, as it is published.
+    /// All statistics, encoded for publication.
     pub(super) fn published(
         &self,
         id: &str,

@@ -6,12 +6,12 @@ use crate::policy::Policy;
 use crate::telemetry::counters::{QueryCounters, StripedCounter};
 use crate::value::tag::Dependencies;
 
-/// What a query brings to each of its reads.
+/// The policy, counters and dependencies of a query, shared by its reads.
 pub(crate) struct QueryConfig {
     pub(crate) policy: Policy,
-    /// The counters's, here because a hit counts nothing else.
+    /// The counter of `counters`. It is here as well because a hit increments no other.
     pub(crate) l1_hits: StripedCounter,
     pub(crate) counters: Arc<QueryCounters>,
-    /// The slots of its declared tags and its own.
+    /// The slots of its declared tags, and the query's own slot.
     pub(crate) depends: Arc<Dependencies>,
 }

@@ -1,12 +1,12 @@
-//! What all processes of a namespace publish about their caches.
+//! The statistics that all processes of a namespace publish.
 
 use crate::cache::QueryCache;
 use crate::l2::StoreError;
 use crate::telemetry::stats::Roll;
 
 impl QueryCache {
-    /// What all processes of the namespace publish. Without a shared tier that is nothing.
-    #[allow(dead_code)] // Asked for by the command only.
+    /// Returns the statistics of all processes of the namespace, or none without a shared tier.
+    #[allow(dead_code)] // Used by the command only.
     pub(crate) async fn roll(&self) -> Result<Roll, StoreError> {
         match &self.inner.fleet {
             Some(fleet) => {

@@ -1,5 +1,5 @@
-//! [`Inner`]: all parts of a cache. What they do together stands in the files of the path of a read:
-//! `cache`, `serve`, `look` and `load`.
+//! [`Inner`]: the shared state of a cache. The path of a read, which uses it, is in `read`,
+//! `serve`, `read_through`, `lookup`, `permission` and `load`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,21 +25,21 @@ use crate::value::codec::Codec;
 use crate::value::key::MacKey;
 use crate::value::tag::Tag;
 
-/// How far the end of a cache has come.
+/// How far the shutdown of a cache has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Open,
-    /// Leases are given back, loads go on.
+    /// Leases are given back. Loads continue.
     ShutDown,
-    /// Nobody can be waiting for anything.
+    /// The last handle is gone, so no read can be waiting. Loads end.
     Abandoned,
 }
 
-/// Runs a query, once, as a task of its own.
+/// Runs a query once, in a task of its own.
 pub(crate) type LoadFn<T> =
     Box<dyn FnOnce() -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send>;
 
-/// A result, and the tags that its loader reported.
+/// A result, and the tags that its load reported.
 pub(crate) type LoadResult<T> = (T, Vec<Tag>);
 
 pub(crate) struct Inner {
@@ -49,25 +49,25 @@ pub(crate) struct Inner {
     pub(crate) secret: Option<MacKey>,
     pub(crate) clock: Clock,
     pub(crate) currency: Arc<Currency>,
-    /// How long after its load began a result is served that cannot be confirmed.
+    /// How long after its load began a result of this process is served without a confirmed table.
     pub(crate) disconnected_ttl: Duration,
     pub(crate) l1: L1,
-    /// Ends with the cache.
+    /// Dropped with the cache, which stops its task.
     pub(crate) _sweeper: Sweeper,
     pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) flights: Flights,
-    /// A permit for each load that may run at a time.
+    /// One permit for each load that may run at the same time.
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
     pub(crate) counters: Arc<Counters>,
-    /// The same, and where others are.
+    /// Collects these counters and the statistics that are kept elsewhere.
     pub(crate) collector: Collector,
-    /// Ends with the cache.
+    /// Dropped with the cache, which stops its task.
     pub(crate) publisher: Option<Publisher>,
-    /// Likewise.
+    /// Dropped with the cache, which stops its task.
     #[cfg(feature = "metrics")]
     pub(crate) _reporter: Reporter,
     pub(crate) closing: watch::Sender<Phase>,
-    /// The runtime that the cache was built in; see `Inner::place` in `cache`.
+    /// The runtime that the cache was built in; see `Inner::place` in `read_through`.
     pub(crate) runtime: Handle,
 }

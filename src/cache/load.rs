@@ -1,4 +1,4 @@
-//! One load: the permission for it, the query, and both tiers filled.
+//! One load: acquires the permission, runs the query, and stores the result in both tiers.
 
 use crate::sync::Mutex;
 use std::panic::AssertUnwindSafe;
@@ -34,24 +34,24 @@ use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
 tokio::task_local! {
-    /// Set while a load runs. What it asks the cache for must not wait for a turn while it has one
-    /// itself: as many of them as there are turns would wait for each other.
+    /// Set while a load runs. A read inside a load must not wait for a permit, since the load holds
+    /// one: if all permits are held by such loads, they would wait for each other.
     pub(crate) static LOADING: ();
 }
 
-/// A load that a task takes when it runs the query.
+/// A load, which the load task takes when it runs the query.
 pub(crate) type SharedLoadFn<V> = Arc<Mutex<Option<LoadFn<<V as Value>::Stored>>>>;
 
-/// What a load has come to have, whether it succeeds or not.
+/// What a load has acquired so far. It is needed whether the load succeeds or fails.
 #[derive(Default)]
 struct Attempt {
     lease: Option<Lease>,
-    /// When the query began, and as of which stamp.
+    /// When the query began, and the stamp taken then.
     began: Option<(clock::Instant, Stamp)>,
 }
 
 impl Inner {
-    /// Loads, and brings the result to everybody who waits and into both tiers.
+    /// Returns the task of a load: it gives the result to all waiters and stores it in both tiers.
     pub(crate) fn spawn_load<V: Value>(
         self: Arc<Self>,
         flight: Flight,
@@ -60,14 +60,14 @@ impl Inner {
         load: SharedLoadFn<V>,
         miss_reason: MissReason,
     ) -> impl Future<Output = ()> + Send {
-        // Here, and not in the task: it belongs to what its first caller does.
+        // Created here and not in the task, so that its parent is the span of the leader.
         let span = Span::load(config.counters.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
             let flying = self.load_and_store::<V>(&span, flight, key, config, load, miss_reason);
             tokio::select! {
                 () = span.around(flying) => {}
-                // Nobody can be waiting. What the load holds is let go of, its lease first of all.
+                // No read can be waiting. The load is dropped, and its lease is given back.
                 () = reached(&mut closing, Phase::Abandoned) => {}
             }
         }
@@ -100,7 +100,8 @@ impl Inner {
         }
     }
 
-    /// Asks for the permission to load, and runs the query, within the deadline. A panic is an error.
+    /// Acquires the permission and runs the query, within the deadline. A panic is returned as an
+    /// error.
     async fn attempt<V: Value>(
         &self,
         job: &Job,
@@ -128,8 +129,8 @@ impl Inner {
         }
     }
 
-    /// The load failed: counts it, keeps the error if the query asks for that, and hands it to all
-    /// who wait.
+    /// Handles a failed load: counts it, caches the error if the policy does so, and gives it to
+    /// all waiters.
     fn failed(
         &self,
         span: &Span,
@@ -146,12 +147,14 @@ impl Inner {
             config.counters.load_took(took);
             self.keep_failure(key, config, &error, began);
         }
-        // Released as without a result, before those who wait here have the error and ask again.
+        // The lease is released before the flight is completed: a waiter that gets the error may
+        // load again at once.
         release(lease, LeaseOutcome::NoResult);
         flight.complete(Err(Failure { error, stamp: began.map(|(_, stamp)| stamp) }));
     }
 
-    /// The query has its result: into memory, to all who wait, and into Redis.
+    /// Handles a successful load: stores the result in memory, gives it to all waiters, and stores
+    /// it in Redis.
     async fn loaded<V: Value>(
         &self,
         span: &Span,
@@ -172,16 +175,17 @@ impl Inner {
         count_bytes(&config.counters.loaded_bytes, size.unwrap_or(0));
         span.ends("loaded", took, size);
         trace::loaded(&key, took, size);
-        let depends = match tags.is_empty() {
-            true => config.depends.clone(),
-            false => Arc::new(config.depends.and(tags)),
+        let depends = if tags.is_empty() {
+            config.depends.clone()
+        } else {
+            Arc::new(config.depends.and(tags))
         };
         let ttl = config.policy.draw_ttl(empty);
         let lifetime = times.lifetime(&config.policy, ttl);
         let load = LoadInfo { stamp: times.stamp, token: job.token, depends: depends.clone() };
         let entry = Entry::new(&key, value, size.unwrap_or(0), lifetime, load);
-        // Into memory before the callers have it, so that the next of them finds it there; into
-        // Redis after that, so that nobody waits for the round trip.
+        // Stored in memory before the flight is completed, so that a later read finds it there.
+        // Stored in Redis after that, so that no reader waits for the round trip.
         if encoded.is_some() {
             self.l1.insert(key, entry.clone());
         }
@@ -196,8 +200,8 @@ impl Inner {
         }
     }
 
-    /// Writes the entry to Redis, unless the result was invalidated meanwhile, and gives the lease
-    /// back.
+    /// Writes the entry to Redis and gives the lease back. A result that was invalidated meanwhile
+    /// is not written.
     async fn store(
         &self,
         fleet: &Fleet,
@@ -206,12 +210,13 @@ impl Inner {
         lease: Option<Lease>,
     ) {
         if !self.currency.is_current(&times.stamp, depends.slots()) {
-            // Dead before it arrived.
+            // Invalidated while the query ran.
             count(&self.counters.l2_overtaken);
             return release(lease, LeaseOutcome::Superseded);
         }
         let life = ttl + config.policy.longest_stale();
-        // The shared tier cannot say how long it would live there, or is away.
+        // `None` if the clock of the shared tier is not known, or the tier is away. Then the end of
+        // the entry's lifetime cannot be stated.
         let Some(ends) = fleet.store.time_of(clock::after(times.by_store, life)) else {
             count(&self.counters.l2_errors);
             return release(lease, LeaseOutcome::NoResult);
@@ -236,7 +241,7 @@ impl Inner {
         });
     }
 
-    /// Runs the query when it is its turn.
+    /// Waits for a permit and runs the query.
     async fn run<V: Value>(
         &self,
         load: &SharedLoadFn<V>,
@@ -244,19 +249,20 @@ impl Inner {
         skip_permit: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Completed<V::Stored>, Error> {
-        // Whoever waits for this load and has a turn itself must not wait for another one.
+        // A waiter that holds a permit itself lets this load skip the wait for one: otherwise each
+        // could wait for the other.
         let (turn, skipped) = (pin!(self.loads.acquire()), pin!(skip_permit.notified()));
         let _permit = match select(turn, skipped).await {
             Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
             Either::Right(_) => None,
         };
-        // Taken only now: whoever brought it may yet need it, if what another process has loaded is
-        // of no use to him.
+        // Taken only now: until here, the reader that provided the load may still need it, if the
+        // result of another process turns out to be unusable for it.
         let load = load.lock().take();
         let load = load.ok_or_else(Error::closed)?;
         count(&config.counters.loads);
-        // The stamp first, then the load: what is invalidated while the query runs is not known to
-        // the result.
+        // The stamp first, then the load: an invalidation while the query runs is newer than the
+        // stamp, so it makes the result stale.
         let (began, stamp) = (self.clock.now(), self.currency.stamp());
         attempt.began = Some((began, stamp));
         let mut closing = self.closing.subscribe();
@@ -264,7 +270,8 @@ impl Inner {
         let brought = tokio::select! {
             brought = &mut running => brought,
             () = reached(&mut closing, Phase::ShutDown) => {
-                // Another process may load it; here somebody may still be waiting.
+                // The lease is given back, so that another process may load. The query continues,
+                // since a reader here may still wait for it.
                 attempt.lease = None;
                 running.await
             }
@@ -275,8 +282,8 @@ impl Inner {
         Ok(Completed { value, tags, times: Times { stamp, began, ended, by_store } })
     }
 
-    /// Keeps an error as an answer, if the query asks for that, and unless there is a stale result
-    /// to answer with instead.
+    /// Caches an error if the policy does so, unless memory has a stale result that may be served
+    /// instead.
     fn keep_failure(
         &self,
         key: &CacheKey,
@@ -306,7 +313,8 @@ impl Inner {
         self.l1.insert(*key, entry);
     }
 
-    /// The codec's number and the bytes to keep, unless the result is not to be kept.
+    /// Returns the number of the codec and the encoded bytes, or `None` if the result must not be
+    /// stored.
     fn encode<V: Value>(&self, config: &QueryConfig, value: &V::Stored) -> Option<(u8, Bytes)> {
         let Some((codec, payload)) = unless_it_panics(|| V::encode(value, self.codec)) else {
             count(&self.counters.unstorable);
@@ -326,22 +334,22 @@ fn release(lease: Option<Lease>, done: LeaseOutcome) {
     }
 }
 
-/// Waits until the end of the cache has come so far.
+/// Waits until the shutdown of the cache has reached a phase.
 async fn reached(closing: &mut watch::Receiver<Phase>, phase: Phase) {
     let _ = closing.wait_for(|&now| now >= phase).await;
 }
 
-/// What one load is for.
+/// The key and configuration of one load, and the token that names it.
 struct Job {
     key: CacheKey,
     config: Arc<QueryConfig>,
     token: Token,
 }
 
-/// How a load came to a result.
+/// Where the result of a successful load came from.
 enum Outcome<T> {
     Loaded(Completed<T>),
-    /// Another process has loaded it meanwhile.
+    /// Another process has loaded it meanwhile, and the lookup found it.
     Found(Loaded),
 }
 
@@ -351,7 +359,7 @@ struct Completed<T> {
     times: Times,
 }
 
-/// A result on its way to Redis.
+/// An encoded result that is to be written to Redis.
 struct NewEntry {
     times: Times,
     ttl: Duration,
@@ -365,7 +373,7 @@ struct Times {
     stamp: Stamp,
     began: clock::Instant,
     ended: clock::Instant,
-    /// `ended` by the clock of the shared tier, whichever the cache's is.
+    /// `ended` by the clock of the shared tier, which may differ from that of the cache.
     by_store: clock::Instant,
 }
 
@@ -374,7 +382,7 @@ impl Times {
         clock::since(self.ended, self.began)
     }
 
-    /// The lifetime in memory of a result with this time to live.
+    /// The lifetime in memory of a result with this `ttl`.
     fn lifetime(&self, policy: &Policy, ttl: Duration) -> Lifetime {
         let dies = clock::after(self.ended, ttl + policy.longest_stale());
         Lifetime {

@@ -1,4 +1,5 @@
-//! What the shared tier has under a key, and whether it may be served.
+//! The lookup in the shared tier: reads the entry of a key, checks it, and decides whether it may
+//! be served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,28 +19,28 @@ use crate::value::tag::Dependencies;
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
-/// What a look into Redis gave.
+/// The outcome of a lookup in Redis.
 pub(crate) enum Lookup<V: Value> {
     Fresh(Arc<V::Stored>, Loaded),
-    /// Nothing to serve as fresh. If what is there may be served as stale, it is in memory now.
+    /// There is no fresh result. A stale one that may be served is in memory now.
     Nothing(MissReason),
 }
 
-/// Why there is nothing to serve: what whoever loads has to know.
+/// Why a lookup found no fresh result. The lease request of the load depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MissReason {
     Absent,
-    /// There is an entry that is not wanted, of this load.
+    /// There is an intact entry, which is to be replaced. The token names its load.
     Unwanted(Token),
-    /// There is an entry that does not hold together, of that load by its own account.
+    /// There is an invalid entry. The token is the one in its header.
     Refused(Token),
-    /// Redis has not answered. It is not asked again for this read.
+    /// Redis has not answered. This read sends it no further request.
     Unreachable,
 }
 
 impl Inner {
-    /// Looks into Redis. Whatever goes wrong there is a counted miss. `answered` is called when
-    /// Redis has answered.
+    /// Looks the key up in Redis. Every failure there is a counted miss. `answered` is called when
+    /// the request to Redis has ended.
     pub(crate) async fn lookup<V: Value>(
         &self,
         key: &CacheKey,
@@ -47,8 +48,8 @@ impl Inner {
         answered: impl FnOnce(),
     ) -> Lookup<V> {
         let Some(fleet) = &self.fleet else { return Lookup::Nothing(MissReason::Unreachable) };
-        // Before the question is sent: what remains of the entry's life is counted from here, so
-        // that the time the answer took is not added to it.
+        // Read before the request is sent. The remaining lifetime of the entry is counted from
+        // here, so that the duration of the request does not lengthen it.
         let asked = self.clock.now();
         let verified_at = self.currency.stamp().order;
         let span = Span::look_up(config.counters.name(), key);
@@ -86,7 +87,7 @@ impl Inner {
         let at = opened.header.at;
         let stamp = Stamp { epoch: at.epoch, seq: at.seq, order: 0 };
         let depends = depends(&opened, config);
-        // Before it is decoded: what was invalidated is not worth it.
+        // Checked before the payload is decoded: an invalidated one need not be.
         let current = self.currency.is_current(&stamp, depends.slots());
         if !current {
             count(&config.counters.outdated);
@@ -96,8 +97,8 @@ impl Inner {
             }
         }
         let remaining = Duration::from_millis(opened.header.ends.saturating_sub(now));
-        // Its writer gave it no more than its life. With more left than that, Redis's clock has been
-        // put back since; its age cannot be told.
+        // The writer gave the entry at most `life`. If more than that remains, the clock of Redis
+        // has been set back since, and the age of the entry is unknown.
         let Some(stored_for) = opened.header.life.checked_sub(remaining) else {
             count(&self.counters.l2_refused);
             return Lookup::Nothing(MissReason::Refused(opened.header.token));
@@ -128,8 +129,8 @@ impl Inner {
             return Lookup::Fresh(value, Loaded { entry, verified_at });
         }
         count(&self.counters.l2_misses);
-        // For whoever is content with it while a new one is loaded, or if that fails. What memory
-        // has, may be newer.
+        // For reads that accept it while a new one is loaded, or if the load fails. The entry in
+        // memory may be newer and is kept then.
         if self.l1.get(key).is_none_or(|here| here.lifetime.loaded < entry.lifetime.loaded) {
             self.l1.insert(*key, entry);
         }
@@ -137,12 +138,14 @@ impl Inner {
     }
 }
 
-/// What the entry depends on. Nearly always these are the query's own tags, whose names are known.
+/// The slots on which the entry depends. They are nearly always those of the query's own tags;
+/// these are used then, since they include the tags' names.
 fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Dependencies> {
-    match config.depends.numbers() == opened.slots {
-        true => config.depends.clone(),
-        // A reader that declares more than the writer did is right as well.
-        false => Arc::new(config.depends.with_slots(&opened.slots)),
+    if config.depends.numbers() == opened.slots {
+        config.depends.clone()
+    } else {
+        // Both apply: the tags that the writer stored, and those that this reader declares.
+        Arc::new(config.depends.with_slots(&opened.slots))
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`QueryCache`]: the path of a read, top to bottom.
+//! [`QueryCache`]: the handle, and the path of a read from the call down to the load.
 
 mod build;
 pub(crate) mod build_error;
@@ -28,16 +28,17 @@ use crate::telemetry::stats::{CacheStats, QueryStats};
 use crate::telemetry::trace::{self, Span};
 use crate::value::tag::{Tag, TagSlot};
 
-/// A cache of query results: in memory, over a Redis that other processes share.
+/// A cache of query results: in the memory of this process, and in a Redis that other processes
+/// share.
 ///
-/// It is a handle; clones share one cache. Make it once, keep it for the life of the program, and
-/// hand clones around.
+/// It is a handle: clones share one cache. Build it once, keep it as long as the program runs, and
+/// pass clones around.
 ///
-/// Results may be asked for from any thread and from any Tokio runtime with timers (and, for
-/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). A load runs on the caller's runtime if
-/// that has several threads, and otherwise on the one that the cache was built in, so that it goes
-/// on without its caller; the connection to Redis lives on the latter. Best build the cache in the
-/// program's main runtime.
+/// Reads may run on any thread and on any Tokio runtime with timers (and, for
+/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). Build the cache in the program's main
+/// runtime: its connection to Redis and its background tasks live there. A load runs on a
+/// multi-threaded runtime if there is one, so that it continues without its caller: on the caller's,
+/// or else on the one that the cache was built in.
 ///
 /// ```
 /// use larder::QueryCache;
@@ -59,7 +60,7 @@ use crate::value::tag::{Tag, TagSlot};
 #[derive(Clone)]
 pub struct QueryCache {
     pub(crate) inner: Arc<Inner>,
-    /// Ends with the last handle, and what runs in the background with it.
+    /// Shared by all handles. It is dropped with the last one, which ends the background tasks.
     _last: Arc<LastHandle>,
 }
 
@@ -73,7 +74,7 @@ impl QueryCache {
         self.inner.fleet.as_ref().map(|fleet| fleet.store.clone())
     }
 
-    /// What the cache did since it was built.
+    /// Returns the statistics of the cache since it was built.
     ///
     /// ```
     /// # use larder::QueryCache;
@@ -94,18 +95,20 @@ impl QueryCache {
         self.inner.collector.of_cache(&self.query_stats())
     }
 
-    /// What the cache did for each query since it was built, by [name](crate::Query::name).
+    /// Returns the statistics of each query since the cache was built, by
+    /// [name](crate::Query::name).
     pub fn query_stats(&self) -> Vec<QueryStats> {
         self.inner.collector.of_queries()
     }
 
-    /// Makes all results stale that depend on one of these tags: in this process at once, in all
-    /// others by the time that this returns `Ok`, as far as they ask Redis (see below).
+    /// Makes all results stale that depend on one of these tags.
     ///
-    /// Call it **after** the transaction that changed the data has committed. Before that, a result
-    /// loaded in between would show the old data and count as loaded after the invalidation.
+    /// It takes effect in this process at once, and for all reads from Redis when this returns
+    /// `Ok`; see below. It costs one round trip to Redis, whatever the number of results.
     ///
-    /// It costs one round trip to Redis, whatever the number of results.
+    /// Call it **after** the transaction that changed the data has committed. If it is called
+    /// before, a load between the two reads the old data, and its result counts as loaded after the
+    /// invalidation.
     ///
     /// ```
     /// # use larder::{Origin, QueryCache};
@@ -125,21 +128,23 @@ impl QueryCache {
     ///
     /// # Consistency
     ///
-    /// No read that begins after this returned `Ok` is answered with a result whose load began
-    /// before: none in this process, and none that is answered from Redis anywhere. Another
-    /// process's memory is told by a push, within a millisecond or so; cut off from Redis, it stops
-    /// serving what it cannot show to be current after
-    /// [`max_staleness`](crate::QueryCacheBuilder::max_staleness) at the latest.
+    /// After this has returned `Ok`, no read that begins later is answered with a result whose load
+    /// began before. This holds for all reads in this process, and for all reads from Redis in any
+    /// process. The memory of another process follows when it receives the push, usually within a
+    /// millisecond. A process that is cut off from Redis stops serving results that it cannot show
+    /// to be current after [`max_staleness`](crate::QueryCacheBuilder::max_staleness) at the
+    /// latest.
     ///
     /// # Errors
     ///
-    /// [`Unacknowledged`](crate::ErrorKind::Unacknowledged): Redis has not acknowledged it. In this process it is in force all
-    /// the same, and it is kept to be announced as soon as Redis takes it. Without Redis there are
-    /// no errors.
+    /// [`Unacknowledged`](crate::ErrorKind::Unacknowledged): Redis has not acknowledged the
+    /// invalidation. It is in force in this process nevertheless, and is sent again until Redis
+    /// accepts it. Without Redis there are no errors.
     ///
     /// # Cancellation
     ///
-    /// Dropped at any point after its first poll, it goes on in the background like one that failed.
+    /// If the future is dropped after its first poll, the invalidation continues in the background,
+    /// like one that failed.
     pub async fn invalidate<T: Into<Tag>>(
         &self,
         tags: impl IntoIterator<Item = T>,
@@ -150,8 +155,9 @@ impl QueryCache {
         self.inner.invalidate(&slots).await
     }
 
-    /// Makes all results stale, of all queries of this namespace, as
-    /// [`invalidate`](QueryCache::invalidate) does.
+    /// Makes all results of all queries of this namespace stale.
+    ///
+    /// Consistency, cancellation and cost are those of [`invalidate`](QueryCache::invalidate).
     ///
     /// # Errors
     ///
@@ -164,13 +170,17 @@ impl QueryCache {
         self.inner.invalidate(&[slot]).await
     }
 
-    /// Stops what runs in the background: announces what could not be announced yet, gives back the
-    /// leases of loads under way, closes the connections to Redis, and returns when that is done,
-    /// after a second at most.
+    /// Stops the background tasks and closes the connections to Redis.
     ///
-    /// Loads under way go on for those who wait for them. Reads that come later are answered as if
-    /// Redis were away for good. Dropping the last handle (`QueryCache`, `Query`, `Wrapped`) does
-    /// the same without waiting for it, and cancels loads that nobody can be waiting for any more.
+    /// It sends the invalidations that Redis has not acknowledged, gives back the leases of loads
+    /// under way, and returns when that is done, after a second at most.
+    ///
+    /// Loads under way continue for the reads that wait for them. Later reads are answered as if
+    /// Redis were unreachable.
+    ///
+    /// Dropping the last handle (`QueryCache`, `Query`, `Wrapped`) does the same without waiting,
+    /// so invalidations that Redis has not acknowledged may not be sent. It also cancels loads that
+    /// no read can be waiting for.
     pub async fn shutdown(&self) {
         self.inner.closing.send_if_modified(|phase| {
             let first = *phase == Phase::Open;
@@ -201,13 +211,13 @@ struct LastHandle(Arc<Inner>);
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        // Loads hold the shared state, and with it the connections; they hear this and let go.
+        // Loads hold the shared state, and with it the connections. This ends them.
         self.0.closing.send_replace(Phase::Abandoned);
     }
 }
 
 impl Inner {
-    /// The one way that all invalidations take.
+    /// Carries out every invalidation: counted, traced, and sent to Redis if there is one.
     async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), Error> {
         if slots.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The permission to load: a lease from Redis, or a reason to do without.
+//! The permission to load: a lease from Redis, or the decision to load without one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,21 +19,23 @@ use crate::value::Value;
 use crate::value::key::CacheKey;
 use crate::value::token::Token;
 
-/// How often what is in Redis is looked at because the lease was refused for it.
+/// How many lookups a load makes for entries that are reported while it requests its lease. After
+/// that it loads without a lease.
 const LOOKS: usize = 3;
 
 /// The permission to load.
 pub(super) enum Permission {
-    /// For all processes, or perhaps so.
+    /// For all processes: Redis has granted the lease, or may have done so without its reply
+    /// arriving.
     LeaseReply(Lease),
-    /// For this one: Redis does not answer, or another process's load came to nothing.
+    /// For this process only: Redis cannot be used, or another process's load had no result.
     Unleased,
-    /// None is needed: another process has loaded it meanwhile.
+    /// None is needed: another process has loaded the result meanwhile.
     AlreadyLoaded(Loaded),
 }
 
 impl Inner {
-    /// Asks for the permission to load, and waits while another process has it.
+    /// Acquires the permission to load. Waits while another process has it.
     pub(super) async fn acquire_permission<V: Value>(
         &self,
         key: &CacheKey,
@@ -47,12 +49,14 @@ impl Inner {
             return Permission::Unleased;
         };
         let mut looks = 0;
-        // Somebody waits for this who holds a turn of this process, which the other process's load
-        // may be waiting for in the end. Longer than a lease that is not worth it.
+        // A load of this process that holds a permit may wait for this one. The load of the other
+        // process may, through further loads, wait for that permit: a deadlock across processes. So
+        // once `skip_permit` is notified, the wait for the other process lasts no longer than a
+        // lease.
         let mut patience = pin!(async {
             let asked = Instant::now();
             skip_permit.notified().await;
-            // Said on for whoever waits for a turn after this.
+            // This consumed the notification. `run` waits for it as well, instead of a permit.
             skip_permit.notify_one();
             sleep_until(asked + LEASE).await;
         });

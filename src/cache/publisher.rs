@@ -1,4 +1,4 @@
-//! [`Publisher`]: the task that tells the fleet what a cache did.
+//! [`Publisher`]: the task that writes the statistics of a cache to the shared tier.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use crate::telemetry::counters::count;
 use crate::telemetry::stats::LASTS;
 use crate::value::token::Token;
 
-/// Publishes a cache's collector from time to time, until it is dropped; then they are withdrawn.
+/// Publishes the statistics of a cache at an interval, and withdraws them when it is dropped.
 ///
-/// It is a task of its own, and nobody waits for it. What fails is counted, and done anew at the
-/// next time.
+/// It runs as a task of its own, and no read waits for it. A failure is counted, and the next write
+/// replaces the failed one.
 pub(crate) struct Publisher {
     id: Arc<str>,
     store: Arc<dyn Store>,
@@ -36,10 +36,10 @@ impl Publisher {
         Publisher { id, store, runtime: runtime.clone(), task: runtime.spawn(run) }
     }
 
-    /// Stops, and takes back what it has published.
+    /// Stops the task and removes the published statistics.
     pub(crate) async fn withdraw(&self) {
         self.task.abort();
-        // It ends by itself otherwise.
+        // If this fails, the statistics expire by themselves.
         let _ = self.store.withdraw(&self.id).await;
     }
 }
@@ -61,7 +61,7 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         self.task.abort();
         let (id, store) = (self.id.clone(), self.store.clone());
-        // After what it has sent on the same connection.
+        // Sent on the same connection, so Redis receives it after the last publication.
         self.runtime.spawn(async move { store.withdraw(&id).await });
     }
 }

@@ -1,4 +1,4 @@
-//! What is published is read by whoever asks, and nothing else is taken for it.
+//! Published statistics are read by every process of the namespace. Other data is skipped.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn read(cache: &QueryCache, number: i32) {
     query.bind(number).load(move || async move { Ok::<_, std::io::Error>(number) }).await.unwrap();
 }
 
-/// The first roll that is as expected.
+/// Reads the roll until it is as expected, and returns it.
 async fn until(cache: &QueryCache, what: &str, expected: impl Fn(&Roll) -> bool) -> Roll {
     let calls = async {
         loop {
@@ -132,7 +132,7 @@ async fn what_is_damaged_or_of_another_version_harms_nobody() {
     assert_eq!((roll.processes.len(), roll.skipped), (2, 6));
     read(&here, 1).await;
     assert_eq!(here.stats().unpublished, 0);
-    // What cannot be one of ours goes with the next publication.
+    // The next publication removes a field that no process can have written.
     until(&here, "it is cleared", |roll| roll.skipped == 5).await;
 
     redis.command(&["DEL", "larder:roll:stats"]).unwrap();

@@ -1,4 +1,4 @@
-//! [`Read`]: a read as a future, which finds what is in memory at its first poll.
+//! [`Read`]: a read as a future. Its first poll answers from memory, without allocating.
 
 use crate::sync::Mutex;
 use std::future::Future;
@@ -17,26 +17,26 @@ use crate::value::answer::Answer;
 use crate::value::key::CacheKey;
 use crate::value::token::Token;
 
-/// A read under way: await it for the result, or its [`answer`](Read::answer) for the result with
-/// its origin and age.
+/// A read: await it for the result, or await its [`answer`](Read::answer) for the result with its
+/// origin and age.
 ///
-/// Nothing happens before it is first polled. `V` is [`Rows`](crate::Rows) or an `Arc` of the
-/// user's type.
+/// Nothing happens before the first poll. `V` is [`Rows`](crate::Rows) or an `Arc` of the user's
+/// type.
 ///
 /// # Cancellation
 ///
-/// It may be dropped at any time. A load that it started goes on as a task of its own, for others
-/// who wait for it and for the cache.
+/// It may be dropped at any time. A load that it started continues as a task of its own, for other
+/// reads that wait for it and for the cache.
 #[must_use = "a read does nothing unless it is awaited"]
 pub struct Read<'q, V, L> {
     inner: &'q Arc<Inner>,
     state: State<'q, V, L>,
 }
 
-/// What a read does when its result is not in memory: it lets go of everything borrowed, so that
-/// the load can run as a task of its own.
+/// Makes the load of a read when the result is not in memory.
 ///
-/// Only this crate's own methods return one.
+/// The load owns everything it uses, so that it can run as a task of its own. Only methods of this
+/// crate return a `Loader`.
 pub trait Loader<V: Value>: FnOnce() -> LoadFn<V::Stored> {}
 
 impl<V: Value, L: FnOnce() -> LoadFn<V::Stored>> Loader<V> for L {}
@@ -47,13 +47,13 @@ enum State<'q, V, L> {
         call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
         detach: L,
     },
-    /// Not in memory: this waits for Redis or the query. Only here the heap is touched.
+    /// Not in memory: waits for Redis or the query. Only this state allocates.
     Slow(BoxFuture<'static, Result<Answer<V>, Error>>),
     Done,
 }
 
 impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
-    /// `detach` makes the load independent of everything borrowed; it is called on a miss.
+    /// `detach` makes a load that borrows nothing. It is called on a miss.
     pub(crate) fn new(
         inner: &'q Arc<Inner>,
         call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
@@ -62,7 +62,7 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
         Read { inner, state: State::Fresh { call, detach } }
     }
 
-    /// The same read, answered with its origin and age.
+    /// Returns the result with its origin and age, instead of the result alone.
     ///
     /// ```
     /// # use larder::{Origin, QueryCache};
@@ -95,8 +95,8 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
         }
         match &mut self.state {
             State::Slow(running) => {
-                // A caller of no runtime borrows the timers of ours. One that has its own keeps
-                // them: they go on when ours does not.
+                // A caller outside of any runtime needs the timers of ours. A caller inside a
+                // runtime uses its own, which run even if ours has stopped.
                 let alone = Handle::try_current().is_err();
                 let _ours = alone.then(|| self.inner.runtime.enter());
                 let answer = ready!(running.as_mut().poll(cx));
@@ -107,7 +107,7 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
         }
     }
 
-    /// Loads in the background what was served from memory for one of the last times.
+    /// Starts an early refresh: a background load of a result that was served from memory.
     #[cold]
     fn reload(&mut self, seen: Token) {
         if let State::Fresh { call: Ok((key, config)), detach } =
@@ -129,7 +129,7 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
     }
 }
 
-/// Nothing in it is pinned in place: the one future is boxed.
+/// No field is pinned in place: the one future is boxed.
 impl<V, L> Unpin for Read<'_, V, L> {}
 
 impl<V: Value, L: Loader<V>> Future for Read<'_, V, L> {
@@ -141,7 +141,7 @@ impl<V: Value, L: Loader<V>> Future for Read<'_, V, L> {
     }
 }
 
-/// A [`Read`] that answers with origin and age.
+/// A [`Read`] that returns its result with origin and age, as an [`Answer`].
 #[must_use = "a read does nothing unless it is awaited"]
 pub struct ReadAnswer<'q, V, L>(Read<'q, V, L>);
 

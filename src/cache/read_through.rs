@@ -1,9 +1,9 @@
-//! A read that memory cannot answer: it joins the flight of its key, or begins one.
+//! A read that memory cannot answer: it joins the flight of its key, or starts one.
 //!
-//! The leader of a flight looks into Redis and, if there is nothing to serve, starts the load as a
-//! task of its own; then it waits like everybody else. A reader goes through the loop in
-//! [`ReadThrough::run`] until it has an answer: a flight may vanish, be stuck, or end with a result
-//! that was invalidated since the reader began. [`next`] decides what a reader does then.
+//! The leader of a flight makes the lookup in Redis. If that finds nothing to serve, the leader
+//! starts the load as a task of its own, and then waits like the followers. A reader repeats the
+//! loop in [`ReadThrough::run`] until it has an answer, since a flight may vanish, be stuck, or end
+//! with a result that this reader must not be given. [`next`] decides what the reader does then.
 
 use crate::sync::Mutex;
 use std::ops::ControlFlow;
@@ -26,7 +26,7 @@ use crate::value::answer::{Answer, Origin};
 use crate::value::key::CacheKey;
 use crate::value::token::Token;
 
-/// How much longer than its load's deadline a caller waits for a flight. A flight ends by itself
+/// How much longer than the load deadline a reader waits for a flight. A flight ends by itself
 /// before that, unless the runtime that it runs on is blocked.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -35,16 +35,16 @@ struct ReadThrough<V: Value> {
     inner: Arc<Inner>,
     key: CacheKey,
     config: Arc<QueryConfig>,
-    /// The task that runs the query takes it from here. A task that is dropped before, with a
-    /// runtime that has shut down, leaves it.
+    /// The load task takes it from here when it runs the query. If the task is dropped before that,
+    /// because its runtime has shut down, the load is still here.
     load: SharedLoadFn<V>,
     begin: Instant,
     asked: ReadStart,
     /// Whether this read is part of another load, which holds a permit.
     nested: bool,
-    /// Where a load of this read runs.
+    /// The runtime for a load of this read.
     runtime: Handle,
-    /// Whether the first runtime refused the task.
+    /// Whether the first runtime dropped the task.
     moved: bool,
 }
 
@@ -65,7 +65,7 @@ impl<V: Value> ReadThrough<V> {
         }
         loop {
             let (waiter, origin) = match joined {
-                // A new result is on the way; a reader that may be served a stale one need not wait.
+                // A new result is being loaded. A reader that accepts a stale one need not wait.
                 Joined::Follower(waiter) => match self.while_revalidating() {
                     Some(stale) => return Ok(stale),
                     None => (waiter, Origin::Coalesced),
@@ -94,11 +94,11 @@ impl<V: Value> ReadThrough<V> {
         self.config.policy.load_deadline
     }
 
-    /// Looks into memory once more and into Redis, and starts the load if neither can answer.
+    /// Checks memory once more, then Redis, and starts the load if neither can answer.
     async fn lead(&self, flight: Flight) -> Led<V> {
         let (inner, key, config) = (&self.inner, self.key, &self.config);
-        // The flight that was under way when memory had nothing may have stored its result and
-        // ended since. From here on nobody else can start one.
+        // An earlier flight may have stored its result and ended after this read missed in memory.
+        // From here on no other flight can start for the key.
         if inner.l1.has(&key)
             && let Some(hit) = inner.hit(&key, config)
         {
@@ -113,7 +113,7 @@ impl<V: Value> ReadThrough<V> {
         let Some(waiter) = flight.begin_load(Instant::now() + self.deadline() + GRACE) else {
             return Led::TakenOver;
         };
-        // Before the load can take its place in memory.
+        // Read before the load can replace it in memory.
         let stale = self.while_revalidating();
         let load = self.load.clone();
         self.runtime.spawn(inner.clone().spawn_load::<V>(
@@ -132,12 +132,12 @@ impl<V: Value> ReadThrough<V> {
         }
     }
 
-    /// Redis had the result: keeps it in memory, hands it to all who wait, and answers.
+    /// The lookup found the result: stores it in memory, completes the flight, and answers.
     fn found(&self, flight: Flight, value: Arc<V::Stored>, loaded: Loaded) -> Answer<V> {
         let (inner, policy) = (&self.inner, &self.config.policy);
         let (now, entry) = (inner.clock.now(), &loaded.entry);
         let (age, lifetime, token) = (entry.age(now), entry.lifetime, entry.token);
-        // Taken over, this look was so slow that a newer result may be in memory.
+        // If the flight was taken over, this lookup was slow, and memory may have a newer result.
         if flight.is_current() {
             inner.l1.insert(self.key, entry.clone());
         }
@@ -148,7 +148,7 @@ impl<V: Value> ReadThrough<V> {
         Answer::new(V::of(value), Origin::L2, age)
     }
 
-    /// Waits for the flight: an answer, or what to wait for next.
+    /// Waits for the flight. Returns an answer, or the flight to continue with.
     async fn wait(
         &mut self,
         mut waiter: Waiter,
@@ -195,7 +195,7 @@ impl<V: Value> ReadThrough<V> {
         self.inner.or_stale(&self.key, &self.config, error)
     }
 
-    /// What [`next`] has to know of the end of a wait.
+    /// Describes the end of a wait for [`next`].
     fn ended(&self, outcome: Option<&WaitOutcome>) -> Ended {
         match outcome {
             None => Ended::TimedOut,
@@ -214,8 +214,8 @@ impl<V: Value> ReadThrough<V> {
         }
     }
 
-    /// Whether the load that failed began before this read, and something it depends on was
-    /// invalidated since: the table that it did not find may be what the invalidation was about.
+    /// Whether the failed load began before this read and was invalidated since. Then the error may
+    /// be outdated: the invalidation may be about the very table that the load did not find.
     fn is_invalidated(&self, failure: &Failure) -> bool {
         failure.stamp.is_some_and(|stamp| {
             stamp.order <= self.asked.order
@@ -227,18 +227,18 @@ impl<V: Value> ReadThrough<V> {
 /// How a reader's wait for a flight ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// The flight took longer than its load may.
+    /// The flight took longer than the load deadline and [`GRACE`].
     TimedOut,
     Result {
         /// Whether this reader may be served the result.
         serves: bool,
-        /// Whether it is of the type that this reader asks for: two types of one name share keys.
+        /// Whether it has the type that this reader expects. Two types of one name share keys.
         readable: bool,
     },
     Error {
         /// Whether the load ran into its deadline.
         deadline: bool,
-        /// Whether the error was invalidated before this read began.
+        /// Whether the load began before this read and was invalidated since.
         invalidated: bool,
     },
     /// The flight was dropped without a result.
@@ -248,16 +248,17 @@ enum Ended {
         /// Whether this reader has changed the runtime of its load before.
         moved: bool,
     },
-    /// Its leader takes longer for Redis than is possible.
+    /// The leader's lookup has taken longer than the time limits of Redis allow: the leader is not
+    /// polled.
     Stuck,
 }
 
-/// What a reader was waiting as.
+/// In what role a reader waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waited {
-    /// For its own load, not for another reader's.
+    /// It waited for its own load, not for another reader's.
     own: bool,
-    /// As part of another load.
+    /// It is part of another load.
     nested: bool,
     /// Its own deadline has not passed.
     in_time: bool,
@@ -267,15 +268,15 @@ struct Waited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Answer,
-    /// A stale result if the policy allows one, otherwise the error.
+    /// Answer with a stale result if the policy allows one, otherwise with the error.
     Fail,
-    /// The flight never ends: take it off the list, and fail.
+    /// The flight does not end: remove it, and fail.
     Forget,
     JoinAgain,
-    /// A flight of its own that nobody joins.
+    /// Start a flight that no other reader can join.
     LoadAlone,
     TakeOver,
-    /// The runtime refused the task: try the caller's.
+    /// The runtime dropped the task: start the load on the caller's runtime.
     OtherRuntime,
     Closed,
 }
@@ -286,8 +287,9 @@ fn next(ended: Ended, waited: Waited) -> Next {
         Ended::Result { serves: false, .. } => Next::JoinAgain,
         Ended::Result { readable: false, .. } => Next::LoadAlone,
         Ended::Result { .. } => Next::Answer,
-        // The deadline of another query, or of a load that began before this read, is not this
-        // reader's. Two loads that need each other would keep each other alive by trying again.
+        // The deadline was that of another query, or of a load that began before this read, so this
+        // reader tries again. A nested reader does not: two loads that wait for each other would
+        // otherwise try again for ever.
         Ended::Error { deadline: true, .. } if !waited.own && !waited.nested && waited.in_time => {
             Next::JoinAgain
         }
@@ -302,7 +304,7 @@ fn next(ended: Ended, waited: Waited) -> Next {
 }
 
 impl Inner {
-    /// Everything after a miss in memory.
+    /// Answers a read after its miss in memory.
     pub(crate) async fn miss<V: Value>(
         self: Arc<Self>,
         key: CacheKey,
@@ -333,7 +335,7 @@ impl Inner {
         outcome
     }
 
-    /// Loads a result anew in the background, unless a flight for it is under way.
+    /// Loads a result again in the background, unless a flight for its key is under way.
     pub(crate) fn reload<V: Value>(
         self: &Arc<Self>,
         key: CacheKey,
@@ -356,11 +358,13 @@ impl Inner {
         }
     }
 
-    /// The runtime for a load.
+    /// Chooses the runtime for a load: the caller's or the one that the cache was built in
+    /// ("ours").
     ///
-    /// It must go on while others wait, whatever becomes of the caller. A runtime of many threads
-    /// does, the caller's at least as long as ours: ours may have shut down. One of a single thread
-    /// stands still whenever nobody blocks on it, as ours may for good; the caller's is moving now.
+    /// The load must continue while other readers wait, even if the caller leaves. A multi-threaded
+    /// runtime guarantees that; the caller's is preferred, since ours may have shut down. A
+    /// single-threaded runtime only runs while a thread blocks on it. If both are single-threaded,
+    /// the caller's is chosen: it is running now, and ours may never run again.
     fn place(&self) -> Handle {
         match Handle::try_current() {
             Ok(callers)
@@ -373,7 +377,8 @@ impl Inner {
         }
     }
 
-    /// How long a look into Redis can take before something else than Redis keeps it.
+    /// The longest time that Redis can delay a lookup. A lookup that takes longer is delayed by
+    /// something else, such as a leader that is not polled.
     fn look_limit(&self) -> Duration {
         self.fleet.as_ref().map_or(GRACE, |fleet| 4 * fleet.store.limit())
     }
@@ -383,7 +388,7 @@ impl Inner {
 mod tests {
     use super::*;
 
-    /// Every reader: waiting for its own load or another's, nested or not, in time or not.
+    /// All roles of a reader: waiting for its own load or another's, nested or not, in time or not.
     fn readers() -> impl Iterator<Item = Waited> {
         (0..8).map(|bits| Waited { own: bits & 1 > 0, nested: bits & 2 > 0, in_time: bits & 4 > 0 })
     }

@@ -1,4 +1,4 @@
-//! What memory may answer, and to whom.
+//! The rules of serving: which result may be given to which read, from memory or from a flight.
 
 use std::time::Duration;
 
@@ -19,19 +19,20 @@ use crate::value::token::Token;
 #[derive(Clone, Copy)]
 pub(crate) struct ReadStart {
     pub(crate) at: Instant,
-    /// In this process's count of loads and invalidations.
+    /// The process's order at that time. A load or invalidation with a higher one began later.
     pub(crate) order: u64,
 }
 
 /// A hit in memory.
 pub(crate) struct Hit<V> {
     pub(crate) answer: Answer<V>,
-    /// Its life is about to end, and this read was drawn to load it anew.
+    /// Set if the result is about to expire and this read was chosen at random to load it again:
+    /// the token of the load to replace.
     pub(crate) due: Option<Token>,
 }
 
 impl Inner {
-    /// A hit in memory: no lock of ours, no allocation, one look at the clock.
+    /// Answers from memory: no lock of ours, no allocation, one read of the clock.
     #[inline]
     pub(crate) fn hit<V: Value>(&self, key: &CacheKey, config: &QueryConfig) -> Option<Hit<V>> {
         let now = self.clock.now();
@@ -49,14 +50,19 @@ impl Inner {
         Some(hit)
     }
 
-    /// Whether a result can be shown to be current to a reader who came at `at`.
+    /// Whether a result can be shown to be current for a read that began at `at`.
     ///
-    /// The table must be confirmed: then it holds all that had been acknowledged `max_staleness` before
-    /// that. Or the load began so shortly before that the result cannot be older than we may be
-    /// blind, whatever was invalidated since.
+    /// None of its slots may have been invalidated since its load began, as far as the table knows.
+    /// In addition, one of these must hold:
+    ///
+    /// - The table is confirmed: it contains every invalidation that had been acknowledged
+    ///   `max_staleness` before `at`.
+    /// - This process loaded the result, less than `disconnected_ttl` before `at`. That bounds its
+    ///   staleness, whatever other processes have invalidated since.
     #[inline]
     fn is_current(&self, entry: &Entry, at: Instant) -> bool {
-        // First the time, then the slots: what they say is then at least as new.
+        // First the time, then the slots: the slots read are then at least as new as the
+        // confirmation.
         let confirmed = at < self.currency.confirmed_until();
         self.currency.is_current(&entry.stamp, entry.depends.slots())
             && (confirmed
@@ -64,8 +70,8 @@ impl Inner {
                     && at < clock::after(entry.lifetime.load_began, self.disconnected_ttl))
     }
 
-    /// What memory may still have to say after a miss: a result that one beat shows to be current,
-    /// or an error that is kept as an answer.
+    /// Checks memory again after a miss. It can answer with a result that one beat confirms as
+    /// current, or with a cached error.
     pub(crate) async fn recheck_memory<V: Value>(
         &self,
         key: &CacheKey,
@@ -91,18 +97,23 @@ impl Inner {
         if !entry.lifetime.allows(&config.policy, asked.at) || !self.is_current(&entry, asked.at) {
             return None;
         }
-        // Only for queries that asked for it.
+        // Only for queries whose policy caches this error.
         config.policy.negative_life(failure.sqlstate()?.code())?;
         count(&config.counters.negative_hits);
         Some(Err(failure))
     }
 
-    /// Whether the result of a flight may be given to a reader who waited for it.
+    /// Whether the result of a flight may be given to a read that waited for it.
     ///
-    /// A load that began after the reader asked has seen all that was committed by then, and one that
-    /// was shown to be current after that as well. One from before is judged like anything in memory:
-    /// a read that began after an invalidation never takes the result of a load from before it.
-    /// Whoever brought it may also be content with older results than this query is.
+    /// There are three cases:
+    ///
+    /// - The load began after the read. Its result contains everything that was committed when the
+    ///   read began.
+    /// - The result was verified as current after the read began, which shows the same. The query
+    ///   that led the flight may accept older results than this one, so this query's `ttl` is
+    ///   checked.
+    /// - Otherwise it is judged like a result in memory. So a read that began after an invalidation
+    ///   never takes the result of a load from before it.
     pub(crate) fn serves(
         &self,
         Loaded { entry, verified_at }: &Loaded,
@@ -115,7 +126,7 @@ impl Inner {
             || entry.lifetime.allows(&config.policy, now) && self.is_current(entry, asked.at)
     }
 
-    /// The stale result that may be served while a new one is loaded.
+    /// Returns the stale result that may be served while a new one is loaded.
     pub(crate) fn while_revalidating<V: Value>(
         &self,
         key: &CacheKey,
@@ -124,7 +135,7 @@ impl Inner {
         self.stale(key, config, config.policy.stale_while_revalidate)
     }
 
-    /// The error of a load, or the stale result that may be served instead.
+    /// Returns the stale result that may be served instead of the error of a load, or the error.
     pub(crate) fn or_stale<V: Value>(
         &self,
         key: &CacheKey,
@@ -134,7 +145,7 @@ impl Inner {
         self.stale(key, config, config.policy.stale_if_error).ok_or(error)
     }
 
-    /// What is in memory, if it may be served for so long beyond its time to live.
+    /// Returns the result in memory, if it may be served for as long as `beyond` after its `ttl`.
     fn stale<V: Value>(
         &self,
         key: &CacheKey,
@@ -148,17 +159,19 @@ impl Inner {
         if !entry.lifetime.allows_stale(&config.policy, beyond, now) {
             return None;
         }
-        let staleness = match self.is_current(&entry, now) {
-            // The new one has come already.
-            true if entry.lifetime.allows(&config.policy, now) => {
+        let staleness = if self.is_current(&entry, now) {
+            // The new result is already in memory.
+            if entry.lifetime.allows(&config.policy, now) {
                 let age = entry.age(now);
                 let value = entry.value::<V::Stored>()?;
                 config.l1_hits.add();
                 return Some(Answer::new(V::of(value), Origin::L1, age));
             }
-            true => Staleness::Expired,
-            false if config.policy.allow_invalidated => Staleness::Invalidated,
-            false => return None,
+            Staleness::Expired
+        } else if config.policy.allow_invalidated {
+            Staleness::Invalidated
+        } else {
+            return None;
         };
         let age = entry.age(now);
         let value = entry.value::<V::Stored>()?;

@@ -31,17 +31,21 @@ impl<'q, P: Params> Bound<'q, P> {
         Bound { query: self.query, params: Bind(self.params, value) }
     }
 
-    /// The rows of the query: from memory, from Redis, or from PostgreSQL through `source`.
+    /// Returns the rows of the query: from memory, from Redis, or from PostgreSQL through `source`.
     ///
     /// `source` is a [`deadpool_postgres::Pool`] or an `Arc` of a [`tokio_postgres::Client`]; see
-    /// [`Source`]. A transaction is neither, and must not be: it may see what others do not see,
-    /// and would fill the cache with it. Run its queries on itself, past the cache.
+    /// [`Source`]. A transaction is not a source. It may see rows that others do not see, and would
+    /// put them into the cache. Run its queries on the transaction itself, without the cache.
     ///
     /// # Errors
     ///
-    /// PostgreSQL's own error, as [`ErrorKind::Query`](crate::ErrorKind::Query);
-    /// [`Connect`](crate::ErrorKind::Connect) if the pool gives no connection, and
-    /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
+    /// - [`ErrorKind::Query`](crate::ErrorKind::Query): PostgreSQL returned an error, which is the
+    ///   source;
+    /// - [`Connect`](crate::ErrorKind::Connect): the pool gave no connection;
+    /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
+    ///
+    /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
+    /// SQLSTATE.
     pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
     where
         P: SqlParams,
@@ -58,15 +62,20 @@ impl<'q, P: Params> Bound<'q, P> {
         })
     }
 
-    /// The value that `load` makes: from memory, from Redis, or by running it.
+    /// Returns the value of `load`: from memory, from Redis, or by running `load`.
     ///
-    /// `load` gets no arguments: what it needs, it captures. The parameters only name its result.
+    /// `load` takes no arguments and captures what it needs. The bound parameters only identify its
+    /// result.
     ///
     /// # Errors
     ///
-    /// What `load` returned, as the source of an [`ErrorKind::Query`](crate::ErrorKind::Query);
-    /// [`Panicked`](crate::ErrorKind::Panicked) and [`Deadline`](crate::ErrorKind::Deadline).
-    /// Nothing is cached then.
+    /// - [`ErrorKind::Query`](crate::ErrorKind::Query): `load` returned an error, which is the
+    ///   source;
+    /// - [`Panicked`](crate::ErrorKind::Panicked): `load` panicked;
+    /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
+    ///
+    /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
+    /// SQLSTATE.
     pub fn load<T, E, F, Fut>(self, load: F) -> Read<'q, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -77,7 +86,8 @@ impl<'q, P: Params> Bound<'q, P> {
         self.load_tagged(move || async move { load().await.map(Tagged::new) })
     }
 
-    /// The same with a `load` that reports what its result depends on; see [`Tagged`].
+    /// Like [`load`](Bound::load), with a `load` that also reports the tags its result depends on;
+    /// see [`Tagged`].
     ///
     /// # Errors
     ///
@@ -100,7 +110,7 @@ impl<'q, P: Params> Bound<'q, P> {
 
 impl<P> fmt::Debug for Bound<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the parameters: they are the user's data.
+        // The parameters are the user's data and are not shown.
         f.debug_struct("Bound").field("sql", &self.query.sql).finish_non_exhaustive()
     }
 }

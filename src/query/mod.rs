@@ -1,4 +1,4 @@
-//! [`Query`]: SQL with its policy, and the ways to ask it.
+//! [`Query`]: SQL with its policy, and the ways to run it.
 
 mod bound;
 pub(crate) mod wrapped;
@@ -27,21 +27,21 @@ use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params};
 use crate::value::tag::{Dependencies, Tag, Tagged};
 
-/// A query that is answered from the cache: its SQL, what else names its results, and how long they
-/// live.
+/// A query whose results are cached: its SQL, what identifies its results, and how long they live.
 ///
-/// Make one per query and keep it. There are three ways to ask it:
+/// Make one per query and keep it. There are three ways to run it:
 ///
-/// - [`fetch`](Query::fetch) runs it on a pool and gives [`Rows`];
-/// - [`wrap`](Query::wrap) puts it around a function that runs it and gives a value of one's own;
-/// - [`load`](Query::load) does that for one call.
+/// - [`fetch`](Query::fetch) runs it on a pool and returns [`Rows`];
+/// - [`wrap`](Query::wrap) puts it in front of a function that runs it and returns a type of your
+///   own;
+/// - [`load`](Query::load) does the same for a single call.
 ///
 /// # Consistency
 ///
-/// A result is answered from the cache for as long as its time to live, and until one of its
-/// [tags](Query::tag) is invalidated. What the query reads must not depend on anything but its SQL,
-/// its parameters and its [`scope`](Query::scope), and the load must not run inside an older
-/// transaction: it would see the data as of that one's beginning.
+/// A result is served from the cache until its time to live has passed, or until one of its
+/// [tags](Query::tag) is invalidated. There are two conditions. The result must depend only on the
+/// data, the SQL, the parameters and the [`scope`](Query::scope). And the load must not run inside
+/// an older transaction, which would show the data as of the beginning of that transaction.
 #[derive(Clone)]
 pub struct Query {
     cache: QueryCache,
@@ -51,7 +51,7 @@ pub struct Query {
     name: Option<Arc<str>>,
     tags: Vec<Tag>,
     settings: Settings,
-    /// Made at the first use, when no setter can follow any more.
+    /// Computed at the first use. A setter resets it.
     prepared: OnceLock<Result<Prepared, Error>>,
 }
 
@@ -62,22 +62,23 @@ struct Prepared {
 }
 
 impl QueryCache {
-    /// A query to be answered from this cache. Nothing runs until a read of it is awaited.
+    /// Makes a query whose results this cache holds. Nothing runs until a read of it is awaited.
     ///
-    /// Make it once and use it many times: the SQL is hashed at its first use.
+    /// Make it once and use it many times: the SQL is hashed at its first use only.
     pub fn query(&self, sql: impl Into<Arc<str>>) -> Query {
         Query::new(self.clone(), sql.into())
     }
 
-    /// Makes all results of a query stale, whatever their parameters, in the
-    /// [scope](Query::scope) and [schema version](Query::schema_version) that it has.
+    /// Makes all results of a query stale, whatever their parameters.
     ///
-    /// Consistency, cancellation and cost are those of [`invalidate`](QueryCache::invalidate).
+    /// This concerns the [scope](Query::scope) and the [schema version](Query::schema_version) of
+    /// `query`. Consistency, cancellation and cost are those of
+    /// [`invalidate`](QueryCache::invalidate).
     ///
     /// # Errors
     ///
     /// Those of [`invalidate`](QueryCache::invalidate), and
-    /// [`ErrorKind::Setting`](crate::ErrorKind::Setting) if the query has one out of range.
+    /// [`ErrorKind::Setting`](crate::ErrorKind::Setting) if a setting of the query is out of range.
     pub async fn invalidate_query(&self, query: &Query) -> Result<(), Error> {
         let slot = query.prepared()?.digest.slot();
         self.invalidate_cell(slot).await
@@ -104,35 +105,40 @@ impl Query {
         self
     }
 
-    /// What the query is called where its numbers are shown: in
-    /// [`query_stats`](QueryCache::query_stats), metrics and spans. Queries of the same name are
-    /// counted together. 1 to 64 bytes, without control characters, and nothing that must not be
-    /// seen there: best a word of the program's own, such as `user stats`.
+    /// Sets the name of the query in [`query_stats`](QueryCache::query_stats), metrics and spans.
     ///
-    /// It is no part of what names a result.
+    /// Queries of the same name are counted together. The name does not identify results: queries
+    /// of different names can share them.
+    ///
+    /// 1 to 64 bytes, without control characters. The name is visible in monitoring, so it must
+    /// contain nothing secret. Choose a term of the program's own, such as `user stats`.
     ///
     /// # Default
     ///
-    /// The first 16 digits of a hash of namespace and SQL, the same in all processes and whatever
-    /// the [scope](Query::scope) and [schema version](Query::schema_version).
+    /// The first 16 digits of a hash of the namespace and the SQL. They are the same in all
+    /// processes, and do not depend on the [scope](Query::scope) or the
+    /// [schema version](Query::schema_version).
     #[must_use = "setters return the query they changed"]
     pub fn name(self, name: impl Into<Arc<str>>) -> Query {
         self.set(|query| query.name = Some(name.into()))
     }
 
-    /// Names something that the results depend on: a table, a view, or a word of one's own. May be
-    /// called several times. [`QueryCache::invalidate`] of any of them makes the results stale.
+    /// Adds a tag: something that the results depend on, such as a table, a view, or a name of your
+    /// own.
+    ///
+    /// May be called several times. [`QueryCache::invalidate`] of any of the tags makes the results
+    /// stale.
     ///
     /// # Default
     ///
-    /// None: [`invalidate_query`](QueryCache::invalidate_query), [`clear`](QueryCache::clear) and
-    /// the `ttl` end a result.
+    /// None. Then a result ends by [`invalidate_query`](QueryCache::invalidate_query),
+    /// [`clear`](QueryCache::clear) or its `ttl` only.
     #[must_use = "setters return the query they changed"]
     pub fn tag(self, tag: impl Into<Tag>) -> Query {
         self.set(|query| query.tags.push(tag.into()))
     }
 
-    /// How long a result lives, from the end of its load, in both tiers.
+    /// Sets how long a result lives in both tiers, counted from the end of its load.
     ///
     /// # Default
     ///
@@ -142,8 +148,9 @@ impl Query {
         self.set(|query| query.settings.ttl = Some(ttl))
     }
 
-    /// How long a copy in this process's memory lives: at most the `ttl`, and never longer than
-    /// the entry in Redis that it was read from.
+    /// Sets how long a copy in the memory of this process lives.
+    ///
+    /// At most the `ttl`. A copy never outlives the entry in Redis that it was read from.
     ///
     /// # Default
     ///
@@ -153,8 +160,9 @@ impl Query {
         self.set(|query| query.settings.l1_ttl = Some(l1_ttl))
     }
 
-    /// The share of the `ttl`, from 0.0 to 0.5, by which lives are shortened at random, so that
-    /// results loaded together do not all expire together.
+    /// Shortens each lifetime at random, by up to this share of the `ttl`, from 0.0 to 0.5.
+    ///
+    /// Results that were loaded together then do not all expire together.
     ///
     /// # Default
     ///
@@ -164,10 +172,12 @@ impl Query {
         self.set(|query| query.settings.jitter = Some(jitter))
     }
 
-    /// How long a load may take, waiting for its turn included. Then it ends with
-    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), and for [`fetch`](Query::fetch) on a
-    /// pool PostgreSQL is told to cancel it. A caller who joined a load that had begun before runs
-    /// the query again, if its own deadline has not passed.
+    /// Sets how long a load may take, including the wait for its permit and for other processes.
+    ///
+    /// At the deadline the load ends with [`ErrorKind::Deadline`](crate::ErrorKind::Deadline). If
+    /// it was a [`fetch`](Query::fetch) on a pool, PostgreSQL receives a cancel request for the
+    /// query. A caller that joined a load already under way runs the query again, if the caller's
+    /// own deadline has not passed.
     ///
     /// # Default
     ///
@@ -177,8 +187,9 @@ impl Query {
         self.set(|query| query.settings.load_deadline = Some(deadline))
     }
 
-    /// The largest result that is stored, in encoded bytes. Larger ones are answered and not
-    /// stored, in either tier.
+    /// Sets the size of the largest result that is stored, in encoded bytes.
+    ///
+    /// A larger result is returned and is stored in neither tier.
     ///
     /// # Default
     ///
@@ -188,11 +199,11 @@ impl Query {
         self.set(|query| query.settings.max_value_bytes = Some(bytes))
     }
 
-    /// For how long after its `ttl` a result is still served, while a new one is loaded in the
-    /// background. The answer says that it is [stale](crate::Answer::staleness).
+    /// Serves an expired result for this long after its `ttl`, while a new one is loaded in the
+    /// background.
     ///
-    /// What was invalidated is not served that way, unless
-    /// [`allow_invalidated`](Query::allow_invalidated) says so.
+    /// The answer is marked as [stale](crate::Answer::staleness). An invalidated result is not
+    /// served this way, unless [`allow_invalidated`](Query::allow_invalidated) permits it.
     ///
     /// # Default
     ///
@@ -202,11 +213,11 @@ impl Query {
         self.set(|query| query.settings.stale_while_revalidate = Some(beyond))
     }
 
-    /// For how long after its `ttl` a result is still served if the load of a new one fails, in
-    /// whatever way. The answer says that it is [stale](crate::Answer::staleness).
+    /// Serves an expired result for this long after its `ttl`, if the load of a new one fails for
+    /// any reason.
     ///
-    /// What was invalidated is not served that way, unless
-    /// [`allow_invalidated`](Query::allow_invalidated) says so.
+    /// The answer is marked as [stale](crate::Answer::staleness). An invalidated result is not
+    /// served this way, unless [`allow_invalidated`](Query::allow_invalidated) permits it.
     ///
     /// # Default
     ///
@@ -217,20 +228,25 @@ impl Query {
     }
 
     /// Lets [`stale_while_revalidate`](Query::stale_while_revalidate) and
-    /// [`stale_if_error`](Query::stale_if_error) serve results that were invalidated, too, or that
-    /// cannot be shown not to be: for readers to whom an old answer is better than a late one or
-    /// none. Each such answer says [`Staleness::Invalidated`](crate::Staleness::Invalidated).
+    /// [`stale_if_error`](Query::stale_if_error) serve invalidated results, too.
+    ///
+    /// This includes results of which the cache cannot show that they are current. Use it where an
+    /// old answer is better than a late one or none. Each such answer has
+    /// [`Staleness::Invalidated`](crate::Staleness::Invalidated).
     ///
     /// # Default
     ///
-    /// What was set for the cache; without that, invalidated results are never served.
+    /// The cache's [`allow_invalidated`](crate::QueryCacheBuilder::allow_invalidated). If that is
+    /// not set either, invalidated results are never served.
     #[must_use = "setters return the query they changed"]
     pub fn allow_invalidated(self) -> Query {
         self.set(|query| query.settings.allow_invalidated = Some(true))
     }
 
-    /// How long an empty result lives: no rows; or, of a typed value, what serde writes as null, an
-    /// empty sequence, map or text. Never longer than the `ttl`.
+    /// Sets how long an empty result lives; never longer than the `ttl`.
+    ///
+    /// Rows are empty if there are none. A typed value is empty if serde writes it as null, or as
+    /// an empty sequence, map or text.
     ///
     /// # Default
     ///
@@ -240,9 +256,10 @@ impl Query {
         self.set(|query| query.settings.negative_ttl = Some(ttl))
     }
 
-    /// Keeps errors of these SQLSTATEs as answers for so long, in this process, so that a query that
-    /// is bound to fail is not run for everybody who asks. An invalidation of its tags ends that
-    /// like any other answer.
+    /// Caches errors with these SQLSTATEs for this long, in the memory of this process.
+    ///
+    /// A query that is certain to fail is then not run for each read. A cached error is invalidated
+    /// by the tags of its query, like a result.
     ///
     /// # Default
     ///
@@ -257,11 +274,14 @@ impl Query {
         self.set(|query| query.settings.negative_sqlstates = Some(negative))
     }
 
-    /// Loads a result anew, in the background, before its life ends: the likelier, the less of it
-    /// remains and the longer the load takes. Of a popular result hardly anybody waits for a load
-    /// then. `beta` above 1 loads earlier, below 1 later; 0 not before the end.
+    /// Loads a result again in the background before it expires, so that hardly any read of a
+    /// popular result waits for a load.
     ///
-    /// It is the XFetch rule of Vattani, Chierichetti and Lowenstein, Optimal Probabilistic Cache
+    /// Each read may start that load. The probability grows as the remaining lifetime gets shorter,
+    /// and with the time that a load takes. A `beta` above 1 loads earlier, below 1 later; 0 never
+    /// loads before the end.
+    ///
+    /// This is the XFetch rule of Vattani, Chierichetti and Lowenstein, Optimal Probabilistic Cache
     /// Stampede Prevention, PVLDB 8(8), 2015.
     ///
     /// # Default
@@ -272,11 +292,11 @@ impl Query {
         self.set(|query| query.settings.early_refresh = Some(beta))
     }
 
-    /// Separates results that depend on who asks.
+    /// Separates results that depend on the caller, such as its tenant or role.
     ///
     /// It is needed when the same SQL with the same parameters can have different results: under
-    /// row-level security or another role, with another `search_path`, `TimeZone` or other setting
-    /// of the session, on another database.
+    /// row-level security or another role, with another `search_path`, `TimeZone` or other session
+    /// setting, or on another database.
     ///
     /// ```
     /// # use larder::QueryCache;
@@ -294,15 +314,17 @@ impl Query {
     ///
     /// # Default
     ///
-    /// None: all who ask share the results.
+    /// None: all callers share the results.
     #[must_use = "setters return the query they changed"]
     pub fn scope(self, scope: impl Into<Arc<str>>) -> Query {
         self.set(|query| query.scope = Some(scope.into()))
     }
 
-    /// The number of the schema that results are of. Count it up when the tables, or the Rust type
-    /// of the result, change their meaning: a deployment then neither reads nor overwrites what its
-    /// predecessor, perhaps still running, has stored.
+    /// Sets the schema version of the results. Increment it when the tables or the Rust type of the
+    /// result change their meaning.
+    ///
+    /// A new deployment then neither reads nor overwrites the results of the previous one, which
+    /// may still be running.
     ///
     /// # Default
     ///
@@ -312,7 +334,7 @@ impl Query {
         self.set(|query| query.schema = version)
     }
 
-    /// Binds `$1`; further parameters are bound to what this returns.
+    /// Binds `$1`. Bind further parameters with [`Bound::bind`].
     pub fn bind<V: Param>(&self, value: V) -> Bound<'_, Bind<(), V>> {
         self.params(()).bind(value)
     }
@@ -322,12 +344,12 @@ impl Query {
         Bound { query: self, params }
     }
 
-    /// The rows of the query, which has no parameters; see [`Bound::fetch`].
+    /// Returns the rows of a query without parameters; see [`Bound::fetch`].
     pub fn fetch<S: Source>(&self, source: &S) -> Read<'_, Rows, impl Loader<Rows>> {
         self.params(()).fetch(source)
     }
 
-    /// The value that `load` makes; see [`Bound::load`].
+    /// Returns the value of `load`, for a query without parameters; see [`Bound::load`].
     pub fn load<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -338,7 +360,8 @@ impl Query {
         self.params(()).load(load)
     }
 
-    /// The value that `load` makes, with what it depends on; see [`Bound::load_tagged`].
+    /// Returns the value of `load`, which also reports the tags it depends on; see
+    /// [`Bound::load_tagged`].
     pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
     where
         T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -380,15 +403,17 @@ impl Query {
             });
             return checked.map(|()| queries.of(name));
         }
-        // Scopes may be as many as there are tenants.
-        let name = match self.scope.is_none() && self.schema == 0 {
-            true => digest.name(),
-            false => Digest::new(&inner.namespace, &self.sql, None, 0).name(),
+        // Without scope and schema version: there may be as many scopes as tenants, and one name
+        // for each would be too many.
+        let name = if self.scope.is_none() && self.schema == 0 {
+            digest.name()
+        } else {
+            Digest::new(&inner.namespace, &self.sql, None, 0).name()
         };
         Ok(queries.of(&name))
     }
 
-    /// The key of a call, and the config for it.
+    /// The key of a call, and the configuration of its query.
     #[inline]
     pub(crate) fn call<P: Params>(
         &self,
@@ -422,7 +447,7 @@ impl fmt::Debug for Query {
     }
 }
 
-/// An error of the user's own function.
+/// Wraps an error of the user's own function.
 pub(crate) fn of_user<E: Into<BoxError>>(error: E) -> Error {
     Error::query(error.into())
 }

@@ -18,14 +18,14 @@ use crate::value::key::Shape;
 use crate::value::param::Params;
 use crate::value::tag::Tagged;
 
-/// A query function behind the cache; what [`Query::wrap`] makes.
+/// A query function behind the cache, made by [`Query::wrap`].
 ///
-/// `A` are its parameters, a tuple, and `T` its result. The function's own type does not show, so
-/// it can be a field of a struct: `Wrapped<(i64,), UserStats>`. A clone costs a few reference
-/// counts; calls from many tasks at once are what it is for.
+/// `A` is the tuple of its parameters and `T` is its result. The type of the function does not
+/// appear, so a `Wrapped<(i64,), UserStats>` can be a field of a struct. It is made to be called
+/// from many tasks at once. A clone costs a few reference counts.
 pub struct Wrapped<A, T> {
     query: Query,
-    /// Of `T`; computed once.
+    /// The shape of `T`, computed once.
     shape: Shape,
     function: Arc<Function<A, T>>,
 }
@@ -34,15 +34,17 @@ type Function<A, T> =
     dyn Fn(Arc<str>, A) -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send + Sync;
 
 impl Query {
-    /// Puts the query around a function that runs it: over any driver, with any mapping.
+    /// Puts the cache in front of a function that runs the query, with any driver and any mapping.
     ///
-    /// The function gets the SQL and the parameters, a tuple, and returns a future of its result.
-    /// The value may be anything that serde can write and read back. Two functions around the same
-    /// SQL with the same type of result share their results: the cache cannot look into them. Give
-    /// one of them a [`scope`](Query::scope) if they make different things of it.
+    /// The function receives the SQL and the tuple of parameters, and returns a future of its
+    /// result. The result may be any value that serde can write and read back.
     ///
-    /// It may ask the cache for other results. One that asks for its own, with the same parameters,
-    /// waits for itself until the [deadline](Query::load_deadline).
+    /// The cache cannot distinguish functions. Two functions with the same SQL and the same result
+    /// type share their results. Give one of them a [`scope`](Query::scope) if they compute
+    /// different things.
+    ///
+    /// The function may read other results from the cache. If it reads its own result, with the
+    /// same parameters, it waits for itself until the [deadline](Query::load_deadline).
     ///
     /// ```
     /// # use larder::QueryCache;
@@ -79,7 +81,8 @@ impl Query {
         })
     }
 
-    /// The same around a function that reports what its result depends on; see [`Tagged`].
+    /// Like [`wrap`](Query::wrap), with a function that also reports the tags its result depends
+    /// on; see [`Tagged`].
     pub fn wrap_tagged<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
     where
         A: Params + Send + 'static,
@@ -110,19 +113,24 @@ where
         Wrapped { query, shape: <Arc<T>>::shape(), function: Arc::new(function) }
     }
 
-    /// The function's result for these parameters: from memory, from Redis, or by calling it.
+    /// Returns the function's result for these parameters: from memory, from Redis, or by calling
+    /// it.
     ///
     /// # Errors
     ///
-    /// What the function returned, as the source of an
-    /// [`ErrorKind::Query`](crate::ErrorKind::Query); [`Panicked`](crate::ErrorKind::Panicked) and
-    /// [`Deadline`](crate::ErrorKind::Deadline). Nothing is cached then.
+    /// - [`ErrorKind::Query`](crate::ErrorKind::Query): the function returned an error, which is
+    ///   the source;
+    /// - [`Panicked`](crate::ErrorKind::Panicked): the function panicked;
+    /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
+    ///
+    /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
+    /// SQLSTATE.
     pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl Loader<Arc<T>>> {
         let call = self.query.call(self.shape, &args);
         Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());
-            // Called within the load, so that a panic before the function's first await is caught
-            // as well.
+            // Called inside the load, so that a panic before the first await of the function is
+            // caught as well.
             Box::new(move || async move { function(sql, args).await }.boxed())
         })
     }
