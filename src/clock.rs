@@ -1,4 +1,4 @@
-//! [`Clock`]: the time the cache lives by, real or advanced by hand.
+//! [`Clock`]: the time that the cache lives by, real or advanced by hand.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-/// Where the cache reads how much time has passed.
+/// The source of time for the cache.
 ///
-/// The default is the system's: the monotonic clock, and the wall clock for what is due at times of
-/// the calendar. Tests hand a [`ManualClock`] to
+/// The default is the system's: the monotonic clock for durations, and the wall clock for calendar
+/// times. Tests pass a [`ManualClock`] to
 /// [`QueryCacheBuilder::clock`](crate::QueryCacheBuilder::clock) and advance it.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Kind);
@@ -23,13 +23,13 @@ enum Kind {
     Manual(ManualClock),
 }
 
-/// A point in time: nanoseconds since an origin of the clock's own. A type of its own, so that no
-/// count is taken for a time.
+/// A point in time: nanoseconds since an origin of the clock's own. A separate type, so that counts
+/// and times cannot be confused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Instant(u64);
 
 impl Instant {
-    /// Later than any other.
+    /// Later than every other instant.
     pub(crate) const NEVER: Instant = Instant(u64::MAX);
 
     #[inline]
@@ -43,16 +43,17 @@ impl Instant {
     }
 }
 
-/// What the clocks show at their beginning. A result from Redis may be older than this machine is
-/// up, and the time of its load must not be cut off at zero: it would seem younger.
+/// The clock reading at its origin. A result from Redis may be older than the uptime of this
+/// machine. The time of its load must not be cut off at zero: the result would seem younger than it
+/// is.
 const ORIGIN: u64 = 20 * 366 * 24 * 60 * 60 * 1_000_000_000;
 
-/// How late a wait for a wall time may notice that the system's clock was set, or that the machine
-/// was suspended.
+/// The maximum delay before a wait for a wall time notices that the system's clock was set or that
+/// the machine was suspended.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Clock {
-    /// The system's monotonic clock, which goes on while the machine is suspended.
+    /// The system's monotonic clock, which keeps counting while the machine is suspended.
     pub fn system() -> Clock {
         Clock(Kind::System)
     }
@@ -65,9 +66,9 @@ impl Clock {
         }
     }
 
-    /// The wall time, for what is due by the calendar. The system's can be set, back as well as
-    /// forward: how long something took or lives is read from [`now`](Clock::now).
-    #[allow(dead_code)] // Asked for by schedules only.
+    /// The wall time, for calendar times. The system's wall clock can be set, back as well as
+    /// forward, so durations and lifetimes use [`now`](Clock::now).
+    #[allow(dead_code)] // Used by schedules only.
     pub(crate) fn wall(&self) -> SystemTime {
         match &self.0 {
             Kind::System => SystemTime::now(),
@@ -75,20 +76,20 @@ impl Clock {
         }
     }
 
-    /// Waits until [`wall`](Clock::wall) shows `at` or more.
+    /// Waits until [`wall`](Clock::wall) shows `at` or later.
     ///
-    /// The system's clock is waited for on time; that it was set, or that the machine was
-    /// suspended, is noticed within 30 seconds. Under Tokio's paused time that wait never rests:
-    /// such a test needs a [`ManualClock`].
+    /// The wait ends on time. If the system's clock is set or the machine is suspended, the wait
+    /// notices that within 30 seconds. While Tokio's time is paused, a wait on the system's clock
+    /// never goes idle: such a test needs a [`ManualClock`].
     ///
     /// # Cancellation
     ///
     /// Nothing is lost if the wait is dropped.
-    #[allow(dead_code)] // Asked for by schedules only.
+    #[allow(dead_code)] // Used by schedules only.
     pub(crate) async fn until(&self, at: SystemTime) {
         match &self.0 {
-            // One sleep for all that remains would be counted in time that passes: it would come
-            // late by as much as the clock was put forward or the machine was asleep.
+            // A single sleep counts elapsed time. It would be late by the amount that the clock was
+            // set forward or that the machine was suspended.
             Kind::System => loop {
                 match at.duration_since(SystemTime::now()) {
                     Ok(remaining) if !remaining.is_zero() => {
@@ -102,9 +103,9 @@ impl Clock {
     }
 }
 
-/// An entry must not outlive its TTL because the laptop or the virtual machine was asleep for part
-/// of it. `std::time::Instant` stands still during suspend on Linux, CLOCK_BOOTTIME does not;
-/// CLOCK_MONOTONIC counts it on the other systems we know.
+/// An entry must not outlive its TTL because the laptop or virtual machine was suspended for part
+/// of it. `std::time::Instant` stops during suspend on Linux; CLOCK_BOOTTIME does not. On the other
+/// systems we know, CLOCK_MONOTONIC counts suspended time.
 #[inline]
 fn system_now() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -115,28 +116,28 @@ fn system_now() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// `at + by`, staying at the end of time instead of wrapping.
+/// `at + by`; saturates at the end of time.
 #[inline]
 pub(crate) fn after(at: Instant, by: Duration) -> Instant {
     Instant(at.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
 }
 
-/// `at - by`, staying at the beginning of time instead of wrapping.
+/// `at - by`; saturates at the beginning of time.
 pub(crate) fn before(at: Instant, by: Duration) -> Instant {
     Instant(at.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
 }
 
-/// How long ago `then` was; zero if it lies ahead.
+/// The time between `then` and `now`; zero if `then` is later.
 #[inline]
 pub(crate) fn since(now: Instant, then: Instant) -> Duration {
     Duration::from_nanos(now.0.saturating_sub(then.0))
 }
 
-/// A clock that stands still until it is [advanced](ManualClock::advance), for tests.
+/// A clock for tests that stands still until it is [advanced](ManualClock::advance).
 ///
-/// Clones show the same time. It governs what the cache does with time in this process: the life of
-/// entries in memory and the age of answers. Redis and PostgreSQL keep their own, and deadlines are
-/// Tokio's: while `tokio::time` is paused, a wait for a real server passes for one without end.
+/// Clones show the same time. It controls the cache's use of time in this process: the lifetime of
+/// entries in memory and the age of answers. Redis and PostgreSQL keep their own time. Deadlines
+/// use Tokio's time: while `tokio::time` is paused, a wait for a real server counts as endless.
 ///
 /// ```
 /// use std::time::Duration;
@@ -167,11 +168,12 @@ pub struct ManualClock(Arc<Hands>);
 
 #[derive(Debug)]
 struct Hands {
-    /// The wall time at the beginning.
+    /// The wall time at the origin.
     began: SystemTime,
-    /// The nanoseconds since then: one number for both kinds of time, so that they cannot drift.
+    /// The nanoseconds since the origin. One number serves both kinds of time, so that they cannot
+    /// drift.
     passed: AtomicU64,
-    /// Wakes those who wait for a wall time, at every advance.
+    /// Wakes the waits for a wall time at every advance.
     advanced: Notify,
 }
 
@@ -181,8 +183,7 @@ impl ManualClock {
         ManualClock::starting_at(SystemTime::UNIX_EPOCH)
     }
 
-    /// A clock at its origin, whose wall time is `began`: for tests of what is due at certain times
-    /// of the calendar.
+    /// A clock at its origin, whose wall time is `began`: for tests that depend on calendar times.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -197,11 +198,11 @@ impl ManualClock {
         ManualClock(Arc::new(Hands { began, passed: AtomicU64::new(0), advanced: Notify::new() }))
     }
 
-    /// Lets `by` pass, and wakes what waits for a time that is reached by it.
+    /// Advances the clock by `by`, and wakes the waits for a time that it reaches.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        // Saturating, so that a test that advances by `Duration::MAX` ends up at the end of time
-        // and not before its beginning.
+        // Saturating, so that a test that advances by `Duration::MAX` reaches the end of time
+        // instead of wrapping around to its beginning.
         let _ = self
             .0
             .passed
@@ -209,7 +210,7 @@ impl ManualClock {
         self.0.advanced.notify_waiters();
     }
 
-    /// The wall time: that of the beginning and what was advanced since, at most the last that a
+    /// The wall time: the starting wall time plus all advances, at most the last time that a
     /// [`SystemTime`] can hold.
     pub fn wall(&self) -> SystemTime {
         wall_after(self.0.began, self.passed())
@@ -222,8 +223,8 @@ impl ManualClock {
 
     async fn until(&self, at: SystemTime) {
         loop {
-            // In line before the time is read: an advance between the look and the wait would
-            // otherwise wake nobody, and there may be no other.
+            // Registers before it reads the time. Otherwise an advance between the check and the
+            // wait would wake nobody, and there may be no other advance.
             let mut advanced = pin!(self.0.advanced.notified());
             advanced.as_mut().enable();
             if self.wall() >= at {
@@ -241,11 +242,11 @@ impl Default for ManualClock {
     }
 }
 
-/// `nanos` after `began`, staying at the last time the system can represent. Which that is differs
-/// from system to system, and the standard library does not say.
+/// `nanos` after `began`; saturates at the last time that the system can represent. That time
+/// differs between systems, and the standard library does not expose it.
 fn wall_after(began: SystemTime, nanos: u64) -> SystemTime {
     began.checked_add(Duration::from_nanos(nanos)).unwrap_or_else(|| {
-        // Every power of two that still fits, from the largest down, leads to the very end.
+        // Adding every power of two that still fits, from the largest down, reaches the last time.
         (0..u64::BITS)
             .rev()
             .fold(began, |at, bit| at.checked_add(Duration::from_nanos(1 << bit)).unwrap_or(at))
@@ -275,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_clock_is_not_the_beginning_of_time() {
-        // An entry may be older than the machine is up.
+        // An entry may be older than the machine's uptime.
         let year = Duration::from_secs(366 * 24 * 60 * 60).as_nanos() as u64;
         assert!(Clock::from(ManualClock::new()).now().nanos() > year);
         assert!(Clock::system().now().nanos() > year);
@@ -315,9 +316,10 @@ mod tests {
         let (mut last, mut too_far) = (0, u64::MAX);
         while too_far - last > 1 {
             let middle = last + (too_far - last) / 2;
-            match fits(middle) {
-                true => last = middle,
-                false => too_far = middle,
+            if fits(middle) {
+                last = middle;
+            } else {
+                too_far = middle;
             }
         }
         let manual = ManualClock::starting_at(EPOCH + Duration::from_secs(last - 10));
@@ -350,7 +352,7 @@ mod tests {
         let manual = ManualClock::new();
         let clock = Clock::from(manual.clone());
         let waiter = tokio::spawn(async move { clock.until(EPOCH + 10 * SECOND).await });
-        // On a runtime of one thread, to yield is to let the waiter take its turn.
+        // On a single-threaded runtime, yielding lets the waiter run.
         tokio::task::yield_now().await;
         for short in [5 * SECOND, 5 * SECOND - Duration::from_nanos(1), Duration::ZERO] {
             manual.advance(short);

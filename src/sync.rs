@@ -1,10 +1,10 @@
 //! Locks and atomics, in one place.
 //!
-//! A lock is free again after a thread has panicked while it held it: no code here panics between
-//! two steps that belong together, so the data under a lock is whole at any time.
+//! A lock is usable again after a thread has panicked while holding it. No code here panics between
+//! two steps that belong together, so the data under a lock is always consistent.
 //!
-//! The tests under loom put loom's primitives in the place of these, for [`currency`](crate::currency)
-//! and for the front of [`l1`](crate::l1), and try every order in which threads can meet there.
+//! For [`currency`](crate::currency) and the front of [`l1`](crate::l1), the loom tests replace
+//! these primitives by loom's and try every order in which threads can meet.
 
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 

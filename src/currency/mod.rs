@@ -1,4 +1,5 @@
-//! What is still current: the table of invalidations, and the order in which threads may meet there.
+//! Which results are current: the table of invalidations, and the memory order of its readers and
+//! writers.
 
 mod table;
 #[cfg(test)]

@@ -1,24 +1,25 @@
 //! [`Currency`]: which results are still current.
 //!
-//! Stale fills are not prevented: they are dead on arrival. One number per namespace, *seq*, counts
-//! invalidations. A result carries a [`Stamp`] that says as of which seq its load began; this table
-//! says, for each slot, at which seq a tag of that slot was last invalidated. A result is current
-//! while none of its slots has a higher number than its stamp.
+//! The cache does not prevent stale fills; it never serves their results. One number per namespace,
+//! *seq*, counts invalidations. A result carries a [`Stamp`], the seq at which its load began. This
+//! table holds, for each slot, the seq at which a tag of that slot was last invalidated. A result
+//! is current while none of its slots has a number above its stamp.
 //!
-//! The numbers belong to a lineage of the directory in Redis, its *epoch*. A directory that was lost,
-//! or replaced by an older one, begins a new and larger epoch, and with that every older result is
-//! dead.
+//! The numbers belong to a lineage of the directory in Redis, its *epoch*. A directory that was
+//! lost, or replaced by an older one, begins a new and larger epoch, which makes every older result
+//! stale.
 //!
-//! An invalidation of this process's own is in force here before Redis has heard of it: its slots
-//! are *pending*. While a slot is pending, what counts is whether a load began after the
-//! invalidation was asked for, by the process's own count of events (their *order*).
+//! An invalidation by this process takes effect here before Redis has received it: its slots are
+//! *pending*. While a slot is pending, a result is current only if its load began after the
+//! invalidation, by this process's own count of events (their *order*).
 //!
 //! # Memory order
 //!
 //! Readers take no lock. They read the epoch, then slots, then the epoch again (a seqlock whose
-//! version is the epoch, which never comes back to an old value). Writers hold the ledger's lock.
-//! Whoever replaces the table closes the epoch first; slots are stored before `applied`, and both
-//! before `confirmed_until`, so that whoever sees one of those sees the slots that it speaks of.
+//! version is the epoch, which never returns to an old value). Writers hold the ledger's lock. A
+//! writer that replaces the table closes the epoch first. Slots are stored before `applied`, and
+//! both before `confirmed_until`, so that a thread that sees one of these values also sees the
+//! slots it covers.
 
 use std::collections::BTreeMap;
 
@@ -26,43 +27,44 @@ use crate::clock::Instant;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::value::tag::TagSlot;
 
-/// What a result was loaded as of; taken before its load began.
+/// The state that a result was loaded at. Taken before its load begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Stamp {
     pub(crate) epoch: u64,
     pub(crate) seq: u64,
-    /// The load's place in this process's count of loads and invalidations; 0 for a result of another process.
+    /// The load's place in this process's count of loads and invalidations; 0 for a result of
+    /// another process.
     pub(crate) order: u64,
 }
 
 impl Stamp {
-    /// Whether the load was this process's.
+    /// Whether this process ran the load.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
         self.order != 0
     }
 
-    /// As it stands in an entry.
+    /// The part that is stored in an entry.
     pub(crate) fn position(&self) -> Position {
         Position { epoch: self.epoch, seq: self.seq }
     }
 }
 
-/// What the directory says about itself.
+/// A position in the directory's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) epoch: u64,
     pub(crate) seq: u64,
 }
 
-/// No epoch is known yet. Results of it are current until the first is.
+/// No epoch is known yet. Results stamped with it are current until the first epoch is known.
 const UNKNOWN: u64 = 0;
 /// The table is being replaced.
 const CLOSED: u64 = u64::MAX;
-/// Instead of a slot's number: the ledger has to be asked.
+/// Stands in place of a slot's number: the reader must consult the ledger.
 const PENDING: u64 = u64::MAX;
 
-/// The table, shared by all who read, write and renew it.
+/// The table, shared by all threads that read, write and confirm it.
 pub(crate) struct Currency {
     epoch: AtomicU64,
     /// The instant at which the last accepted confirmation ends.
@@ -75,39 +77,39 @@ pub(crate) struct Currency {
     ledger: Mutex<Ledger>,
 }
 
-/// What only writers see, and readers of pending slots.
+/// State for writers, and for readers of pending slots.
 #[derive(Default)]
 struct Ledger {
-    /// Invalidations of this process that Redis has not acknowledged.
+    /// Invalidations by this process that Redis has not acknowledged.
     pending: BTreeMap<TagSlot, Pending>,
     /// The connection on which the last accepted beat was answered.
     beat_on: Option<u64>,
 }
 
 struct Pending {
-    /// The slot's number but for what is pending.
+    /// The slot's number without the pending invalidation.
     known: u64,
-    /// When the invalidation was asked for; of several, the last.
+    /// The order of the invalidation; of several, the last.
     order: u64,
 }
 
-/// Invalidations on their way to Redis, all that were pending when it was made.
+/// The invalidations to send to Redis: all that were pending when this was created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
     pub(crate) slots: Vec<TagSlot>,
-    /// All that were asked for up to this order are in it.
+    /// It includes every invalidation up to this order.
     pub(crate) upto: u64,
 }
 
-/// What is to be done after a message from Redis.
+/// What to do after a message from Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Applied {
-    /// Nothing; the table is as new as the message.
+    /// Nothing: the table is as new as the message.
     Ok,
-    /// Something was missed: ask for a beat.
+    /// A message was missed: request a beat.
     Gap,
-    /// It is of a lineage that has ended.
+    /// The message is of a lineage that has ended.
     OldEpoch,
 }
 
@@ -117,7 +119,7 @@ impl Currency {
         Currency::new(UNKNOWN, Instant::from_nanos(0))
     }
 
-    /// The table of a cache that shares nothing: always confirmed.
+    /// The table of a cache without a shared tier: always confirmed.
     pub(crate) fn alone() -> Currency {
         Currency::new(1, Instant::NEVER)
     }
@@ -137,10 +139,10 @@ impl Currency {
         self.ledger.lock()
     }
 
-    /// Until when the table is confirmed: all invalidations that Redis had acknowledged `max_staleness`
-    /// before that are in it.
+    /// Until when the table is confirmed: it has all invalidations that Redis had acknowledged
+    /// `max_staleness` before that.
     ///
-    /// Read it before [`is_current`](Currency::is_current): what that reads is then at least as new.
+    /// Read it before [`is_current`](Currency::is_current), whose reads are then at least as new.
     #[inline]
     pub(crate) fn confirmed_until(&self) -> Instant {
         Instant::from_nanos(self.confirmed_until.load(Ordering::Acquire))
@@ -158,8 +160,8 @@ impl Currency {
         for slot in slots.clone() {
             newest = newest.max(self.slots[slot.index()].load(Ordering::Relaxed));
         }
-        // If one of these slots was written by whoever replaces the table, the epoch read next is
-        // no longer the one read before.
+        // If one of these slots was written by a thread that replaces the table, the epoch read
+        // next differs from the one read before.
         fence(Ordering::Acquire);
         if self.epoch.load(Ordering::Relaxed) != epoch || epoch != stamp.epoch {
             return false;
@@ -177,7 +179,7 @@ impl Currency {
             })
     }
 
-    /// The number of the last invalidation that a result of these slots must know of.
+    /// The number of the last invalidation that a result of these slots must include.
     pub(crate) fn newest(&self, slots: impl Iterator<Item = TagSlot>) -> u64 {
         let ledger = self.lock();
         let known = |slot: TagSlot| match ledger.pending.get(&slot) {
@@ -187,8 +189,8 @@ impl Currency {
         slots.chain([TagSlot::EVERYTHING]).map(known).max().unwrap_or(0)
     }
 
-    /// Which of its slots made a result stale, and at which number; `None` for the slot if it was a
-    /// new epoch.
+    /// Returns the slot that made a result stale, and its number. The slot is `None` if a new epoch
+    /// made it stale.
     #[cfg(feature = "tracing")]
     pub(crate) fn killer(
         &self,
@@ -220,18 +222,18 @@ impl Currency {
         if epoch != CLOSED && self.epoch.load(Ordering::Relaxed) == epoch {
             return Stamp { epoch, seq, order };
         }
-        // Whoever replaces the table holds the lock.
+        // A thread that replaces the table holds the lock.
         let _ledger = self.lock();
         let (epoch, seq) = (self.epoch.load(Ordering::Relaxed), &self.applied);
         Stamp { epoch, seq: seq.load(Ordering::Relaxed), order }
     }
 
-    /// The present order: loads with a higher one begin later.
+    /// The current order: later loads get a higher one.
     pub(crate) fn order(&self) -> u64 {
         self.orders.load(Ordering::SeqCst)
     }
 
-    /// Up to where the table is; sent with every question that depends on it.
+    /// The position of the table; sent with every request that depends on it.
     pub(crate) fn position(&self) -> Position {
         let _ledger = self.lock();
         self.position_under_lock()
@@ -244,12 +246,13 @@ impl Currency {
         }
     }
 
-    /// Whether the table knows all that the directory, which answered a question asked on this
-    /// connection when the table was at `asked`, knew.
+    /// Whether the table includes everything that the directory knew when it answered on this
+    /// connection. `asked` is the position of the table when the request was sent.
     pub(crate) fn covers(&self, directory: Position, connection: u64, asked: Position) -> bool {
         let ledger = self.lock();
         let mine = self.position_under_lock();
-        // Lower than what we knew when we asked: it has lost something, and a beat finds out what.
+        // The directory is behind the position that we sent: it has lost data, and a beat finds out
+        // what.
         let went_back = directory.epoch == asked.epoch && directory.seq < asked.seq;
         ledger.beat_on == Some(connection)
             && directory.epoch == mine.epoch
@@ -257,7 +260,7 @@ impl Currency {
             && !went_back
     }
 
-    /// Begins invalidations: from here on no result whose load began before is current in this
+    /// Begins invalidations: from here on, no result whose load began earlier is current in this
     /// process. Returns their order.
     pub(crate) fn invalidate(&self, slots: &[TagSlot]) -> u64 {
         let mut ledger = self.lock();
@@ -276,7 +279,7 @@ impl Currency {
         order
     }
 
-    /// Invalidates in a table that shares nothing.
+    /// Invalidates in the table of a cache without a shared tier.
     pub(crate) fn invalidate_alone(&self, slots: &[TagSlot]) {
         let _ledger = self.lock();
         let seq = self.applied.load(Ordering::Relaxed) + 1;
@@ -286,17 +289,18 @@ impl Currency {
         self.applied.store(seq, Ordering::Release);
     }
 
-    /// All that Redis has not acknowledged, if there is any.
+    /// All invalidations that Redis has not acknowledged, if there are any.
     pub(crate) fn unannounced(&self) -> Option<Announcement> {
         let ledger = self.lock();
         let upto = ledger.pending.values().map(|pending| pending.order).max()?;
         Some(Announcement { slots: ledger.pending.keys().copied().collect(), upto })
     }
 
-    /// Redis has acknowledged an announcement, at this position.
+    /// Records that Redis has acknowledged an announcement, at this position.
     ///
-    /// [`Applied::Gap`]: the table has to catch up first, and then this has to be said again.
-    /// [`Applied::OldEpoch`]: it was said to a lineage that has ended, and has to be announced again.
+    /// [`Applied::Gap`]: the table has to catch up first; then this call must be repeated.
+    /// [`Applied::OldEpoch`]: the acknowledgement is of a lineage that has ended; the announcement
+    /// must be sent again.
     pub(crate) fn acknowledged(&self, announcement: &Announcement, at: Position) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
@@ -309,7 +313,7 @@ impl Currency {
         for slot in &announcement.slots {
             let Some(pending) = ledger.pending.get_mut(slot) else { continue };
             pending.known = pending.known.max(at.seq);
-            // One that was asked for again meanwhile is still to be announced.
+            // A slot that was invalidated again meanwhile remains to be announced.
             if pending.order <= announcement.upto {
                 let known = pending.known;
                 ledger.pending.remove(slot);
@@ -322,7 +326,7 @@ impl Currency {
         Applied::Ok
     }
 
-    /// An invalidation of another process, or the echo of one of ours.
+    /// Applies an invalidation by another process, or the echo of one of ours.
     pub(crate) fn pushed(&self, at: Position, slots: &[TagSlot]) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
@@ -341,8 +345,8 @@ impl Currency {
         Applied::Ok
     }
 
-    /// The answer to a beat that was sent on this connection: the directory's position, and the
-    /// slots above the position that was sent with it. Confirms the table until `until`.
+    /// Applies the reply to a beat that was sent on this connection: the directory's position, and
+    /// the slots above the position that was sent with it. Confirms the table until `until`.
     pub(crate) fn beat(
         &self,
         at: Position,
@@ -358,8 +362,8 @@ impl Currency {
         if at.epoch > mine.epoch {
             self.epoch.store(CLOSED, Ordering::Relaxed);
             fence(Ordering::Release);
-            // A slot that is pending stays so: whether loads of the new epoch began after the
-            // invalidation is not known yet.
+            // A pending slot stays pending: it is not known yet whether loads of the new epoch
+            // began after the invalidation.
             for (index, slot) in self.slots.iter().enumerate() {
                 if TagSlot::numbered(index as u64)
                     .is_some_and(|it| !ledger.pending.contains_key(&it))

@@ -1,5 +1,5 @@
-//! Here and not at the foot of `table.rs`: `tests/loom` takes that file into a program where
-//! these tests could not run.
+//! Separate from `table.rs` because `tests/loom` includes that file in a program where these tests
+//! cannot run.
 
 use std::iter::once;
 
@@ -26,7 +26,7 @@ fn at(epoch: u64, seq: u64) -> Position {
     Position { epoch, seq }
 }
 
-/// A table at this position, of which no tag was ever invalidated; confirmed until 10.
+/// A table at this position, without any invalidated tag; confirmed until 10.
 fn table(epoch: u64, seq: u64) -> Currency {
     let table = Currency::shared();
     assert_eq!(table.beat(at(epoch, seq), &[], LINK, nanos(10)), Applied::Ok);
@@ -133,7 +133,7 @@ fn while_an_invalidation_is_pending_only_own_loads_from_after_it_are_current() {
     assert_eq!((after.epoch, after.seq), (before.epoch, before.seq));
     assert!(!current(&table, before));
     assert!(current(&table, after));
-    // Of another process nobody knows when it began.
+    // When a load of another process began is not known.
     assert!(!current(&table, foreign(1, 4)) && !current(&table, foreign(1, 100)));
     assert!(table.is_current(&foreign(1, 4), once(b())));
 }
@@ -165,7 +165,7 @@ fn a_push_reaches_a_pending_cell_and_does_not_end_it() {
     let early = table.stamp();
     assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     let late = table.stamp();
-    // Another process invalidated after the first had begun.
+    // Another process invalidated after the first load had begun.
     assert!(!current(&table, early));
     assert!(current(&table, late));
     assert!(!current(&table, foreign(1, 5)));
@@ -184,7 +184,7 @@ fn an_acknowledged_invalidation_is_like_any_other() {
     assert_eq!(table.position(), at(1, 5));
     assert_eq!(table.unannounced(), None);
     assert!(!current(&table, before) && !current(&table, foreign(1, 4)));
-    // Asked by its number alone it seems to be from before: one more load.
+    // By its number alone it seems to be from before the invalidation: this costs one more load.
     assert!(!current(&table, meanwhile));
     assert!(current(&table, table.stamp()) && current(&table, foreign(1, 5)));
 }
@@ -197,7 +197,8 @@ fn an_acknowledgement_over_a_gap_does_not_stand_for_what_was_missed() {
     assert_eq!(table.position(), at(1, 4));
     assert!(!current(&table, foreign(1, 6)));
     assert!(current(&table, foreign(1, 7)));
-    // Until the beat, own loads seem older than they are: one more load, never a stale answer.
+    // Until the beat, own loads seem older than they are: this costs one more load and never serves
+    // a stale answer.
     assert!(!current(&table, table.stamp()));
     assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, nanos(20)), Applied::Ok);
     assert!(current(&table, table.stamp()));
@@ -248,7 +249,7 @@ fn an_acknowledgement_that_comes_twice_does_no_harm() {
     table.invalidate(&[a()]);
     let announced = announcement(&table);
     assert_eq!(table.acknowledged(&announced, at(1, 5)), Applied::Ok);
-    // Announced by two at a time: Redis counted both.
+    // Two threads announced it at once: Redis counted both.
     assert_eq!(table.acknowledged(&announced, at(1, 6)), Applied::Ok);
     assert_eq!(table.position(), at(1, 6));
     assert!(current(&table, table.stamp()));
@@ -292,7 +293,7 @@ fn a_beat_brings_what_was_missed_and_confirms() {
     assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, nanos(20)), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)) && current(&table, foreign(1, 6)));
-    // Answered late: it confirms, if not for longer, and takes nothing back.
+    // A late reply: it confirms, though not for longer, and reverts nothing.
     assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, nanos(15)), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)));
@@ -314,7 +315,7 @@ fn a_new_epoch_replaces_the_table() {
     let own = table.stamp();
     assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, nanos(20)), Applied::Ok);
     assert_eq!(table.position(), at(2, 2));
-    // Its numbers begin anew.
+    // The numbers start again.
     assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
     assert!(current(&table, foreign(2, 1)));
     assert!(!table.is_current(&foreign(2, 1), once(b())));
@@ -334,14 +335,14 @@ fn what_is_pending_survives_a_new_epoch() {
     assert!(!current(&table, foreign(2, 2)) && current(&table, foreign(2, 3)));
 }
 
-// ---- what a look into Redis is judged by ----
+// ---- how a Redis lookup is judged ----
 
 #[test]
 fn a_directory_is_covered_when_all_that_it_knew_is_here() {
     let table = table(2, 4);
     let covers = |directory, asked| table.covers(directory, LINK, asked);
     assert!(covers(at(2, 4), at(2, 4)));
-    // The table has moved on since it was asked.
+    // The table has moved on since the request.
     assert!(covers(at(2, 3), at(2, 3)));
     assert!(covers(at(2, 3), at(1, 9)));
     assert!(!covers(at(2, 5), at(2, 4)));

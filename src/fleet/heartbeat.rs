@@ -1,4 +1,4 @@
-//! [`Heartbeat`]: the task that keeps the table of what is current confirmed.
+//! [`Heartbeat`]: the task that keeps the table of invalidations confirmed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,16 +16,16 @@ use crate::l2::{Store, StoreError};
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
 
-/// How often the table is confirmed while the cache is in use.
+/// The interval between beats while the cache is in use.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// How often an announcement is tried that comes to an epoch which has just ended.
+/// How often an announcement is retried if it reaches an epoch that has just ended.
 const TRIES: usize = 5;
 
-/// Beats while the cache is in use, and announces what could not be announced at once.
+/// Beats while the cache is in use, and announces the invalidations that are still pending.
 ///
-/// It runs as a task of its own, in the runtime that the cache was built in, so that no caller who
-/// stops polling can hold it up, and ends with its last owner. A cache that nobody uses is silent;
-/// the next read finds the table unconfirmed and asks for a beat.
+/// It runs as a task of its own, on the runtime that the cache was built on. So a caller that stops
+/// polling cannot delay it. It ends with its last owner. The heartbeat of an unused cache is
+/// silent; the next read finds the table unconfirmed and requests a beat.
 pub(crate) struct Heartbeat {
     pulse: Arc<Pulse>,
     task: JoinHandle<()>,
@@ -37,9 +37,9 @@ struct Pulse {
     counters: Arc<Counters>,
     clock: Clock,
     max_staleness: Duration,
-    /// How many beats have begun.
+    /// The number of beats that have begun.
     begun: AtomicU64,
-    /// How many have ended, well or not.
+    /// The number of beats that have ended, successfully or not.
     ended: watch::Sender<u64>,
 }
 
@@ -65,8 +65,8 @@ impl Heartbeat {
         Heartbeat { pulse, task }
     }
 
-    /// Waits for a beat that begins after this call, for no longer than it may take: what had been
-    /// acknowledged before is in the table then, if the beat was answered.
+    /// Waits for a beat that begins after this call, at most as long as a beat may take. If the
+    /// beat was answered, the table has everything that was acknowledged before the call.
     pub(crate) async fn beaten(&self) {
         if !self.pulse.store.is_connected() {
             return;
@@ -78,7 +78,7 @@ impl Heartbeat {
         let _ = timeout(limit, ended.wait_for(|&ended| ended >= next)).await;
     }
 
-    /// Announces all that is pending.
+    /// Announces all pending invalidations.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
         self.pulse.announce().await
     }
@@ -112,15 +112,15 @@ impl Pulse {
             }
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             if self.store.is_connected() {
-                // First, so that nothing is read from a Redis that is back before it has heard what
-                // was invalidated meanwhile. Where it cannot take them (it is full, say), they stay
-                // pending, and with that in force here.
+                // Announced first, so that nothing is read from a Redis that is back before it has
+                // the invalidations of the outage. If Redis cannot accept them (its memory is full,
+                // for example), they stay pending and therefore in force in this process.
                 if self.announce().await.is_err() {
                     count(&self.counters.l2_errors);
                 }
                 if self.beat().await.is_err() {
                     count(&self.counters.l2_errors);
-                    // Redis refuses what holders of leases would do as well.
+                    // Redis also refuses the writes of lease holders then, so waiters ask again.
                     self.backplane.ask_all();
                 }
             }
@@ -133,8 +133,8 @@ impl Pulse {
     }
 
     async fn beat(&self) -> Result<(), StoreError> {
-        // The clock before the question is sent: whatever was acknowledged by then is in the answer,
-        // and what comes later may not be, however late the answer is.
+        // The clock is read before the request is sent. The reply includes everything acknowledged
+        // by then, and may lack later invalidations, however late it arrives.
         let (sent, known) = (self.clock.now(), self.currency().position());
         let beat = self.store.beat(known).await?;
         let until = clock::after(sent, self.max_staleness);
@@ -142,7 +142,7 @@ impl Pulse {
         if heard == Applied::Ok && beat.at.epoch != known.epoch {
             count(&self.counters.epochs);
             trace::epoch(known.epoch, beat.at.epoch);
-            // Their leases are lost with the rest.
+            // Their leases were lost with the directory's data.
             self.backplane.ask_all();
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! [`Fleet`]: this process's part in what all processes of a service share.
+//! [`Fleet`]: this process's part in the state that all processes of a service share.
 
 pub(crate) mod heartbeat;
 pub(crate) mod notices;
@@ -20,21 +20,21 @@ use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
-/// The shared tier, and what keeps this process's table of what is current in step with it.
+/// The shared tier, and the parts that keep this process's table of invalidations in step with it.
 pub(crate) struct Fleet {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) backplane: Arc<Backplane>,
     heartbeat: Heartbeat,
     clock: Clock,
     runtime: Handle,
-    /// How many leases are ours, or being asked for or given back.
+    /// The number of leases that are ours, or are being requested or given back.
     leases: watch::Sender<usize>,
 }
 
-/// After how long giving back a lease is tried again.
+/// The pause before giving back a lease is tried again.
 const AGAIN: Duration = Duration::from_millis(25);
 
-/// How long shutting down waits for Redis.
+/// The time limit of a shutdown's requests to Redis.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Fleet {
@@ -52,28 +52,28 @@ impl Fleet {
         &self.backplane.currency
     }
 
-    /// Whether the table is confirmed at this moment.
+    /// Whether the table is confirmed now.
     pub(crate) fn is_confirmed(&self) -> bool {
         let until = self.currency().confirmed_until();
         self.clock.now() < until
     }
 
-    /// Asks for a beat and waits for it. Whether the table is confirmed then.
+    /// Requests a beat and waits for it. Returns whether the table is confirmed then.
     pub(crate) async fn confirm(&self) -> bool {
         self.heartbeat.beaten().await;
         self.is_confirmed()
     }
 
-    /// What is under a key, and a table that knows all invalidations that had been acknowledged when
-    /// Redis was asked: one round trip, and rarely a second.
+    /// Reads the content under a key. On return the table has all invalidations that were
+    /// acknowledged when Redis was asked. It takes one round trip, and rarely a second.
     pub(crate) async fn look(&self, key: &CacheKey) -> Result<Found, StoreError> {
         let asked = self.currency().position();
         let glance = self.store.read(key).await?;
         if self.knows(&glance, asked) {
             return Ok(glance.found);
         }
-        // The directory is ahead of the table, or has lost something, or this connection is new and
-        // nobody knows yet whether its server is of the same lineage.
+        // The directory is ahead of the table, or has lost data, or this connection is new and it
+        // is not known yet whether its server is of the same lineage.
         if self.confirm().await && self.knows(&glance, asked) {
             return Ok(glance.found);
         }
@@ -89,7 +89,7 @@ impl Fleet {
             })
     }
 
-    /// Invalidates in this process at once, and in all others when this has returned.
+    /// Invalidates in this process at once, and in all others by the time this returns.
     pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), StoreError> {
         self.currency().invalidate(slots);
         let outcome = self.heartbeat.announce().await;
@@ -99,9 +99,9 @@ impl Fleet {
         outcome
     }
 
-    /// Takes care of a lease that is about to be asked for. Redis may grant it, and its answer be
-    /// lost with the connection, or with whoever asked: nobody would renew it, and everybody would
-    /// wait until it ends.
+    /// Guards a lease that is about to be requested. Redis may grant it and its reply be lost with
+    /// the connection or with the caller. Then nobody would renew the lease, and everybody would
+    /// wait until it expires.
     pub(crate) fn ask(self: &Arc<Self>, key: CacheKey, token: Token) -> Lease {
         self.leases.send_modify(|leases| *leases += 1);
         Lease {
@@ -113,7 +113,7 @@ impl Fleet {
         }
     }
 
-    /// Announces what is pending, gives back all leases, and stops: for a second at most.
+    /// Announces what is pending, gives back all leases, and stops. Takes a second at most.
     pub(crate) async fn shut_down(&self) {
         let farewell = async {
             let _ = self.heartbeat.announce().await;
@@ -127,28 +127,30 @@ impl Fleet {
 
 /// The right to load a key for all processes, until it is dropped.
 ///
-/// It is about efficiency only: correctness rests on stamps. If it is dropped, whoever waits asks
-/// again, and one of them loads.
+/// It only saves work; correctness depends on stamps. If it is dropped, the waiters ask again and
+/// one of them loads.
 pub(crate) struct Lease {
     fleet: Arc<Fleet>,
     key: CacheKey,
     token: Token,
     renewal: Option<JoinHandle<()>>,
-    /// What those who wait are told when it is given back; `None` if that has been done.
+    /// The outcome that waiters are notified of when it is given back; `None` if it has been given
+    /// back.
     done: Option<LeaseOutcome>,
 }
 
 impl Lease {
-    /// Redis granted it: renewed from now on, until it is given back.
+    /// Redis has granted the lease: it is renewed from now on until it is given back.
     pub(crate) fn granted(mut self) -> Lease {
         let (store, key, token) = (self.fleet.store.clone(), self.key, self.token);
-        // On the cache's own runtime: the load may block the one that it runs on.
+        // Spawned on the cache's own runtime: the load may block the runtime that it runs on.
         self.renewal = Some(self.fleet.runtime.spawn(async move {
             let period = LEASE / 3;
             let mut ticks = interval_at(Instant::now() + period, period);
             loop {
                 ticks.tick().await;
-                // Lost to another process. The load goes on: whoever waits here needs its result.
+                // The lease was lost to another process. The load continues, because waiters in
+                // this process need its result.
                 if store.renew(&key, token).await == Ok(false) {
                     return;
                 }
@@ -157,15 +159,15 @@ impl Lease {
         self
     }
 
-    /// Redis did not grant it: there is nothing to give back.
+    /// Redis did not grant the lease: there is nothing to give back.
     pub(crate) fn refused(mut self) {
         self.done = None;
     }
 
-    /// Stores the result and gives the lease back. Whether it was stored: a lease that ran out may
-    /// be another's by now.
+    /// Stores the result and gives the lease back. Returns whether the result was stored: a lease
+    /// that expired may be held by another process by now.
     pub(crate) async fn fill(mut self, fill: Fill) -> Result<bool, StoreError> {
-        // Without an answer nobody knows whether it was carried out: those who wait have to ask.
+        // Without a reply it is unknown whether the result was stored, so the waiters have to ask.
         let outcome = self.fleet.store.fill(&self.key, fill).await;
         if outcome.is_ok() {
             self.done = None;
@@ -190,7 +192,7 @@ impl Drop for Lease {
         };
         let (key, token) = (self.key, self.token);
         self.fleet.runtime.spawn(async move {
-            // Without an answer it ends by itself, but that takes its time.
+            // Without a reply the lease would expire by itself, but only after its full time.
             let asked = Instant::now();
             while fleet.store.release(&key, token, done).await.is_err() && asked.elapsed() < LEASE {
                 sleep(AGAIN).await;

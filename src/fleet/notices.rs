@@ -1,4 +1,4 @@
-//! [`Backplane`]: what other processes of the fleet tell this one, and who waits for it.
+//! [`Backplane`]: the notices that other processes of the fleet send, and the waiters they wake.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -13,13 +13,13 @@ use crate::currency::{Applied, Currency};
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::{CacheKey, KeyHasher};
 
-/// Hears the notices of the shared tier.
+/// Receives the notices of the shared tier.
 ///
-/// All of them are hints. An invalidation that is not heard is found by the next beat; the end of
-/// another process's load that is not heard, when its lease ends.
+/// All of them are hints. A missed invalidation is found by the next beat. A missed end of another
+/// process's load is noticed when its lease expires.
 pub(crate) struct Backplane {
     pub(crate) currency: Arc<Currency>,
-    /// Asks the heartbeat for a beat.
+    /// Requests a beat from the heartbeat.
     pub(crate) beat: Notify,
     listening: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -27,22 +27,22 @@ pub(crate) struct Backplane {
 
 #[derive(Default)]
 struct Waiting {
-    /// Who waits for another process's load of a key. Nearly always it is one flight.
+    /// The waiters for another process's load, by key. Nearly always there is one flight per key.
     keys: HashMap<CacheKey, Vec<(u64, oneshot::Sender<WakeReason>)>, KeyHasher>,
-    /// The last waiter's number.
+    /// The number of the last waiter.
     number: u64,
 }
 
-/// What a waiter is told.
+/// Why a waiter wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WakeReason {
-    /// The load has ended, like this.
+    /// The load has ended with this outcome.
     Ended(LeaseOutcome),
-    /// A notice may have been missed: ask.
+    /// A notice may have been missed: the waiter asks again.
     AskAgain,
 }
 
-/// While no notices come, whoever waits for one asks again after this time.
+/// While no notices arrive, waiters ask again after this time.
 const UNSUBSCRIBED: Duration = Duration::from_millis(100);
 
 impl Backplane {
@@ -59,8 +59,8 @@ impl Backplane {
         self.waiting.lock()
     }
 
-    /// Begins to listen for the end of another process's load. Done before asking whether there is
-    /// one: an end between the question and the listening would be missed.
+    /// Registers a waiter for the end of another process's load. Must precede the request for the
+    /// lease: an end between the request and the registration would be missed.
     pub(crate) fn wait_for(self: &Arc<Self>, key: CacheKey) -> Waiter {
         let (tell, told) = oneshot::channel();
         let mut waiting = self.lock();
@@ -72,13 +72,13 @@ impl Backplane {
 
     fn tell(&self, key: &CacheKey, word: WakeReason) {
         for (_, waiter) in self.lock().keys.remove(key).into_iter().flatten() {
-            // Whoever has gone away needs no word.
+            // A waiter that has left needs no notice.
             let _ = waiter.send(word);
         }
     }
 
-    /// Lets all who wait for another process's load ask again: it may be lost, or nobody can tell
-    /// them of its end.
+    /// Makes all waiters for another process's load ask again: its lease may be lost, or the notice
+    /// of its end may not reach them.
     pub(crate) fn ask_all(&self) {
         for (_, waiter) in self.lock().keys.drain().flat_map(|(_, waiters)| waiters) {
             let _ = waiter.send(WakeReason::AskAgain);
@@ -90,7 +90,7 @@ impl Listener for Backplane {
     fn hear(&self, notice: Notice) {
         match notice {
             Notice::Connected => self.beat.notify_one(),
-            // Whoever waits for another process's load will not find its result there.
+            // Without a connection, waiters will not find the result of another process's load.
             Notice::Disconnected => self.ask_all(),
             Notice::Subscribed => {
                 self.listening.store(true, Ordering::Release);

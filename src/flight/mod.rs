@@ -1,15 +1,16 @@
-//! [`Flights`]: one look-up or load per key in this process at a time.
+//! [`Flights`]: at most one lookup or load per key at a time in this process.
 //!
-//! Whoever asks first for a key that is not in memory starts a *flight*; whoever asks while it is
-//! under way joins it. A flight has stages:
+//! The first caller that misses a key in memory starts a *flight*. Callers that miss the key while
+//! the flight is running join it and wait for its outcome. A flight has three stages:
 //!
-//! - *Looking* into Redis, which the one who started it does itself: to hand so short a thing to
-//!   another task would cost a third of it again. If that caller leaves, the flight vanishes and
-//!   those who joined start over. If it stays and is not polled any more (a future kept in a
-//!   `select!` that is busy elsewhere), they wait for as long as a look can take and then take the
-//!   flight over.
-//! - *Found*: Redis has answered. What is left, such as decoding a large value, waits for nothing.
-//! - *Loading*, which is a task of its own: nobody who leaves can harm it.
+//! - *Looking*: a Redis lookup, run by the caller that started the flight. A task of its own would
+//!   make this short step a third more expensive. If that caller leaves, the flight vanishes and
+//!   its waiters start over. If that caller stays but is no longer polled (its future sits in a
+//!   `select!` that is busy elsewhere), the waiters wait for as long as a lookup can take and then
+//!   take the flight over.
+//! - *Found*: Redis has answered. The remaining work, such as decoding a large value, waits for
+//!   nothing.
+//! - *Loading*: the load runs in a task of its own, so a caller that leaves cannot harm it.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -27,33 +28,32 @@ use crate::value::key::{CacheKey, KeyHasher};
 
 pub(crate) type Outcome = Result<Loaded, Failure>;
 
-/// What a flight brings.
+/// The result of a flight.
 #[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) entry: Arc<Entry>,
-    /// The order, by this process's count of loads and invalidations, at which its load began, or
-    /// at which Redis was asked and it was shown to be current then.
+    /// The order (by this process's count of loads and invalidations) at which the result was known
+    /// to be current: when its load began, or when the Redis lookup that found it was sent.
     pub(crate) verified_at: u64,
 }
 
-/// The end of a load that failed.
+/// The error of a load that failed.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// As of when the query ran, if it came to that.
+    /// The stamp of the query, if the query was run.
     pub(crate) stamp: Option<Stamp>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Looking,
-    /// Redis has answered, and whoever looked will not wait for anything more before it lands or
-    /// loads.
+    /// Redis has answered. The leader will wait for nothing more before it completes or loads.
     Found,
     Loading,
 }
 
-/// What passengers see of a flight.
+/// The state of a flight, as its waiters see it.
 enum State {
     Under(Stage),
     Ended(Outcome),
@@ -61,28 +61,29 @@ enum State {
 
 type Results = watch::Sender<State>;
 
-/// The flights under way.
+/// The flights that are running.
 ///
-/// One lock for all keys: it is taken a few times per flight, which costs a thousand times less than
-/// the round trip the flight is about to make.
+/// One lock serves all keys. It is taken a few times per flight, which costs a thousand times less
+/// than the round trip that the flight is about to make.
 #[derive(Default, Clone)]
 pub(crate) struct Flights(Arc<Mutex<InFlight>>);
 
 #[derive(Default)]
 struct InFlight {
     flights: HashMap<CacheKey, Slot, KeyHasher>,
-    /// The last flight's number.
+    /// The number of the last flight.
     number: u64,
 }
 
 struct Slot {
-    /// Tells a flight from the one that took it over.
+    /// Distinguishes a flight from one that replaced it.
     number: u64,
-    /// Made when the first waiter joins: most flights are a short look into Redis and have none.
+    /// Created when the first waiter joins: most flights are a short Redis lookup and have no
+    /// waiter.
     results: Option<Results>,
     skip_permit: Option<Arc<Notify>>,
     stage: Stage,
-    /// When it must have landed by its own deadline.
+    /// The flight's own deadline: it must have completed by then.
     until: Option<Instant>,
 }
 
@@ -107,7 +108,7 @@ impl Slot {
 }
 
 pub(crate) enum Joined {
-    /// Nobody was on the way: the caller has to fly.
+    /// No flight was running: the caller must run this one.
     Leader(Flight),
     Follower(Waiter),
 }
@@ -121,8 +122,8 @@ impl Flights {
         }
     }
 
-    /// Puts a new flight in the place of one that does not get on, unless that has been done or it
-    /// has landed.
+    /// Replaces a flight that makes no progress by a new one. If another flight has replaced it
+    /// already, or it has moved past its lookup, joins that flight instead.
     pub(crate) fn take_over(&self, key: CacheKey, stuck: &Waiter) -> Joined {
         let mut in_flight = self.lock();
         match in_flight.flights.get_mut(&key) {
@@ -131,13 +132,14 @@ impl Flights {
             {
                 Joined::Follower(under_way.waiter())
             }
-            // Its results go with its slot; whoever still waits there notices and joins anew.
+            // The results channel is dropped with the slot; waiters that remain notice that and
+            // join again.
             _ => Joined::Leader(self.list(&mut in_flight, key)),
         }
     }
 
-    /// Takes a flight off that should have landed long ago: its task is on a runtime that nobody
-    /// drives any more.
+    /// Removes a flight that is past its own deadline: its task is on a runtime that is no longer
+    /// driven.
     pub(crate) fn forget(&self, key: CacheKey, lost: &Waiter) {
         let mut in_flight = self.lock();
         if let hash_map::Entry::Occupied(slot) = in_flight.flights.entry(key)
@@ -148,7 +150,7 @@ impl Flights {
         }
     }
 
-    /// A flight that nobody else can join.
+    /// Starts a flight that nobody else can join.
     pub(crate) fn alone(key: CacheKey) -> Joined {
         Flights::default().join(key)
     }
@@ -168,9 +170,9 @@ impl Flights {
     }
 }
 
-/// The right and duty to bring an outcome for a key.
+/// The right and the duty to produce an outcome for a key.
 ///
-/// Dropped without one, it leaves its passengers with none.
+/// If it is dropped without an outcome, its waiters see that it vanished.
 pub(crate) struct Flight {
     flights: Flights,
     key: CacheKey,
@@ -178,8 +180,8 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// Redis has answered. What follows, such as decoding a large value, takes its time without
-    /// waiting for anything; to take it over would mean to begin it again.
+    /// Records that Redis has answered. The work that follows, such as decoding a large value,
+    /// takes time but waits for nothing; a flight that took over would have to repeat it.
     pub(crate) fn found(&self) {
         let mut in_flight = self.flights.lock();
         if let Some(slot) = in_flight.flights.get_mut(&self.key)
@@ -189,9 +191,9 @@ impl Flight {
         }
     }
 
-    /// From here on the flight belongs to a task of its own, which lands until then, and who started
-    /// it waits like all others. `None` if the flight was taken over meanwhile: there is another to
-    /// join.
+    /// Moves the flight to a task of its own, which completes it before `until`. The caller that
+    /// started it waits for it like all others. Returns `None` if the flight was replaced
+    /// meanwhile: there is another flight to join.
     pub(crate) fn begin_load(&self, until: Instant) -> Option<Waiter> {
         let mut in_flight = self.flights.lock();
         let slot = in_flight.flights.get_mut(&self.key)?;
@@ -203,13 +205,13 @@ impl Flight {
         Some(slot.waiter())
     }
 
-    /// Whether it has not been taken over.
+    /// Whether no other flight has replaced this one.
     pub(crate) fn is_current(&self) -> bool {
         let in_flight = self.flights.lock();
         in_flight.flights.get(&self.key).is_some_and(|slot| slot.number == self.number)
     }
 
-    /// Notified when somebody waits who holds what the load may be waiting for.
+    /// Notified when a waiter holds a permit that the load may be waiting for.
     pub(crate) fn skip_permit(&self) -> Arc<Notify> {
         match self.flights.lock().flights.get_mut(&self.key) {
             Some(slot) if slot.number == self.number => slot.skip_permit().clone(),
@@ -217,11 +219,11 @@ impl Flight {
         }
     }
 
-    /// Hands the outcome to all who joined, and to nobody after them.
+    /// Delivers the outcome to all waiters that have joined, and to none that come later.
     ///
-    /// The flight is taken off first. A caller that asks again as soon as it has an error, or a
-    /// result that was not to be stored, must not meet the same one here; and a result that was
-    /// stored is in memory by now, where whoever starts the next flight looks once more.
+    /// The flight is removed first. A caller that asks again right after an error, or after a
+    /// result that was not stored, must not receive the same outcome again. A result that was
+    /// stored is in memory by now, and the leader of the next flight checks memory again.
     pub(crate) fn complete(self, outcome: Outcome) {
         if let Some(results) = self.unlist() {
             results.send_replace(State::Ended(outcome));
@@ -231,7 +233,7 @@ impl Flight {
     fn unlist(&self) -> Option<Results> {
         let mut in_flight = self.flights.lock();
         match in_flight.flights.entry(self.key) {
-            // Not the flight that took this one over.
+            // The number differs if another flight has replaced this one.
             hash_map::Entry::Occupied(slot) if slot.get().number == self.number => {
                 slot.remove().results
             }
@@ -246,7 +248,7 @@ impl Drop for Flight {
     }
 }
 
-/// Waits for a flight.
+/// Waits for the outcome of a flight.
 pub(crate) struct Waiter {
     number: u64,
     results: watch::Receiver<State>,
@@ -255,19 +257,19 @@ pub(crate) struct Waiter {
 
 pub(crate) enum WaitOutcome {
     Ended(Outcome),
-    /// The flight was dropped.
+    /// The flight was dropped without an outcome.
     Vanished,
-    /// Its look into Redis takes longer than one can.
+    /// The Redis lookup takes longer than a lookup can take.
     Stuck,
 }
 
 impl Waiter {
-    /// Lets the load begin without waiting for its turn.
+    /// Lets the load begin without a permit.
     pub(crate) fn skip_permit(&self) {
         self.skip_permit.notify_one();
     }
 
-    /// Waits for the outcome; for the end of the look into Redis not longer than `patience`.
+    /// Waits for the outcome. Waits at most `patience` for the end of the Redis lookup.
     ///
     /// # Panics
     ///
@@ -403,8 +405,8 @@ mod tests {
         assert!(matches!(two.wait(PATIENCE).await, WaitOutcome::Stuck));
         let flight = first(flights.take_over(key(1), &one));
         let two = later(flights.take_over(key(1), &two));
-        // The first wakes up at last. Its completion does not take the other flight off, and neither
-        // does it begin a second load.
+        // The first flight wakes up after it was replaced. It neither removes its replacement when
+        // it completes nor begins a second load.
         assert!(asleep.begin_load(soon()).is_none());
         asleep.complete(Ok(entry(1)));
         let three = later(flights.join(key(1)));
@@ -421,9 +423,10 @@ mod tests {
             let flights = Flights::default();
             let flight = first(flights.join(key(1)));
             let impatient = later(flights.join(key(1)));
-            match loading {
-                true => drop(flight.begin_load(soon())),
-                false => flight.found(),
+            if loading {
+                drop(flight.begin_load(soon()));
+            } else {
+                flight.found();
             }
             let one = later(flights.take_over(key(1), &impatient));
             flight.complete(Ok(entry(4)));

@@ -1,12 +1,12 @@
-//! All orders in which callers of one key can meet.
+//! Every order in which callers of one key can meet.
 //!
-//! What flights do is done in critical sections under one lock, and told through watch channels, so
-//! it is enough to try every order of those steps: depth first, by replaying each prefix on new
-//! flights. A waiter is polled by hand.
+//! Flights act in critical sections under one lock and notify through watch channels, so it is
+//! enough to try every order of those steps. The search is depth first and replays each prefix on
+//! new flights. Waiters are polled by hand.
 //!
-//! Checked at every step: one flight is listed at most; a waiter hears the outcome of the flight
-//! that it joined, or that it vanished, and never another's. At the end of every order: nobody
-//! waits any more, and nothing is in_flight.
+//! Checked at every step: at most one flight is listed; a waiter receives the outcome of the flight
+//! that it joined, or learns that it vanished, and never receives the outcome of another flight.
+//! Checked at the end of every order: no caller is still waiting, and no flight is listed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,12 +17,12 @@ use std::time::Duration;
 use super::tests::{entry, key, soon};
 use super::{Flight, Flights, Joined, WaitOutcome, Waiter};
 
-/// One caller: what it has and may do next.
+/// One caller: its flight, or the flight that it waits for.
 #[derive(Default)]
 struct Caller {
     joined: u32,
     flight: Option<(i32, Flight)>,
-    /// It waits for the flight of that number.
+    /// The number of the flight it waits for, and the wait.
     waiting: Option<(i32, Waiting)>,
 }
 
@@ -31,15 +31,15 @@ type Waiting = Pin<Box<dyn Future<Output = (Waiter, WaitOutcome)>>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Join,
-    /// The look has its answer.
+    /// The lookup has its answer.
     Found,
-    /// The flight goes over to a task of its own, and its caller waits.
+    /// The flight moves to a task of its own, and its caller waits.
     Loads,
     Land,
     /// The caller leaves, or its load is lost.
     Leave,
     Poll,
-    /// The look has lasted too long.
+    /// The lookup has taken too long.
     TakeOver,
 }
 
@@ -49,15 +49,15 @@ const STEPS: [Step; 7] =
 struct World {
     flights: Flights,
     callers: Vec<Caller>,
-    /// Tasks that load: the flight's number, and the flight.
+    /// The loading tasks: each flight with its number.
     loads: Vec<(i32, Flight)>,
-    /// By waiter's number of the slot, the number that its outcome has.
+    /// Maps the slot number of a waiter to the number that its outcome carries.
     numbers: BTreeMap<u64, i32>,
     next: i32,
 }
 
 async fn wait(mut waiter: Waiter) -> (Waiter, WaitOutcome) {
-    // Whether a look has lasted too long is decided by the orders, not by time.
+    // The explored order decides whether a lookup took too long, not the time.
     let outcome = waiter.wait(Duration::MAX).await;
     (waiter, outcome)
 }
@@ -75,7 +75,7 @@ impl World {
 
     fn results(&mut self, who: usize, waiter: Waiter) {
         let number = self.numbers[&waiter.number];
-        // Not within what Tokio lets one task do before it says that it is not ready.
+        // Exempt from Tokio's cooperative budget, which would make it report that it is not ready.
         let waiting = tokio::task::unconstrained(wait(waiter));
         self.callers[who].waiting = Some((number, Box::pin(waiting)));
     }
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// Does a step, if the caller can. Whether it could.
+    /// Does a step if the caller can. Returns whether it could.
     fn step(&mut self, who: usize, step: Step, joins: u32) -> bool {
         let caller = &mut self.callers[who];
         match step {
@@ -116,7 +116,7 @@ impl World {
                 }
             }
             Step::Land => {
-                // Of a look, or of the oldest load under way.
+                // Completes a lookup, or the oldest running load.
                 let (number, flight) = match caller.flight.take() {
                     Some(looked) => looked,
                     None if who == 0 && !self.loads.is_empty() => self.loads.remove(0),
@@ -135,7 +135,7 @@ impl World {
             Step::Poll => return self.poll(who),
             Step::TakeOver => {
                 let Some((_, waiting)) = caller.waiting.take() else { return false };
-                // Its waiter is lent to the wait; a stand-in of the same flight takes over.
+                // The wait owns its waiter, so a second waiter of the same flight takes over.
                 drop(waiting);
                 let in_flight = self.flights.lock().flights.get(&key(1)).map(|slot| slot.number);
                 let Some(_) = in_flight else { return true };
@@ -147,7 +147,7 @@ impl World {
         true
     }
 
-    /// Polls a waiter. Whether there was one.
+    /// Polls a waiter. Returns whether there was one.
     fn poll(&mut self, who: usize) -> bool {
         let Some((number, waiting)) = &mut self.callers[who].waiting else { return false };
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -163,14 +163,15 @@ impl World {
         true
     }
 
-    /// All flights that are under way complete, or are lost; then nobody may wait any more.
+    /// Completes or loses all running flights. No caller may wait after that.
     fn end(mut self, lost: bool, order: &[(usize, Step)]) {
         let under_way: Vec<_> =
             self.callers.iter_mut().filter_map(|caller| caller.flight.take()).collect();
         for (number, flight) in under_way.into_iter().chain(std::mem::take(&mut self.loads)) {
-            match lost {
-                true => drop(flight),
-                false => flight.complete(Ok(entry(number))),
+            if lost {
+                drop(flight);
+            } else {
+                flight.complete(Ok(entry(number)));
             }
         }
         for who in 0..self.callers.len() {
@@ -212,7 +213,7 @@ impl Explorer {
         }
         for who in 0..self.callers {
             for step in STEPS {
-                // Twice the same of these is once.
+                // Repeating one of these steps changes nothing.
                 let idle = matches!(step, Step::Poll | Step::Found);
                 if idle && order.last() == Some(&(who, step)) {
                     continue;

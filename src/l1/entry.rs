@@ -1,4 +1,4 @@
-//! [`Entry`]: a result in this process's memory, with all that is needed to judge it.
+//! [`Entry`]: a result in this process's memory, with everything needed to judge it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -12,77 +12,78 @@ use crate::value::key::CacheKey;
 use crate::value::tag::Dependencies;
 use crate::value::token::Token;
 
-/// What moka, the key and the allocator take for an entry beside its value, roughly; it counts
-/// against the bound, so that a million tiny results do not take what a few large ones may.
+/// The approximate cost of an entry besides its value: moka's bookkeeping, the key and the
+/// allocator. It counts towards the memory bound, so that a million tiny results are charged for
+/// their real size.
 const OVERHEAD: usize = 384;
 
 /// A result in memory.
 pub(crate) struct Entry {
-    /// Of the key it is the result of.
+    /// The fingerprint of the key whose result this is.
     fingerprint: [u8; 16],
     value: Arc<dyn Any + Send + Sync>,
     pub(crate) lifetime: Lifetime,
-    /// As of when its load began.
+    /// The stamp taken when its load began.
     pub(crate) stamp: Stamp,
-    /// Which load it is the result of.
+    /// Identifies the load that produced it.
     pub(crate) token: Token,
     pub(crate) depends: Arc<Dependencies>,
     weight: u32,
 }
 
-/// The load that an entry is the result of.
+/// The load that produced an entry.
 pub(crate) struct LoadInfo {
     pub(crate) stamp: Stamp,
     pub(crate) token: Token,
     pub(crate) depends: Arc<Dependencies>,
 }
 
-/// The times that an entry in memory has.
+/// The times of an entry in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lifetime {
-    /// When its load began: its age counts from here.
+    /// When its load began. Its age counts from here.
     pub(crate) load_began: Instant,
-    /// When its load ended: its `ttl` counts from here.
+    /// When its load ended. Its `ttl` counts from here.
     pub(crate) loaded: Instant,
-    /// When it came into this memory: its `l1_ttl` counts from here.
+    /// When it entered this memory. Its `l1_ttl` counts from here.
     pub(crate) cached: Instant,
-    /// When it ends by what was drawn for it, and by what remained of it in Redis.
+    /// When it expires: by the lifetime drawn for it, and by its remaining lifetime in Redis.
     pub(crate) expires: Instant,
-    /// Until when it is kept for those who may be served a stale one; never before `expires`.
+    /// Until when it is kept for readers that accept a stale result. Never before `expires`.
     pub(crate) evict_at: Instant,
 }
 
 impl Lifetime {
-    /// Whether it may be served from memory to a query of this policy: one entry may be read by
-    /// queries that differ in how old they let it become.
+    /// Whether memory may serve it to a query with this policy. Queries with different maximum ages
+    /// may read the same entry.
     #[inline]
     pub(crate) fn allows(&self, policy: &Policy, now: Instant) -> bool {
-        // A reader may have looked at the clock before the entry came: then no time has passed.
+        // A reader may have read the clock before the entry was cached: then no time has passed.
         let now_here = now.max(self.cached);
         self.is_fresh(policy, now) && now_here < clock::after(self.cached, policy.l1_ttl)
     }
 
-    /// Whether its time to live has not ended. That is what counts for those to whom it is handed on
-    /// its way into memory, however short it may stay there.
+    /// Whether its time to live has not ended. Callers that receive the result on its way into
+    /// memory need only this, however short its stay in memory is.
     #[inline]
     pub(crate) fn is_fresh(&self, policy: &Policy, now: Instant) -> bool {
         now < self.expires && now < clock::after(self.loaded, policy.ttl)
     }
 
-    /// Whether it may be served `beyond` its time to live.
+    /// Whether it may be served up to `beyond` past its time to live.
     pub(crate) fn allows_stale(&self, policy: &Policy, beyond: Duration, now: Instant) -> bool {
         !beyond.is_zero()
             && now < self.evict_at
             && now < clock::after(self.loaded, policy.ttl.saturating_add(beyond))
     }
 
-    /// What is left of its time to live.
+    /// The rest of its time to live.
     #[inline]
     pub(crate) fn remaining(&self, policy: &Policy, now: Instant) -> Duration {
         clock::since(self.expires.min(clock::after(self.loaded, policy.ttl)), now)
     }
 
-    /// The five times, in their order, as nanoseconds.
+    /// A lifetime of the five times in field order, as nanoseconds.
     #[cfg(test)]
     pub(crate) fn of_nanos(times: [u64; 5]) -> Lifetime {
         let [load_began, loaded, cached, expires, evict_at] = times.map(Instant::from_nanos);
@@ -109,19 +110,20 @@ impl Entry {
         Arc::new(Entry { fingerprint, value, lifetime, stamp, token, depends, weight })
     }
 
-    /// Whether it is the result of this key. Who has found it has compared other bytes of the key.
+    /// Whether it is the result of this key. The lookup that found it has compared other bytes of
+    /// the key.
     #[inline]
     pub(crate) fn is_of(&self, key: &CacheKey) -> bool {
         self.fingerprint == key.fingerprint()
     }
 
-    /// The value, unless it is no `T`.
+    /// The value, or `None` if it is not a `T`.
     #[inline]
     pub(crate) fn value<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.value.clone().downcast().ok()
     }
 
-    /// Whether it is an error that is kept as an answer.
+    /// The error, if the entry is an error kept as an answer.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.value.downcast_ref::<Error>().cloned()
     }
@@ -154,7 +156,7 @@ mod tests {
         assert!(lifetime.allows(&policy(50, 30), Instant::from_nanos(49)));
         assert!(!lifetime.allows(&policy(50, 30), Instant::from_nanos(50)));
         assert!(!lifetime.allows(&policy(500, 500), Instant::from_nanos(100)));
-        // Not in memory at all, not even to who came before it did.
+        // With an `l1_ttl` of zero it is never served from memory, not even to an earlier reader.
         assert!(lifetime.allows(&policy(50, 30), Instant::from_nanos(19)));
         assert!(!lifetime.allows(&policy(50, 0), Instant::from_nanos(19)));
         assert!(lifetime.is_fresh(&policy(50, 30), Instant::from_nanos(59)));

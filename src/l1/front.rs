@@ -1,32 +1,36 @@
-//! [`Front`]: a few of the results that are read most, where a read costs least.
+//! [`Front`]: a small table of the most read results, where a read is cheapest.
 //!
-//! moka notes every read of an entry, in a queue that all threads share, and that is most of what a
-//! read of it costs. Here a read writes to nothing that another thread reads, but for the reference
-//! count of the value. It is a table of sets, one for each value of some bits of the key, and each
-//! set has two slots: a key's entry is in one of them or it is not here.
+//! moka records every read in a queue that all threads share, and that is most of the cost of its
+//! reads. A read here writes nothing that another thread reads, except the reference count of the
+//! value. The front is a table of sets. Some bits of the key select a set, and each set has two
+//! slots: the entry of a key is in one of the two or not in the front.
 //!
-//! # No entry is brought back that was replaced
+//! # A replaced entry never comes back
 //!
-//! moka is the truth. What is in a slot was moka's own entry for its key when it came here, and is
-//! replaced when moka's is. Three things are done to a set, each under its lock: an entry that moka
-//! was asked for is *promoted*; what moka was given *replaces* what is here; and what has ended is
-//! dropped. Whoever promotes or replaces has [watched](Front::watch) the set since before asking or
-//! telling moka, which is what makes both safe. The set counts the replacements.
+//! moka is authoritative. When an entry was put into a slot, it was moka's own entry for its key,
+//! and it is replaced when moka's entry is. Three operations change a set, each under the lock of
+//! the set: an entry read from moka is *promoted*; an entry given to moka *replaces* the one in the
+//! front; and expired entries are dropped. A thread that promotes or replaces starts to
+//! [watch](Front::watch) the set before it reads from moka or writes to it. That makes both
+//! operations safe, because the set counts its replacements:
 //!
-//! - A reader gets the old entry from moka; a writer gives moka the new one and replaces; the reader
-//!   would promote the old one. The count is not the one it watched: it leaves the set alone. If
-//!   the reader promotes before the writer replaces, it is replaced.
-//! - A reader that watched after the replacement asks moka after it, and gets the new one.
-//! - Two writers of one key give moka first *a* and then *b*, and come to the set in the other
-//!   order. Whoever comes second has watched since before the first one came, sees that the count
-//!   has moved, does not know whose entry moka has now, and leaves none of the key's here. Had it
-//!   watched after the first one came, its own entry would be moka's.
-//! - Comparing what is in the slots instead of counting would not do: it may be the same again, after
-//!   something else was in between.
+//! - A reader gets the old entry from moka. Then a writer gives moka the new entry and replaces.
+//!   When the reader tries to promote the old entry, the count is no longer the one it watched, so
+//!   it leaves the set alone. If the reader promotes before the writer replaces, the writer
+//!   replaces the promoted entry.
+//! - A reader that started to watch after the replacement also reads moka after it, and gets the
+//!   new entry.
+//! - Two writers of one key give moka first *a* and then *b*, but reach the set in the opposite
+//!   order. The one that reaches it second started to watch before the first one reached it. It
+//!   sees that the count has changed, cannot know whose entry moka has now, and removes the key's
+//!   entry from the front. Had it started to watch after the first one reached the set, its own
+//!   entry would be moka's.
+//! - Comparing the contents of the slots instead of counting would not suffice: they may be the
+//!   same again after having been different in between.
 //!
-//! For as long as the writer is between moka and the set, both entries can be read. It has not
-//! returned yet, and what was invalidated is served from neither: every entry is judged when it is
-//! read.
+//! While the writer is between moka and the set, both entries can be read. That is safe: the write
+//! has not returned yet, and an invalidated entry is not served from either place, since every
+//! entry is judged when it is read.
 
 use std::sync::Arc;
 
@@ -35,52 +39,56 @@ use crate::l1::entry::Entry;
 use crate::sync::{ArcSwapOption, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::value::key::CacheKey;
 
-/// How much of the memory is the front's at most, its entries being here alone: one part of so many.
+/// The front takes at most one part in this many of the memory. Its entries count in full, since
+/// moka may have dropped them.
 pub(super) const SHARE: u64 = 16;
 
-/// The room for one slot and its entry: with 416 bytes for themselves they leave 3.6 KB for the
-/// result.
+/// The memory for one slot and its entry. An entry takes 416 bytes for itself and its slot, which
+/// leaves 3.6 KB for the result.
 pub(super) const ROOM: u64 = 4 << 10;
 
-/// What the slot itself takes of it.
+/// The part of [`ROOM`] that the slot itself takes.
 pub(super) const SLOT: u64 = size_of::<Set>() as u64 / SLOTS;
 
-/// In each set. With one, a tenth of the reads of ten thousand keys (Zipf 1.0) that had room here
-/// found another key's entry; with two it is half of that.
+/// Slots per set. With one slot, a tenth of the reads of ten thousand keys (Zipf 1.0) that fitted
+/// into the front found another key's entry; with two slots, half as many do.
 pub(super) const SLOTS: u64 = 2;
 
-/// More slots would not be read often enough to be worth the table: this one takes half a megabyte.
+/// The upper limit of slots: more would not be read often enough to justify the table, which takes
+/// half a megabyte at this size.
 pub(super) const MOST: u64 = 1 << 14;
 
 pub(crate) struct Front {
-    /// A power of two of them, or none.
+    /// The number of sets is a power of two, or zero.
     pub(super) sets: Box<[Set]>,
-    /// The largest weight that an entry here may have.
+    /// The largest weight that an entry in the front may have.
     pub(super) largest: u32,
 }
 
-/// In one cache line.
+/// One set fills one cache line.
 #[derive(Default)]
 #[repr(align(64))]
 pub(super) struct Set {
-    /// What came last is in the first, unless its key had the second already.
+    /// The newest entry is in the first slot, unless its key already had the second.
     slots: [Slot; SLOTS as usize],
-    /// How often an entry was replaced whose key has this set. It comes round after four billion
-    /// times: to be misled, a thread would have to be suspended for hours and for exactly so many.
+    /// How often an entry of a key of this set was replaced. It wraps around after four billion
+    /// replacements: a thread would be misled only if it were suspended for hours and for exactly
+    /// that many.
     replaced: AtomicU32,
-    /// Who writes to the set holds it.
+    /// Held by every writer of the set.
     lock: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// The first bytes of the key whose entry is here, so that nobody looks at that in vain. It is a
-    /// hint: between this and the entry, another may come.
+    /// The first bytes of the key whose entry is in the slot, so that a reader skips entries of
+    /// other keys. It is a hint: the slot may change between the read of this and the read of the
+    /// entry.
     first: AtomicU64,
     entry: ArcSwapOption<Entry>,
 }
 
-/// A key's set, as it was before moka was asked or told.
+/// The set of a key, as it was before the thread read from moka or wrote to it.
 pub(crate) struct Watch<'f> {
     set: Option<&'f Set>,
     first: u64,
@@ -89,7 +97,7 @@ pub(crate) struct Watch<'f> {
 }
 
 impl Front {
-    /// A front for a memory of so many bytes.
+    /// A front for a memory of this many bytes.
     pub(crate) fn new(max_bytes: u64) -> Front {
         let share = max_bytes / SHARE;
         let sets = match (share / ROOM).min(MOST) / SLOTS {
@@ -101,18 +109,18 @@ impl Front {
         Front { sets: (0..sets).map(|_| Set::default()).collect(), largest }
     }
 
-    /// The most that the entries here can weigh together, and the table.
+    /// The maximum size of the entries and the table together.
     pub(crate) fn bytes(&self) -> u64 {
         self.sets.len() as u64 * SLOTS * (SLOT + u64::from(self.largest))
     }
 
     #[inline]
     fn set(&self, key: &CacheKey) -> Option<&Set> {
-        // Without sets the index is that of none.
+        // With zero sets the mask is all ones, and the index finds none.
         self.sets.get(key.first() as usize & self.sets.len().wrapping_sub(1))
     }
 
-    /// What `judge` makes of the key's entry, if it is here.
+    /// Returns what `judge` makes of the key's entry, if the entry is in the front.
     #[inline]
     pub(crate) fn read<R>(
         &self,
@@ -125,17 +133,17 @@ impl Front {
         here.as_ref().filter(|entry| entry.is_of(key)).and_then(judge)
     }
 
-    /// To be called before moka is asked for the key's entry or given another.
+    /// Must be called before the key's entry is read from moka or written to it.
     #[inline]
     pub(crate) fn watch(&self, key: &CacheKey) -> Watch<'_> {
         let set = self.set(key);
-        // What is read from moka after this is at least as new as the replacements counted here.
+        // A later read from moka is at least as new as the replacements counted here.
         let replaced = set.map_or(0, |set| set.replaced.load(Ordering::Acquire));
         Watch { set, first: key.first(), replaced, largest: self.largest }
     }
 
-    /// How many of the entries are here alone, and what they weigh; `is_elsewhere` says of the first
-    /// bytes of a key whether moka has its entry.
+    /// The number and the weight of the entries that only the front has. `is_elsewhere` says
+    /// whether moka has an entry for these first bytes of a key.
     pub(crate) fn alone(&self, is_elsewhere: impl Fn(u64) -> bool) -> (u64, u64) {
         let here = self.sets.iter().flat_map(|set| {
             let _locked = set.lock();
@@ -148,14 +156,14 @@ impl Front {
         alone.fold((0, 0), |(count, sum), (_, weight)| (count + 1, sum + weight))
     }
 
-    /// Drops the entries whose life has ended.
+    /// Drops the expired entries.
     pub(crate) fn sweep(&self, now: Instant) {
         let has_ended = |slot: &Slot| {
             slot.entry.load().as_ref().is_some_and(|entry| entry.lifetime.evict_at <= now)
         };
         for set in self.sets.iter().filter(|set| set.slots.iter().any(has_ended)) {
             let locked = set.lock();
-            // What has come here meanwhile has not.
+            // Checks again under the lock: a new entry may have replaced an expired one meanwhile.
             let ended = set.slots.each_ref().map(|slot| has_ended(slot).then(|| slot.take()));
             drop(locked);
             drop(ended);
@@ -164,26 +172,26 @@ impl Front {
 }
 
 impl Watch<'_> {
-    /// Puts an entry that moka has given into a slot, unless it is too large or may not be moka's any
-    /// more.
+    /// Puts an entry read from moka into a slot, unless it is too large or moka may have replaced
+    /// it meanwhile.
     #[cold]
     pub(crate) fn promote(self, entry: &Arc<Entry>) {
         let Some(set) = self.set else { return };
         if entry.weight() > self.largest {
             return;
         }
-        // Whoever has the lock brings something as good.
+        // The thread that holds the lock stores an entry that is just as good.
         let Some(locked) = set.lock.try_lock() else { return };
         if set.replaced.load(Ordering::Relaxed) == self.replaced {
             let before = set.put(self.first, entry);
-            // The value's own `drop` may be next, and that is not for under a lock.
+            // This may run the value's own `drop`, which must not happen under a lock.
             drop(locked);
             drop(before);
         }
     }
 
-    /// moka has been given this entry for the key. It comes here as well: what has just been loaded
-    /// is often read again soon, and moka may not have admitted it.
+    /// Stores the entry that moka has just been given for the key. A result that has just been
+    /// loaded is often read again soon, and moka may not have admitted it.
     pub(crate) fn replace(self, key: &CacheKey, entry: &Arc<Entry>) {
         let Some(set) = self.set else { return };
         let locked = set.lock();
@@ -207,8 +215,9 @@ impl Set {
         self.lock.lock()
     }
 
-    /// Under the lock: puts an entry where its key's is, or else in the first slot, and what was in
-    /// that into the second. To be dropped is what this returns.
+    /// Puts an entry into the slot of its key. If the key has none, puts it into the first slot and
+    /// moves the entry of that slot to the second. Requires the lock. Returns the entries for the
+    /// caller to drop.
     fn put(&self, first: u64, entry: &Arc<Entry>) -> [Option<Arc<Entry>>; SLOTS as usize] {
         let [newer, older] = &self.slots;
         let is_of = |slot: &Slot| slot.first.load(Ordering::Relaxed) == first;
@@ -226,7 +235,7 @@ impl Set {
 }
 
 impl Slot {
-    /// Under the lock: its key may find nothing here from now on.
+    /// Empties the slot: its key finds nothing here from now on. Requires the lock.
     fn take(&self) -> Option<Arc<Entry>> {
         self.entry.swap(None)
     }

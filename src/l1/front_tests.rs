@@ -1,5 +1,5 @@
-//! Here and not at the foot of `front.rs`: `tests/loom` takes that file into a program where these
-//! tests could not run.
+//! Separate from `front.rs` because `tests/loom` includes that file in a program where these tests
+//! cannot run.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn entry(number: u64, bytes: usize, kept: u64) -> Arc<Entry> {
     Entry::new(&key(number), Arc::new(()), bytes, lifetime, load)
 }
 
-/// Which of the key's entries is here.
+/// Returns which of the key's entries is in the front.
 fn kept(front: &Front, number: u64) -> Option<u64> {
     front.read(&key(number), |entry| Some(entry.lifetime.evict_at.nanos()))
 }
@@ -38,7 +38,7 @@ fn its_entries_never_weigh_more_than_its_share() {
         assert!(front.bytes() <= max_bytes / SHARE);
         assert!(front.sets.len() as u64 * SLOTS <= MOST);
         assert_eq!(front.sets.is_empty(), max_bytes < ONE_SET);
-        // What just fits, and what just does not.
+        // The largest result that fits, and one byte more.
         let room = (front.largest as usize).saturating_sub(384);
         for (bytes, fits) in [(room, true), (room + 1, false)] {
             front.watch(&key(1)).promote(&entry(1, bytes, 1));
@@ -87,7 +87,7 @@ fn what_was_promoted_in_between_is_replaced() {
 fn two_writers_that_come_in_the_wrong_order_leave_nothing() {
     let front = Front::new(ONE_SET);
     front.watch(&key(1)).promote(&entry(1, 0, 1));
-    // To moka: first 2, then 3.
+    // moka was given 2 first and then 3.
     let (first, second) = (front.watch(&key(1)), front.watch(&key(1)));
     second.replace(&key(1), &entry(1, 0, 3));
     assert_eq!(kept(&front, 1), Some(3));
@@ -102,18 +102,18 @@ fn the_last_two_that_were_read_or_written_have_the_slots() {
     front.watch(&key(1)).promote(&entry(1, 0, 1));
     front.watch(&key(2)).replace(&key(2), &entry(2, 0, 2));
     assert_eq!(all(), [Some(1), Some(2), None]);
-    // In its place.
+    // It is replaced in its own slot.
     front.watch(&key(1)).replace(&key(1), &entry(1, 0, 3));
     front.watch(&key(2)).promote(&entry(2, 0, 4));
     assert_eq!(all(), [Some(3), Some(4), None]);
     front.watch(&key(3)).promote(&entry(3, 0, 5));
     assert_eq!(all(), [None, Some(4), Some(5)]);
-    // One that cannot stay drives out none but its own key's.
+    // An entry that is too large removes only its own key's entry.
     front.watch(&key(1)).replace(&key(1), &entry(1, 1 << 16, 6));
     assert_eq!(all(), [None, Some(4), Some(5)]);
     front.watch(&key(2)).replace(&key(2), &entry(2, 1 << 16, 6));
     assert_eq!(all(), [None, None, Some(5)]);
-    // Its place is still its own, and what is in the other stays.
+    // The key keeps its slot, and the entry in the other slot stays.
     front.watch(&key(2)).promote(&entry(2, 0, 7));
     assert_eq!(all(), [None, Some(7), Some(5)]);
     front.sweep(Instant::from_nanos(5));
@@ -122,8 +122,8 @@ fn the_last_two_that_were_read_or_written_have_the_slots() {
     assert_eq!(all(), [Some(8), Some(7), None]);
 }
 
-/// Whatever is done in whatever order, no key has two entries here, and what it has is what it was
-/// given last.
+/// Whatever the operations and their order, a key has at most one entry in the front, and that
+/// entry is never newer than the last one given to it.
 #[test]
 fn a_key_has_one_entry_here_at_most() {
     let front = Front::new(ONE_SET);
@@ -176,7 +176,7 @@ fn what_is_here_alone_is_counted_by_the_first_bytes_of_its_key() {
     assert_eq!(front.alone(elsewhere(&[])), (2, 300 + 2 * 384));
     assert_eq!(front.alone(elsewhere(&[1])), (1, 200 + 384));
     assert_eq!(front.alone(elsewhere(&[1, 2])), (0, 0));
-    // One key's entry after another's, in the same slots.
+    // The entries of several keys, one after another, in the same slots.
     let front = Front::new(ONE_SET);
     for number in 1..=9 {
         front.watch(&key(number)).promote(&entry(number, 0, 1));

@@ -1,8 +1,8 @@
-//! [`L1`]: the tier in this process's memory, on moka.
+//! [`L1`]: the tier in this process's memory, built on moka.
 
 pub(crate) mod entry;
 mod front;
-// Not in `front.rs`, which the tests under loom include as it is.
+// Separate from `front.rs`, which the loom tests include as it is.
 #[cfg(test)]
 mod front_tests;
 
@@ -18,27 +18,28 @@ use crate::l1::entry::Entry;
 use crate::l1::front::Front;
 use crate::value::key::{CacheKey, KeyHasher};
 
-/// Results by key, bounded by their weight, the most useful ones kept (moka's TinyLFU); those that
-/// are read most are at hand in front of moka. Clones share them.
+/// Results by key, bounded by weight. moka's TinyLFU keeps the most useful ones, and the most read
+/// ones are also in a front before moka. Clones share the results.
 #[derive(Clone)]
 pub(crate) struct L1 {
-    /// By the first eight bytes of the key; the entry tells the others. That two keys share them, and
-    /// take each other's place, happens once in ten million caches of a million entries.
+    /// Keyed by the first eight bytes of the key; the entry verifies the others. Two keys share
+    /// these bytes, and replace each other's entry, in one of ten million caches of a million
+    /// entries.
     cache: Cache<u64, Arc<Entry>, KeyHasher>,
     front: Arc<Front>,
 }
 
-/// Of how many reads that the front answers moka is told of one. It takes the entry for one that is
-/// read less often than it is; but moka counts to 15 only, what is in the front is read far more
-/// often than most, and what moka drops all the same the front still has.
+/// moka is notified of one in this many reads that the front answers, so it underestimates how
+/// often the entry is read. That does little harm: moka counts only to 15, entries in the front are
+/// read far more often than most, and the front keeps an entry even if moka drops it.
 const REPORT_ONE_IN: u8 = 32;
 
-/// Of how many reads that moka answers one brings the entry to the front. What is read often gets
-/// there soon, and what is read once mostly leaves the front alone.
+/// One in this many reads that moka answers promotes the entry to the front. An entry that is read
+/// often gets there soon, and one that is read once mostly does not disturb the front.
 const PROMOTE_ONE_IN: u8 = 4;
 
-/// True for one call of so many, at random: with a count, of two keys that are read in turn always
-/// the same would be taken.
+/// Returns true for one in this many calls, at random. A counter would always select the same one
+/// of two keys that are read in turn.
 #[inline]
 fn one_in(calls: u8) -> bool {
     fastrand::u8(..) < u8::MAX / calls + 1
@@ -48,17 +49,17 @@ impl L1 {
     pub(crate) fn new(max_bytes: u64) -> L1 {
         let front = Arc::new(Front::new(max_bytes));
         let cache = Cache::builder()
-            // What moka has dropped may still be in the front.
+            // The front may hold entries that moka has dropped.
             .max_capacity(max_bytes - front.bytes())
             .weigher(|_, entry: &Arc<Entry>| entry.weight())
             .build_with_hasher(KeyHasher::default());
         L1 { cache, front }
     }
 
-    /// What `judge` makes of the key's entry; `None` if it may not be served.
+    /// Returns what `judge` makes of the key's entry, or `None` if the entry may not be served.
     ///
-    /// An entry of the front that may not be served is asked of moka as well: if moka has another,
-    /// that one is newer.
+    /// If the entry in the front may not be served, moka's entry is judged as well: if it is a
+    /// different one, it is newer.
     #[inline]
     pub(crate) fn read<R>(
         &self,
@@ -80,8 +81,8 @@ impl L1 {
         Some(read)
     }
 
-    /// The key's entry, for a read that may have found none already: moka is not told once more that
-    /// it was asked in vain. It would take a key that is read once for one that is read often.
+    /// The key's entry, for a read that may already have missed. moka is not notified of a second
+    /// miss: that would count a key that is read once as one that is read often.
     pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         if !self.has(key) {
             return None;
@@ -89,7 +90,7 @@ impl L1 {
         self.front.read(key, |entry| Some(entry.clone())).or_else(|| self.behind(key))
     }
 
-    /// Whether there is an entry of the key. moka is not told that it was asked.
+    /// Whether there is an entry for the key. moka does not count this as a read.
     pub(crate) fn has(&self, key: &CacheKey) -> bool {
         self.front.read(key, |_| Some(())).is_some() || self.cache.contains_key(&key.first())
     }
@@ -104,25 +105,27 @@ impl L1 {
         self.cache.get(&key.first()).filter(|entry| entry.is_of(key))
     }
 
-    /// Tells moka of a read. If it has dropped the entry, it stays dropped there: giving it back could
-    /// overwrite one that comes at this moment. The front has it until another takes its place.
+    /// Notifies moka of a read. If moka has dropped the entry, it is not put back: that could
+    /// overwrite an entry that is being inserted at this moment. The front keeps it until another
+    /// entry replaces it.
     #[cold]
     fn tell(&self, key: &CacheKey) {
         self.cache.get(&key.first());
     }
 
-    /// How many results there are, and what they weigh. moka knows once it has tidied up.
+    /// The number of results and their weight. moka's own counts are exact only after its pending
+    /// tasks ran.
     pub(crate) fn size(&self) -> (u64, u64) {
         self.cache.run_pending_tasks();
         let (count, weight) = self.front.alone(|first| self.cache.contains_key(&first));
         (self.cache.entry_count() + count, self.cache.weighted_size() + weight)
     }
 
-    /// Frees the memory of entries whose life has ended.
+    /// Frees the memory of expired entries.
     ///
-    /// They would never be served, but moka does not know and would keep those that nobody asks for
-    /// until others need the room. Its own expiry knows, for 30 ns more at every hit and 40 bytes
-    /// at every entry; looking through the table now and then costs neither.
+    /// They would never be served, but moka does not know that and would keep unread ones until
+    /// others need the memory. moka's own expiry would know, at a cost of 30 ns per hit and 40
+    /// bytes per entry. A periodic scan of the table costs neither.
     fn sweep(&self, now: Instant) {
         for (key, entry) in &self.cache {
             if entry.lifetime.evict_at <= now {
@@ -134,10 +137,10 @@ impl L1 {
     }
 }
 
-/// How often entries whose life has ended are looked for.
+/// The interval between two sweeps of expired entries.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// Sweeps from time to time, until it is dropped.
+/// Sweeps expired entries periodically until it is dropped.
 pub(crate) struct Sweeper(JoinHandle<()>);
 
 impl Sweeper {
@@ -148,8 +151,8 @@ impl Sweeper {
             loop {
                 ticks.tick().await;
                 let (l1, clock) = (l1.clone(), clock.clone());
-                // A million entries take a tenth of a second; that is no work for a runtime's
-                // worker.
+                // A sweep of a million entries takes a tenth of a second, too long for a worker
+                // thread of the runtime.
                 let _ = tokio::task::spawn_blocking(move || l1.sweep(clock.now())).await;
             }
         }))
@@ -189,7 +192,7 @@ mod tests {
         )
     }
 
-    /// Reads until the entry is in the front.
+    /// Reads the entry until it is in the front.
     fn bring(l1: &L1, number: u64) {
         while l1.front.read(&key(number), |_| Some(())).is_none() {
             l1.read(&key(number), |_| Some(())).expect("moka has it");
@@ -227,7 +230,7 @@ mod tests {
             l1.insert(key(number), entry(number, 3000, 100));
             (0..5).for_each(|_| drop(l1.cache.get(&key(number).first())));
         }
-        // Read never, these are not admitted where all others are read.
+        // These are never read, so moka does not admit them when all others are read.
         (1000..2000).for_each(|number| l1.insert(key(number), entry(number, 3000, 100)));
         l1.cache.run_pending_tasks();
         let moka: HashSet<u64> = l1.cache.iter().map(|(first, _)| *first).collect();
@@ -242,7 +245,7 @@ mod tests {
         assert_eq!(l1.size(), (count as u64, l1.cache.weighted_size() + weight));
         assert!(l1.size().1 <= BOUND);
         assert!(moka.len() > 500);
-        // These are served nevertheless, and are found by whoever may be content with a stale one.
+        // They are served nevertheless, and reads that accept a stale result find them.
         for (number, weight) in alone {
             assert_eq!(read(number), Some(weight));
             assert!(l1.get(&key(number)).is_some());
@@ -273,7 +276,7 @@ mod tests {
             l1.front.read(&key(1), |entry| Some(entry.lifetime.evict_at.nanos())),
             Some(200)
         );
-        // Too large for the front: the old one is not left there.
+        // Too large for the front: the old entry must not stay there.
         l1.insert(key(1), entry(1, 1 << 16, 300));
         assert_eq!(l1.read(&key(1), |entry| Some(entry.lifetime.evict_at.nanos())), Some(300));
     }
@@ -283,7 +286,7 @@ mod tests {
         let l1 = L1::new(1 << 20);
         l1.insert(key(1), entry(1, 4, 100));
         bring(&l1, 1);
-        // A writer that is between moka and the front.
+        // The state while a writer is between moka and the front.
         l1.cache.insert(key(1).first(), entry(1, 4, 200));
         let wanted = |entry: &Arc<Entry>| (entry.lifetime.evict_at.nanos() == 200).then_some(());
         assert_eq!(l1.read(&key(1), wanted), Some(()));
@@ -295,7 +298,7 @@ mod tests {
         let l1 = L1::new(1 << 21);
         let insert = |number| l1.insert(key(number), entry(number, 3000, 100));
         let (read, unread) = (0, 1);
-        // moka counts reads once it is half full.
+        // moka counts reads only once it is half full.
         (0..500).for_each(insert);
         l1.cache.run_pending_tasks();
         bring(&l1, read);
@@ -342,8 +345,8 @@ mod tests {
         assert!((100..200).all(|number| l1.get(&key(number)).is_some()));
     }
 
-    /// Threads read and write a few keys that share two slots. No read that begins after a write has
-    /// returned finds an entry from before it, and in the end the front has what moka has.
+    /// Threads read and write a few keys that share two slots. No read that begins after a write
+    /// has returned finds an older entry.
     #[test]
     fn no_read_finds_what_was_replaced_before_it_began() {
         const WRITES: u64 = 20_000;
@@ -398,7 +401,7 @@ mod tests {
         let sweeper = Sweeper::start(l1.clone(), clock.clone().into());
         l1.insert(key(1), entry(1, 4, 100));
         clock.advance(Duration::from_nanos(100));
-        // The sweep itself runs on a thread that does not know of paused time.
+        // The sweep itself runs on a thread that does not follow paused time.
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while l1.cache.contains_key(&key(1).first()) {
             assert!(std::time::Instant::now() < deadline, "nothing was swept");

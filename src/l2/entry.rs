@@ -1,4 +1,4 @@
-//! The bytes of an entry in Redis: a header, the slots it depends on, then the payload.
+//! The bytes of an entry in Redis: a header, the slots that the entry depends on, then the payload.
 //!
 //! ```text
 //! 0    4   "LRDR"
@@ -22,10 +22,10 @@
 //! …    …   payload
 //! ```
 //!
-//! The checksum finds accidents, not forgery; the MAC finds both. XXH3 (Yann Collet,
-//! <https://xxhash.com>) runs at the speed of memory: a 100 KB entry is checked in 5 µs of the 70
-//! that Redis takes to hand it over. Keyed blake3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn 2020)
-//! takes some 40 µs for it.
+//! The checksum detects accidents but not forgery; the MAC detects both. XXH3 (Yann Collet,
+//! <https://xxhash.com>) runs at the speed of memory: it checks a 100 KB entry in 5 µs, while Redis
+//! takes 70 µs to deliver it. Keyed blake3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn 2020) takes
+//! about 40 µs.
 
 use std::time::Duration;
 
@@ -41,28 +41,28 @@ const MAGIC: [u8; 4] = *b"LRDR";
 pub(crate) const FORMAT: u8 = 3;
 const CHECKED: usize = 96;
 const HEADER: usize = 112;
-/// The last moment that an entry can name.
+/// The last time that an entry can express.
 const LAST: u64 = (1 << 48) - 1;
 
-/// What an entry says about its payload.
+/// The header's description of the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) codec: u8,
-    /// As of which its load began.
+    /// The position taken when the load began.
     pub(crate) at: Position,
     pub(crate) token: Token,
-    /// The life the entry was stored with. Its age is this less what remains of it.
+    /// The lifetime that the entry was stored with. Its age is this minus its remaining lifetime.
     pub(crate) life: Duration,
-    /// When that ends, in milliseconds by the clock of the store that it lies in, which also says
-    /// what time it is when the entry is read: no clocks of two machines are compared.
+    /// When the lifetime ends, in milliseconds by the clock of the store. The same store gives the
+    /// time when the entry is read, so the clocks of two machines are never compared.
     pub(crate) ends: u64,
-    /// How long of that it is fresh.
+    /// The part of the lifetime in which it is fresh.
     pub(crate) ttl: Duration,
-    /// How long the load took: the result is as old at its storing.
+    /// How long the load took. The result was this old when it was stored.
     pub(crate) load: Duration,
 }
 
-/// An entry that holds together.
+/// An entry that passed all checks.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) header: Header,
@@ -70,21 +70,21 @@ pub(crate) struct Opened {
     pub(crate) payload: Bytes,
 }
 
-/// Why bytes under a key are not its entry. All are misses; each is counted.
+/// Why the bytes under a key are not its entry. Every refusal is a miss and is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Not an entry, or of another format of it.
+    /// Not an entry, or an entry of another format.
     Foreign,
-    /// Another key's.
+    /// The entry of another key.
     WrongKey,
-    /// Shorter or longer than it says, or changed since it was written.
+    /// Shorter or longer than the header says, or changed since it was written.
     Damaged,
-    /// It has a MAC and this cache no secret, or the other way round, or another one.
+    /// It has a MAC but this cache has no secret, or the reverse, or the secrets differ.
     Unauthentic,
 }
 
-/// Header and slots of an entry, to be followed by its payload; `None` if it depends on more slots
-/// than an entry can name.
+/// Returns the header and the slots of an entry; the payload follows them. Returns `None` if the
+/// result depends on more slots than an entry can list.
 pub(crate) fn seal(
     key: &CacheKey,
     header: &Header,
@@ -112,15 +112,15 @@ pub(crate) fn seal(
         checked[at..at + 8].copy_from_slice(&number.to_be_bytes());
     }
     checked[88..90].copy_from_slice(&u16::try_from(slots.len()).ok()?.to_be_bytes());
-    // Six bytes last until the year 10889.
+    // Six bytes suffice until the year 10889.
     checked[90..96].copy_from_slice(&header.ends.min(LAST).to_be_bytes()[2..]);
     let mut bytes = BytesMut::with_capacity(HEADER + 2 * slots.len());
     bytes.put_slice(&checked);
     bytes.put_bytes(0, HEADER - CHECKED);
     slots.iter().for_each(|&slot| bytes.put_u16(slot));
     let seal = match secret {
-        // The MAC is of one run of bytes behind the header, so the slots are hashed with it: their
-        // number is fixed by the header.
+        // The MAC covers one continuous run of bytes after the header, so the slots are hashed
+        // together with the header, which fixes their number.
         Some(secret) => secret.mac([&inner(&checked, &bytes[HEADER..]), payload]),
         None => plain_seal(&inner(&checked, &bytes[HEADER..]), payload),
     };
@@ -156,7 +156,7 @@ pub(crate) fn open(
         u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the header"))
     };
     let slots = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
-    // Nothing is allocated by what an entry says; only by what has arrived.
+    // A length in the header never causes an allocation; only bytes that have arrived do.
     let Some(slots) = bytes.get(HEADER..HEADER + slots) else {
         return Err(Refusal::Damaged);
     };
@@ -192,19 +192,19 @@ fn header(head: &[u8; HEADER]) -> Header {
     }
 }
 
-/// What bytes say that look like an entry, whether or not they hold together.
+/// The claims of bytes that look like an entry, whether or not they pass the checks.
 #[cfg(feature = "cli")]
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) format: u8,
-    /// `None`: of another format, or too short.
+    /// `None` if the format is different or the bytes are too short.
     pub(crate) header: Option<Header>,
     pub(crate) signed: bool,
     pub(crate) slots: Vec<u16>,
     pub(crate) payload: Bytes,
 }
 
-/// `None` if nobody of ours has written them.
+/// Returns `None` if the bytes do not begin like an entry of Larder.
 #[cfg(feature = "cli")]
 pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     if bytes.get(..4)? != MAGIC {
@@ -227,13 +227,13 @@ pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     Some(claim)
 }
 
-/// The token in bytes that the scripts take for an entry, whatever else is wrong with them: to ask
-/// that it be replaced.
+/// The token in bytes that the scripts accept as an entry, even if other parts are invalid. It is
+/// used to request the replacement of that entry.
 pub(crate) fn token(bytes: &[u8]) -> Option<Token> {
     origin(bytes).map(|(_, token)| token)
 }
 
-/// As of when, and by which load, by what the scripts see of it.
+/// The position and the token, read from the part of the entry that the scripts read.
 pub(crate) fn origin(bytes: &[u8]) -> Option<(Position, Token)> {
     let head = bytes.first_chunk::<56>()?;
     if head[..4] != MAGIC || head[4] != FORMAT {
@@ -338,7 +338,7 @@ mod tests {
         for secret in [none, ours] {
             let bytes = sealed(b"x", secret);
             assert_eq!(opened("b", &bytes, secret).unwrap_err(), Refusal::WrongKey);
-            // Replayed with the other key's fingerprint put in.
+            // Replayed under another key, with that key's fingerprint put in.
             let mut moved = bytes;
             moved[8..24].copy_from_slice(&key("b").fingerprint());
             assert!(opened("b", &moved, secret).is_err());

@@ -1,9 +1,9 @@
-//! Entries as nobody would write them: does reading one panic, or allocate for what it only claims?
+//! Malformed entries: reading one must neither panic nor allocate for a size that it only claims.
 //!
-//! Driven from a corpus of real entries: bits are flipped, numbers replaced by those that
-//! overflow, parts cut out, doubled and spliced; often the seal is put right again, so that what
-//! lies behind it is reached as well. `LARDER_FUZZ=10000000 cargo test --release fuzz` for a
-//! longer run; `LARDER_SEED` repeats one.
+//! The inputs derive from a corpus of real entries: bits are flipped, numbers are replaced by
+//! values that overflow, and parts are cut out, duplicated and spliced. Often the seal is
+//! recomputed, so that the code behind it is reached as well. `LARDER_FUZZ=10000000 cargo test
+//! --release fuzz` runs longer; `LARDER_SEED` repeats a run.
 
 use std::env;
 use std::fmt::Display;
@@ -47,7 +47,7 @@ fn sealed(
     [&head, payload].concat()
 }
 
-/// Payloads of every codec, small and of several kilobytes.
+/// Payloads of every codec, from small ones to several kilobytes.
 fn payloads(sets: &ColumnSets) -> Vec<(u8, Vec<u8>)> {
     let slot = |number: usize| (!number.is_multiple_of(3)).then(|| vec![number as u8; number % 7]);
     let mut payloads = vec![];
@@ -81,9 +81,10 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
             2 => bytes.truncate(at),
             3 => {
                 let number = NUMBERS[random.usize(..NUMBERS.len())].to_le_bytes();
-                let number: Vec<u8> = match random.bool() {
-                    true => number.to_vec(),
-                    false => number.iter().rev().copied().collect(),
+                let number: Vec<u8> = if random.bool() {
+                    number.to_vec()
+                } else {
+                    number.iter().rev().copied().collect()
                 };
                 let length = [2, 4, 8][random.usize(..3)].min(bytes.len() - at);
                 bytes[at..at + length].copy_from_slice(&number[..length]);
@@ -104,7 +105,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
     }
 }
 
-/// Reads it as every kind of value, and every slot that it says it has.
+/// Decodes it as every kind of value, and reads every cell that it claims to have.
 fn read(bytes: &Bytes, secret: Option<&MacKey>, sets: &ColumnSets) -> bool {
     let Ok(opened) = entry::open(&key(), bytes, secret) else { return false };
     let decoded = Rows::decode(opened.header.codec, opened.payload.clone(), sets);
@@ -119,7 +120,7 @@ fn read(bytes: &Bytes, secret: Option<&MacKey>, sets: &ColumnSets) -> bool {
 
 fn look_at(image: &Image) {
     let width = image.columns().columns().len();
-    // A result of no columns may have any number of rows.
+    // A result without columns may claim any number of rows.
     for row in 0..if width == 0 { 0 } else { image.rows() } {
         for column in 0..width {
             let _ = image.cell(row, column);
@@ -153,7 +154,7 @@ fn no_entry_makes_its_reader_panic_or_allocate_for_what_did_not_arrive() {
         let other = &payloads[random.usize(..payloads.len())].1;
         let resealed = random.bool();
         let bytes: Bytes = if resealed {
-            // A writer who has the secret, or needs none.
+            // A writer that has the secret or needs none.
             let mut payload = payload.clone();
             mutate(&mut payload, other, &mut random);
             sealed(&header(*codec), &depends, &payload, secret).into()
@@ -169,7 +170,8 @@ fn no_entry_makes_its_reader_panic_or_allocate_for_what_did_not_arrive() {
         let mut good = false;
         let used = measure(|| good = read(&bytes, secret, &sets));
         accepted += u64::from(good);
-        // MessagePack may set aside up to a megabyte for a sequence by its own word.
+        // For a sequence, MessagePack may reserve up to a megabyte by the length that the sequence
+        // claims.
         let allowed = 64 * bytes.len() as u64 + (64 << 10) + if *codec > 1 { 8 << 20 } else { 0 };
         assert!(used.bytes_max <= allowed, "{} bytes for {}", used.bytes_max, bytes.len());
     }

@@ -22,12 +22,11 @@ use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
-/// Stands in for Redis in tests: several caches of one process form a fleet over it, without a
-/// server.
+/// Replaces Redis in tests: several caches of one process form a fleet on it, without a server.
 ///
 /// Caches that are built [on it](crate::QueryCacheBuilder::memory_store) share results, load each
-/// of them once, and hear each other's invalidations, as they would over Redis; those of another
-/// namespace keep to themselves. It is a handle; clones are the same store.
+/// result once, and receive each other's invalidations, as they would over Redis. Caches of
+/// different namespaces share nothing. It is a handle; clones refer to the same store.
 ///
 /// ```
 /// use larder::{Origin, QueryCache};
@@ -53,31 +52,31 @@ use crate::value::token::Token;
 /// # }
 /// ```
 ///
-/// What can go wrong with Redis can be made to go wrong here: [`disconnect`](MemoryStore::disconnect),
+/// Tests can produce the failures of Redis here: [`disconnect`](MemoryStore::disconnect),
 /// [`lose_everything`](MemoryStore::lose_everything) and
-/// [`drop_notices`](MemoryStore::drop_notices) are in force for all caches on the store.
+/// [`drop_notices`](MemoryStore::drop_notices) affect all caches on the store.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
     clock: Clock,
-    /// One lock for all, as Redis carries out one command after the other. Never held across an
-    /// await. Notices are told under it: they come to everybody in the order in which things
-    /// happened, and whoever hears them only takes note.
+    /// One lock for everything, because Redis executes one command after the other. Never held
+    /// across an await. Notices are delivered under it, so that every listener receives them in the
+    /// order of the events; listeners only record them.
     state: Mutex<State>,
 }
 
 struct State {
     connected: bool,
-    /// Counts connections. All caches have theirs at the same times.
+    /// Counts connections. All caches connect and disconnect at the same times.
     connection: u64,
     drops_notices: bool,
-    /// Stands for the replication id.
+    /// The counterpart of Redis's replication id.
     server: u64,
     spaces: HashMap<Arc<str>, Namespace>,
-    /// Who listens, and to which namespace.
+    /// The listeners, each with its namespace.
     listeners: BTreeMap<u64, (Arc<str>, Arc<dyn Listener>)>,
-    /// The last listener's number.
+    /// The number of the last listener.
     listener: u64,
 }
 
@@ -88,14 +87,14 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store, whose entries live by the system's clock.
+    /// Creates an empty store whose entries expire by the system's clock.
     pub fn new() -> MemoryStore {
         MemoryStore::default()
     }
 
-    /// An empty store whose entries live by this clock. If it is a
-    /// [`ManualClock`](crate::testing::ManualClock), give the caches the same, so that both tiers grow old
-    /// together:
+    /// Creates an empty store whose entries expire by this clock. If it is a
+    /// [`ManualClock`](crate::testing::ManualClock), give the same clock to the caches, so that
+    /// both tiers age together:
     ///
     /// ```
     /// use std::time::Duration;
@@ -135,8 +134,8 @@ impl MemoryStore {
         MemoryStore(Arc::new(Shared { clock: clock.into(), state: Mutex::new(state) }))
     }
 
-    /// Cuts all caches off, as if Redis were down: what they ask fails at once, and they hear
-    /// nothing of each other. What is stored stays.
+    /// Disconnects all caches, as if Redis were down: their requests fail at once, and no notices
+    /// arrive. Stored data stays.
     pub fn disconnect(&self) {
         let mut state = self.0.lock();
         if std::mem::replace(&mut state.connected, false) {
@@ -144,8 +143,8 @@ impl MemoryStore {
         }
     }
 
-    /// Ends a [`disconnect`](MemoryStore::disconnect): all caches have new connections, and learn
-    /// of it at once. While they are connected it does nothing.
+    /// Ends a [`disconnect`](MemoryStore::disconnect): all caches get new connections and are
+    /// notified at once. Does nothing while they are connected.
     pub fn reconnect(&self) {
         let mut state = self.0.lock();
         if !std::mem::replace(&mut state.connected, true) {
@@ -155,25 +154,25 @@ impl MemoryStore {
         }
     }
 
-    /// Forgets all results, leases and invalidations, as Redis does that is told `FLUSHALL`, or
-    /// that was restarted or replaced and keeps nothing on disk. Caches find out with their next
-    /// question; what they hold in memory is stale from then on, since nobody can say any more what
-    /// has been invalidated.
+    /// Loses all results, leases and invalidations, like Redis after `FLUSHALL`, or after a restart
+    /// or a replacement without persistence. Caches detect it with their next request. Their
+    /// results in memory are stale from then on, since the record of invalidations is lost.
     pub fn lose_everything(&self) {
         let mut state = self.0.lock();
         state.spaces.clear();
         state.server += 1;
     }
 
-    /// From now on, whether what caches tell each other is lost: that something was invalidated,
-    /// and that a load has ended. All of that is a hint that may be lost over Redis, too. A cache
-    /// hears of an invalidation with its next beat then, a quarter of a second later, and of
-    /// another's load when its lease has run out.
+    /// Sets whether notices between caches are lost from now on: those of invalidations and those
+    /// of ended loads. Notices are hints that may also be lost over Redis. A cache that misses the
+    /// notice of an invalidation learns of it with its next beat, a quarter of a second later. A
+    /// cache that misses the notice of another cache's load learns of its end when the lease has
+    /// expired.
     pub fn drop_notices(&self, drop: bool) {
         self.0.lock().drops_notices = drop;
     }
 
-    /// A cache's part in it. Notices go to `listener`.
+    /// Joins a cache to the store. Notices go to `listener`.
     pub(crate) fn join(&self, namespace: &str, listener: Arc<dyn Listener>) -> Member {
         let namespace: Arc<str> = namespace.into();
         let mut state = self.0.lock();
@@ -186,7 +185,7 @@ impl MemoryStore {
         Member { shared: self.0.clone(), namespace, number, closed: AtomicBool::new(false) }
     }
 
-    /// Lets a test do what is not asked of a store: look, and plant what does not belong there.
+    /// Gives a test direct access to the stored data, to inspect it and to plant foreign data.
     #[cfg(all(test, feature = "redis"))]
     pub(crate) fn meddle<T>(
         &self,
@@ -221,12 +220,12 @@ impl State {
         self.spaces.entry(namespace.clone()).or_default()
     }
 
-    /// What a cache learns of its own connection.
+    /// Delivers a notice about each cache's own connection.
     fn tell_all(&self, notice: &Notice) {
         self.listeners.values().for_each(|(_, listener)| listener.hear(notice.clone()));
     }
 
-    /// What caches tell each other.
+    /// Delivers a notice that caches send each other.
     fn publish(&self, namespace: &str, notice: &Notice) {
         if self.drops_notices {
             return;
@@ -237,17 +236,17 @@ impl State {
     }
 }
 
-/// One cache's part in a [`MemoryStore`].
+/// One cache's membership in a [`MemoryStore`].
 pub(crate) struct Member {
     shared: Arc<Shared>,
     namespace: Arc<str>,
-    /// The listener's.
+    /// The number of its listener.
     number: u64,
     closed: AtomicBool,
 }
 
 impl Member {
-    /// Carries out what one script does, and tells whoever listens what it tells.
+    /// Does the work of one script, and delivers the notice that the script publishes.
     fn act<T>(
         &self,
         act: impl FnOnce(&mut Namespace, Now) -> (T, Option<Notice>),
@@ -268,7 +267,7 @@ impl Member {
 
 impl Store for Member {
     fn limit(&self) -> Duration {
-        // What the builder gives Redis by default. Nothing here takes any time.
+        // The builder's default for Redis. Nothing here takes any time.
         Duration::from_millis(50)
     }
 
@@ -287,7 +286,8 @@ impl Store for Member {
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let listener = self.shared.lock().listeners.remove(&self.number);
-        // Not under the lock: it may be the last owner of what it tells.
+        // Dropped outside the lock: this may be the last owner of objects that the listener refers
+        // to.
         drop(listener);
     }
 
@@ -424,7 +424,7 @@ impl Drop for Member {
     }
 }
 
-/// When and where something is carried out.
+/// When, on which server and on which connection an operation runs.
 #[derive(Clone, Copy)]
 struct Now {
     at: Instant,

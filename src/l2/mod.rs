@@ -1,4 +1,5 @@
-//! [`Store`]: what the cache asks of its shared tier, and [`Listener`], what that tells unasked.
+//! [`Store`]: the requests that the cache makes to its shared tier, and [`Listener`]: the notices
+//! that the tier sends.
 
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) mod entry;
@@ -24,50 +25,50 @@ use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
-/// The shared tier: entries, their leases, and the directory of what was invalidated.
+/// The shared tier: entries, their leases, and the directory of invalidations.
 ///
-/// No call takes longer than the time limit the store was made with, except
-/// [`invalidate`](Store::invalidate), which a caller waits for on purpose.
+/// No call takes longer than the time limit that the store was created with, except
+/// [`invalidate`](Store::invalidate), whose callers accept a longer wait.
 pub(crate) trait Store: Send + Sync {
-    /// The time limit.
+    /// The time limit of a call.
     fn limit(&self) -> Duration;
 
-    /// The time by the clock that [`time_of`](Store::time_of) takes.
+    /// The time by the clock that [`time_of`](Store::time_of) accepts.
     fn now(&self) -> Instant;
 
-    /// A moment by the clock that the lives of entries are told in, in milliseconds, or a little
-    /// before it; see [`Fill::ends`]. `None` if that clock is not known.
+    /// Converts a time to the clock that the lifetimes of entries use, in milliseconds. The result
+    /// is exact or slightly early; see [`Fill::ends`]. `None` if that clock is not known.
     fn time_of(&self, instant: Instant) -> Option<u64>;
 
-    /// Whether there is a connection at present. Without one all calls fail at once.
+    /// Whether there is a connection now. Without one all calls fail at once.
     fn is_connected(&self) -> bool;
 
-    /// Closes all connections for good.
+    /// Closes all connections permanently.
     fn close(&self);
 
-    /// The bytes under a key and the directory's position, in one round trip.
+    /// Returns the bytes under a key and the directory's position, in one round trip.
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>>;
 
-    /// Asks for the right to load a key for all processes.
+    /// Requests the right to load a key for all processes.
     fn lease<'a>(
         &'a self,
         key: &'a CacheKey,
         ask: LeaseRequest,
     ) -> BoxFuture<'a, Result<LeaseReply, StoreError>>;
 
-    /// Prolongs a lease to its full time from now. Whether it still is the token's.
+    /// Extends a lease to its full time from now. Returns whether the token still holds it.
     fn renew<'a>(
         &'a self,
         key: &'a CacheKey,
         token: Token,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Puts an entry under a key and gives the lease back, unless that is another's by now or what
-    /// is there is newer. Whether it was written.
+    /// Stores an entry under a key and gives the lease back, unless another token holds the lease
+    /// by now or the stored entry is newer. Returns whether the entry was written.
     fn fill<'a>(&'a self, key: &'a CacheKey, fill: Fill)
     -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Gives a lease back without an entry, if it still is the token's.
+    /// Gives a lease back without an entry, if the token still holds it.
     fn release<'a>(
         &'a self,
         key: &'a CacheKey,
@@ -75,17 +76,17 @@ pub(crate) trait Store: Send + Sync {
         done: LeaseOutcome,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Asks what was invalidated since `known`, with a write that only a master carries out.
+    /// Requests the invalidations since `known`, with a write that only a master executes.
     fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>>;
 
-    /// What was noted under a name. Notes are about efficiency only: one that is lost costs work that
-    /// was done before.
+    /// Returns the note under a name. Notes only save work: if one is lost, work is repeated.
     fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
 
-    /// Notes something for all processes, in the place of what was noted before.
+    /// Stores a note for all processes. It replaces the previous note of that name.
     fn note<'a>(&'a self, name: &'a str, note: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Keeps what a process says about itself for so long, in the place of what it said before.
+    /// Stores the snapshot of a process for the given time. It replaces the previous one of that
+    /// process.
     fn publish<'a>(
         &'a self,
         id: &'a str,
@@ -93,13 +94,13 @@ pub(crate) trait Store: Send + Sync {
         lasts: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Takes back what a process has said about itself.
+    /// Removes the snapshot of a process.
     fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// What all processes say about themselves.
+    /// Returns the snapshots of all processes.
     fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>>;
 
-    /// Counts an invalidation, and tells all who listen. Returns its position.
+    /// Counts an invalidation, and notifies all listeners. Returns its position.
     fn invalidate<'a>(
         &'a self,
         known: Position,
@@ -107,34 +108,34 @@ pub(crate) trait Store: Send + Sync {
     ) -> BoxFuture<'a, Result<Position, StoreError>>;
 }
 
-/// What is under a process's name in the store.
+/// The snapshot that a process has published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) bytes: Bytes,
-    /// How long it had to last when the store was asked.
+    /// Its remaining lifetime when the store was read.
     pub(crate) remaining: Duration,
 }
 
-/// The answer to a read.
+/// The reply to a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadReply {
     pub(crate) found: Found,
-    /// The directory's position, if there is one.
+    /// The directory's position, if there is a directory.
     pub(crate) directory: Option<Position>,
-    /// Which connection it came on. What came on one that no beat was answered on yet may be of a
-    /// lineage that has ended.
+    /// The connection that the reply came on. Until a beat has been answered on that connection,
+    /// its replies may belong to a lineage that has ended.
     pub(crate) connection: u64,
 }
 
-/// What is under a key.
+/// The content stored under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Also: something of another type than a string, which the next entry takes the place of.
+    /// Nothing, or a value that is not a string; the next entry replaces such a value.
     Nothing,
     Entry {
         bytes: Bytes,
-        /// The time by the store's clock when it was asked, in milliseconds, or a little after it:
-        /// no more remains of the entry's life than from here to [`Fill::ends`].
+        /// The time by the store's clock when it was read, in milliseconds, exact or slightly late:
+        /// the entry's remaining lifetime is at most the time from here to [`Fill::ends`].
         now: u64,
     },
 }
@@ -143,33 +144,33 @@ pub(crate) enum Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaseRequest {
     pub(crate) token: Token,
-    /// The position as of which the load would begin.
+    /// The position that the load would begin at.
     pub(crate) at: Position,
-    /// The last invalidation that the result has to know of.
+    /// The number of the last invalidation that the result must include.
     pub(crate) need: u64,
-    /// The entry that the asker has seen and wants replaced.
+    /// The entry that the requester has read and wants replaced.
     pub(crate) seen: Option<Token>,
-    /// Whether what was seen does not hold together: it is removed then, whatever its stamp says.
+    /// Whether the entry it read is invalid. Such an entry is removed, whatever its stamp says.
     pub(crate) refused: bool,
 }
 
-/// The answer to a request for a lease.
+/// The reply to a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseReply {
-    /// Load. The lease ends by itself unless it is renewed.
+    /// The requester loads. The lease expires unless it is renewed.
     Granted,
-    /// There is an entry that is current by the numbers of the request: read it.
+    /// There is an entry that is current by the numbers of the request. The requester reads it.
     Entry,
-    /// Another process loads; its lease ends after this time unless it is renewed. It will tell when
-    /// it is done.
+    /// Another process loads. Its lease expires after this time unless renewed. It notifies when it
+    /// is done.
     Wait(Duration),
 }
 
-/// How long a lease lasts without being renewed: so much later than usual a result comes whose
-/// loader was killed.
+/// A lease expires after this unless renewed. If the loading process is killed, waiters are delayed
+/// by at most this.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// How long a note is kept. Schedules have their ticks within a month.
+/// How long a note is kept. Every schedule has a tick within a month.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) const NOTED: Duration = Duration::from_secs(40 * 24 * 60 * 60);
 
@@ -177,25 +178,25 @@ pub(crate) const NOTED: Duration = Duration::from_secs(40 * 24 * 60 * 60);
 #[derive(Debug, Clone)]
 pub(crate) struct Fill {
     pub(crate) token: Token,
-    /// The position as of which the load began.
+    /// The position that the load began at.
     pub(crate) at: Position,
-    /// When its life ends, by the [store's clock](Store::time_of), as the header says as well:
-    /// however late the write takes effect, it does not begin a new one.
+    /// When its lifetime ends by the [store's clock](Store::time_of), as in the header. A write
+    /// that takes effect late does not extend it.
     pub(crate) ends: u64,
-    /// Header and payload, which are one after the other in the entry.
+    /// The header and the payload, stored one after the other.
     pub(crate) header: Bytes,
     pub(crate) payload: Bytes,
 }
 
-/// How the load under a lease came out, as those who wait for it are told.
+/// How the load under a lease ended, as its waiters are notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseOutcome {
     /// There is an entry.
     Filled,
-    /// There is none: the load failed, or its result is not to be stored. Whoever waited loads for
-    /// itself, so that a failing query does not make all wait for each other's failures.
+    /// There is no entry: the load failed, or its result is not to be stored. Each waiter loads for
+    /// itself, so that a failing query does not make waiters queue for each other's failures.
     NoResult,
-    /// The result was invalidated before it came: somebody else should load.
+    /// The result was invalidated before the load ended: a waiter should load.
     Superseded,
 }
 
@@ -215,32 +216,33 @@ impl LeaseOutcome {
     }
 }
 
-/// The answer to a beat.
+/// The reply to a beat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Beat {
     pub(crate) at: Position,
-    /// The slots above the position that was sent, or all if that was of another epoch.
+    /// The slots with numbers above the position that was sent, or all slots if that position was
+    /// of another epoch.
     pub(crate) slots: Vec<(TagSlot, u64)>,
     pub(crate) connection: u64,
 }
 
-/// Why the store did not answer as asked. None of it ever reaches the caller of a read.
+/// Why a request to the store failed. The caller of a read never sees these errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreError {
-    /// No connection, no answer in time, or an error.
+    /// No connection, no reply in time, or an error.
     Unavailable,
 }
 
-/// What the store tells unasked. A notice may be lost; it is a hint, and nothing rests on it.
+/// A notice from the store. Notices are hints and may be lost; correctness does not depend on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// There is a new connection for commands.
     Connected,
-    /// There is none any more.
+    /// The connection for commands is lost.
     Disconnected,
-    /// Notices come again: some may have been missed.
+    /// Notices arrive again. Some may have been missed.
     Subscribed,
-    /// No notices come for the time being.
+    /// No notices arrive until the next [`Subscribed`](Notice::Subscribed).
     Unsubscribed,
     Invalidated {
         at: Position,
@@ -252,7 +254,7 @@ pub(crate) enum Notice {
     },
 }
 
-/// Takes what the store tells unasked, without delay.
+/// Receives notices from the store. It must not block.
 pub(crate) trait Listener: Send + Sync {
     fn hear(&self, notice: Notice);
 }

@@ -1,6 +1,7 @@
-//! [`Namespace`]: what Redis holds of a namespace, and what the scripts in `redis/lua` do with it.
+//! [`Namespace`]: the data that Redis holds for a namespace, and the operations of the scripts in
+//! `redis/lua`.
 //!
-//! One method for one script, line by line; a test puts the same questions to both.
+//! There is one method for each script, line by line. A test sends the same requests to both.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,46 +15,46 @@ use crate::value::key::{CacheKey, KeyHasher};
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
-/// In nanoseconds, as the model's clock counts.
+/// In nanoseconds, the unit of the model's clock.
 pub(super) const MILLISECOND: u64 = 1_000_000;
 
-/// All that is stored of one namespace.
+/// Everything stored for one namespace.
 #[derive(Default)]
 pub(crate) struct Namespace {
     pub(crate) directory: Option<Directory>,
     pub(crate) entries: HashMap<CacheKey, Kept, KeyHasher>,
     pub(crate) leases: HashMap<CacheKey, Lease, KeyHasher>,
     pub(crate) notes: HashMap<String, Bytes>,
-    /// By process, with the end of each.
+    /// The snapshot of each process, with its expiry.
     pub(crate) published: HashMap<String, (Instant, Bytes)>,
 }
 
 pub(crate) struct Directory {
     pub(crate) at: Position,
-    /// The number of each slot's last invalidation.
+    /// The number of the last invalidation of each slot.
     pub(crate) slots: BTreeMap<TagSlot, u64>,
-    /// The server that it belongs to.
+    /// The server that the directory belongs to.
     pub(crate) server: u64,
 }
 
-/// What is under the name of an entry.
+/// The value stored under the name of an entry.
 pub(crate) struct Kept {
-    /// `None`: something of another type than a string.
+    /// `None`: a value that is not a string.
     pub(crate) bytes: Option<Bytes>,
-    /// `None`: never.
+    /// `None`: it never expires.
     pub(crate) ends: Option<Instant>,
 }
 
 pub(crate) struct Lease {
     pub(crate) token: Token,
     pub(crate) at: Position,
-    /// Whether somebody waits for its end.
+    /// Whether a process waits for its end.
     pub(crate) awaited: bool,
     pub(crate) ends: Instant,
 }
 
 impl Namespace {
-    /// Removes what has ended.
+    /// Removes the key's entry and lease if they have expired.
     pub(crate) fn expire(&mut self, key: &CacheKey, now: Instant) {
         if self.entries.get(key).and_then(|kept| kept.ends).is_some_and(|ends| ends <= now) {
             self.entries.remove(key);
@@ -63,7 +64,7 @@ impl Namespace {
         }
     }
 
-    /// The stored entry's stamp and token, if it is an entry.
+    /// The stored entry's stamp and token, if the value is an entry.
     fn stored(&self, key: &CacheKey) -> Option<(Position, Token)> {
         entry::origin(self.entries.get(key)?.bytes.as_ref()?)
     }
@@ -72,7 +73,7 @@ impl Namespace {
         self.expire(key, now);
         match self.entries.get(key) {
             None | Some(Kept { bytes: None, .. }) => Found::Nothing,
-            // Of a millisecond that has begun nothing remains.
+            // Rounded up: a millisecond that has begun does not count as remaining.
             Some(Kept { bytes: Some(bytes), .. }) => {
                 Found::Entry { bytes: bytes.clone(), now: now.nanos().div_ceil(MILLISECOND) }
             }
@@ -89,7 +90,8 @@ impl Namespace {
         }) {
             return LeaseReply::Entry;
         }
-        // The asker has not heard of a new epoch: what it loads would be dead.
+        // The requester does not know of the new epoch: the result of its load would be stale at
+        // once.
         if self.stored(key).is_some_and(|(at, _)| at.epoch > ask.at.epoch) {
             return LeaseReply::Entry;
         }
@@ -98,8 +100,8 @@ impl Namespace {
             if lease.token == ask.token {
                 return LeaseReply::Granted;
             }
-            // A load of an older epoch, or from before an invalidation, is of no use to the asker: it
-            // takes the lease over, and with it those who wait.
+            // A load of an older epoch, or from before an invalidation, is useless to the
+            // requester: it takes over the lease and its waiters.
             let of_use = lease.at.epoch == ask.at.epoch && lease.at.seq >= ask.need;
             if of_use || lease.at.epoch > ask.at.epoch {
                 lease.awaited = true;
@@ -132,8 +134,8 @@ impl Namespace {
         let ends = Instant::from_nanos(fill.ends.saturating_mul(MILLISECOND));
         let mut write = ends > now;
         if let Some((at, _)) = self.stored(key) {
-            // The lease may have ended meanwhile, or have been granted to a process that was behind.
-            // What is there must not be replaced by something older.
+            // The lease may have ended meanwhile, or may have been granted to a process that was
+            // behind. A stored entry must not be replaced by an older one.
             let newer = (fill.at.epoch, fill.at.seq).cmp(&(at.epoch, at.seq));
             let lasts_longer = || self.entries[key].ends.is_none_or(|there| ends > there);
             write &= newer.is_gt() || newer.is_eq() && (ours || lasts_longer());
@@ -146,7 +148,8 @@ impl Namespace {
         (write, self.give_back(key, fill.token, LeaseOutcome::Filled))
     }
 
-    /// Ends a lease, unless it is another's. What those are told who wait for that, if somebody may.
+    /// Ends a lease, unless another token holds it. Returns the notice for its waiters, if there
+    /// may be any.
     pub(super) fn give_back(
         &mut self,
         key: &CacheKey,
@@ -159,15 +162,16 @@ impl Namespace {
                 self.leases.remove(key);
                 return None;
             }
-            // One that was lost has taken the word with it whether anybody waits.
+            // A lost lease took with it the record of whether anybody waits.
             _ => drop(self.leases.remove(key)),
         }
         Some(Notice::LeaseEnded { key: *key, done })
     }
 
-    /// The head of all scripts on the directory: it as it is, or one of a new lineage.
+    /// The common beginning of all scripts on the directory: returns the directory, or starts a new
+    /// lineage.
     pub(super) fn head(&mut self, server: u64, known: Position) -> &mut Directory {
-        // Drawn whether it is needed or not, as it is for Redis, where nobody knows yet.
+        // Always drawn, as for Redis, where the caller does not know yet whether it is needed.
         let random = u64::from(fastrand::u32(..1 << 24));
         let epoch = self.directory.as_ref().map_or(0, |directory| directory.at.epoch);
         let serves = |directory: &Directory| {

@@ -1,4 +1,4 @@
-//! What goes wrong, in what order, and when it did.
+//! The faults of a run: which ones, in what order, and when each occurred.
 
 use std::time::Duration;
 

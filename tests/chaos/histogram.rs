@@ -1,4 +1,4 @@
-//! Times in bounded memory: exact to a sixteenth.
+//! Times in bounded memory, exact to one sixteenth.
 
 /// How often each duration, in nanoseconds, was measured.
 #[derive(Clone, Default)]

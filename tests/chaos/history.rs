@@ -1,8 +1,8 @@
-//! The checker: was any answer older than what had been acknowledged?
+//! The checker: was any answer older than an acknowledged invalidation allows?
 //!
-//! Records come from several processes, each in its own order and some of them
-//! late. A read is judged only when every process has told all that it had
-//! acknowledged before the read began; until then it is held.
+//! Records come from several processes, each in its own order, and some arrive late. A read is
+//! judged only when every process has reported all acknowledgements from before the read began.
+//! Until then it is held.
 
 use std::collections::{BTreeMap, VecDeque};
 

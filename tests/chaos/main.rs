@@ -1,10 +1,9 @@
-//! Is any answer older than promised, whatever goes wrong?
+//! Is any answer older than promised, whatever fails?
 //!
-//! Several processes read and write the same rows through caches of their own
-//! over one Redis, while servers, networks and processes are killed, paused,
-//! cut off and set back. Every row carries a version that each write raises.
-//! Every read and every acknowledged invalidation is told to a checker, with
-//! the times at which they began and ended by a clock that all processes share:
+//! Several processes read and write the same rows, each through its own cache over one Redis.
+//! Meanwhile servers, networks and processes are killed, paused, cut off and reset. Every row has a
+//! version that each write increments. Every read and every acknowledged invalidation is reported
+//! to a checker, with the times at which it began and ended by a clock that all processes share:
 //!
 //! ```text
 //! worker 0 ── proxy ──┐           worker ── stdout ──▶ history (judges)
@@ -13,16 +12,15 @@
 //!    └──────── PostgreSQL                                 report
 //! ```
 //!
-//! `scripts/chaos` runs it for as long as you like. A run is repeated by its
-//! seed as far as its faults go; what the processes do between them is up to
-//! the machine.
+//! `scripts/chaos` runs it for any length of time. The seed of a run repeats its faults; the
+//! operations of the processes between the faults depend on the machine.
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `LARDER_CHAOS_SECONDS` | how long it takes (20) |
-//! | `LARDER_CHAOS_SEED` | what the faults are drawn from (random) |
-//! | `LARDER_CHAOS_PROCESSES` | how many processes there are (8) |
-//! | `LARDER_CHAOS_REPORT` | a file to write the report to as well |
+//! | `LARDER_CHAOS_SECONDS` | the length of the run (20) |
+//! | `LARDER_CHAOS_SEED` | the seed of the faults (random) |
+//! | `LARDER_CHAOS_PROCESSES` | the number of processes (8) |
+//! | `LARDER_CHAOS_REPORT` | a file that receives a copy of the report |
 
 use test_servers as servers;
 

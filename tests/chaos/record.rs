@@ -1,5 +1,4 @@
-//! What the processes of a run tell: words that are written in one process and
-//! read in another.
+//! The records that the processes of a run report: text that one process writes and another reads.
 
 use std::fmt;
 use std::str::FromStr;

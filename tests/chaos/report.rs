@@ -1,4 +1,4 @@
-//! What a run is to be judged by, and what it was like.
+//! The report of a run: its verdict and its measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

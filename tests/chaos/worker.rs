@@ -1,4 +1,4 @@
-//! One process of the fleet: reads and writes without end, and tells all of it.
+//! One process of the fleet: it reads and writes until it is stopped, and reports every operation.
 
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,4 @@
-//! What is in front of moka is no older than what moka has: `src/l1/front.rs`, used as
-//! `src/l1/mod.rs` uses it.
+//! Shows that the front is never older than moka: `src/l1/front.rs`, used as in `src/l1/mod.rs`.
 
 use std::sync::Arc as Shared;
 

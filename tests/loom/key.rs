@@ -1,4 +1,4 @@
-//! What the [`front`](crate::front) needs of the crate's keys and results.
+//! The parts of the crate's keys and results that the [`front`](crate::front) needs.
 
 /// A point in time, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

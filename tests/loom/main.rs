@@ -1,24 +1,27 @@
-//! The memory order of the table of what is current, and of the front of memory, by [loom]: every
-//! order in which threads can meet, and for every load each store that the memory model lets it see.
+//! The memory order of the table of invalidations and of the front of memory, checked with [loom]:
+//! every order in which threads can meet, and for every load each store that the memory model
+//! allows it to see.
 //!
-//! What is tried is the source itself, `src/currency/table.rs` and `src/l1/front.rs`, with loom's
-//! primitives in the place of `std`'s. Each model is a few operations of two or three threads, and
-//! what must hold in all of its orders. Those of two threads are explored whole. Of those of three, and of two with much to
-//! do, all orders are in which threads are suspended against their will twice at most.
+//! The tests run the source itself, `src/currency/table.rs` and `src/l1/front.rs`, with loom's
+//! primitives in place of `std`'s. Each model is a few operations of two or three threads, and a
+//! property that must hold in every order. Models of two threads are explored completely. Models of
+//! three threads, and of two threads with many operations, are explored for all orders with at most
+//! two preemptions.
 //!
-//! That the models can fail is shown by mutants: one store, load or fence at a time is weakened, and
-//! a model has to notice.
+//! Mutants show that the models can fail: each mutant weakens one store, load or fence, and a model
+//! must detect it.
 //!
 //! # What loom does not show
 //!
-//! - It takes sequentially consistent operations for acquiring and releasing ones. Here these are
-//!   the count of orders and nothing else, and what is shown does not need more.
-//! - No load sees a store that comes later in the run: orders that need such a promise are left out.
-//! - It looks back at one access to an atomic only; see [`sync`] for what would hide a reader, and
-//!   no model of the table has two threads that read.
-//! - A store more than seven stores ago is forgotten.
-//! - There are two slots, one set of the front, and each thread does one thing or two.
-//! - moka and arc-swap are taken to order things as they say; their code is not run.
+//! - It treats sequentially consistent operations as acquire and release operations. Here only the
+//!   count of orders uses them, and the properties do not need more.
+//! - No load sees a store that comes later in the run: orders that need such a promise are left
+//!   out.
+//! - It keeps only the last access to an atomic; [`sync`] describes how that could hide a reader.
+//!   No model of the table has two threads that read.
+//! - It forgets a store after seven newer ones.
+//! - There are two slots, one set of the front, and each thread does one or two operations.
+//! - The documented ordering of moka and arc-swap is assumed; their code is not run.
 //!
 //! [loom]: https://docs.rs/loom
 

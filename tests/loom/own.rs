@@ -1,4 +1,4 @@
-//! Invalidations of our own: asked for, pending, acknowledged.
+//! Invalidations by this process: requested, pending, acknowledged.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};

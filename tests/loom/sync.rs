@@ -1,14 +1,15 @@
-//! The primitives that [`currency`](crate::currency) and [`front`](crate::front) find here are loom's,
-//! behind a thin layer that weakens one of them where a test asks for a mutant.
+//! The primitives that [`currency`](crate::currency) and [`front`](crate::front) use in these tests
+//! are loom's, behind a thin layer that weakens one of them when a test requests a mutant.
 //!
-//! Loom remembers one access to an atomic, the last, and so forgets a reader when the writer loads
-//! what it is about to store: it would not try to put the store before that reader. Whoever holds the
-//! lock therefore takes the last value from beside the atomic. That is what it would load, since all
-//! stores are made under the lock. Who writes to a set of the front has read its count before it had
-//! the lock, and so each thread has a copy of that.
+//! Loom remembers only the last access to an atomic. It forgets a reader when the writer loads the
+//! value that it is about to replace, and then would not try the store before that reader.
+//! Therefore a thread that holds the lock takes the last value from a copy next to the atomic. That
+//! is the value it would load, since all stores happen under the lock. A writer to a set of the
+//! front reads the set's count before it has the lock, so each thread has its own copy of the
+//! count.
 //!
-//! Loom runs all threads of a model on the thread of the test, so that what belongs to one test is
-//! kept in thread-locals.
+//! Loom runs all threads of a model on the thread of the test, so the state of a test is in
+//! thread-locals.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -193,9 +194,10 @@ impl<T> Default for ArcSwapOption<T> {
 
 impl<T> ArcSwapOption<T> {
     pub(crate) fn load(&self) -> Option<Arc<T>> {
-        self.numbered(match is_locked_here() {
-            true => self.last.load(Ordering::Relaxed),
-            false => self.at.load(Ordering::Acquire),
+        self.numbered(if is_locked_here() {
+            self.last.load(Ordering::Relaxed)
+        } else {
+            self.at.load(Ordering::Acquire)
         })
     }
 

@@ -1,5 +1,5 @@
-//! What [`currency`](crate::currency) needs of the crate's tags, with two slots instead of 65,537:
-//! every access is a step of which loom tries all orders.
+//! The parts of the crate's tags that [`currency`](crate::currency) needs, with two slots instead
+//! of 65,537: every access is a step that loom tries in all orders.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TagSlot(u32);

@@ -1,4 +1,4 @@
-//! [`Bounds`]: what can happen in a model of the whole protocol, and how often.
+//! [`Bounds`]: the events that a model of the whole protocol allows, and how often each may occur.
 
 /// What can happen, and how often.
 #[derive(Clone, Copy)]

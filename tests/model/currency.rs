@@ -1,18 +1,18 @@
-//! [`Currency`]: the whole protocol, for two processes, one key and two tags, of which the key
-//! depends on one.
+//! [`Currency`]: the whole protocol, for two processes, one key and two tags. The key depends on
+//! one of the tags.
 //!
-//! Time passes in ticks, at any moment. Everything that is sent can arrive at any later time, or
-//! never: what would take the place of a call on its way is sent as if that was lost.
+//! Time passes in ticks, at any point. A message may arrive at any later time, or never. A call may
+//! be sent while the previous one is on its way; the previous one then counts as lost.
 //!
-//! What is checked: a read returns what the database had when the last invalidation was asked for
-//! of all that were
+//! Checked: a read returns at least the state that the database had when the last of these
+//! invalidations was requested, those
 //!
-//! - acknowledged to anybody `max_staleness` before the read began, or
-//! - asked for in the same process before it began, or
-//! - acknowledged to anybody before it began, if the second tier answered it.
+//! - acknowledged to any process `max_staleness` before the read began, or
+//! - requested in the same process before the read began, or
+//! - acknowledged to any process before the read began, if the second tier answered the read.
 //!
-//! The last does not hold against a server that was the master and no longer is: what that answers on
-//! a connection from before is held to the first.
+//! The third does not hold for a server that is no longer the master: its replies on an old
+//! connection must satisfy only the first.
 
 use crate::bounds::Bounds;
 use crate::explore::{Model, Steps};

@@ -1,4 +1,4 @@
-//! [`Fleet`]: two processes, Redis and the database at one moment.
+//! [`Fleet`]: the state of two processes, Redis and the database at one time.
 
 use crate::explore::State;
 use crate::process::Process;

@@ -1,11 +1,11 @@
-//! [`Flights`]: the readers of one key in one process, who share its loads.
+//! [`Flights`]: the readers of one key in one process, which share its loads.
 //!
-//! What is checked: a reader takes nothing that was loaded before an invalidation which this process
-//! had asked for when the read began, or which was acknowledged to anybody `max_staleness` before that.
-//! Others who joined the same flight earlier may take it.
+//! Checked: a reader receives no result that was loaded before an invalidation which this process
+//! had requested when the read began, or which was acknowledged to any process `max_staleness`
+//! before that. Readers that joined the same flight earlier may receive it.
 //!
-//! Of the front of memory no more is taken for granted than that it has something which memory once
-//! had, however old. (That it goes with memory is shown in `tests/loom`.)
+//! The model assumes only that the front of memory has an entry which memory once had, however old.
+//! (`tests/loom` shows that the front follows memory.)
 
 use crate::explore::{Model, State, Steps};
 use crate::mutation::Mutation;

@@ -1,14 +1,14 @@
 //! [`Leases`]: the loads of one key in all processes, and the scripts on its entry and its lease.
 //!
-//! A load's process may be behind, and may be of a lineage that has ended; its request for a lease
-//! may be carried out after it has begun to load without one; a lease may end at any time.
+//! The process of a load may be behind, and may be of a lineage that has ended. Its request for a
+//! lease may be executed after it has begun to load without one. A lease may end at any time.
 //!
-//! What is checked:
+//! Checked:
 //!
-//! - Whatever becomes of the leases, an entry has seen what its stamp says.
-//! - A fill whose lease has been lost is refused while another's lease stands; with or without a
-//!   lease, no fill replaces an entry by an older one.
-//! - Whoever waits is on a lease that knows of it, so that its end will be told.
+//! - Whatever happens to the leases, an entry includes everything that its stamp says.
+//! - A fill whose lease has been lost is refused while another load holds the lease. With or
+//!   without a lease, no fill replaces an entry by an older one.
+//! - Every waiter waits for a lease that records it, so that it will be notified of the end.
 
 use crate::explore::{Model, State, Steps};
 use crate::mutation::Mutation;
@@ -212,10 +212,11 @@ impl Key {
         }
         self.entry = Found { epoch: at.epoch, asof: at.seq, version, ..Found::default() };
         self.entry_of = token;
-        match ours {
-            true => self.give_back(),
-            // Its lease has taken the word with it whether anybody waits.
-            false => self.wake(),
+        if ours {
+            self.give_back();
+        } else {
+            // The lost lease took with it the record of whether anybody waits.
+            self.wake();
         }
         "stores its result"
     }

@@ -1,12 +1,12 @@
-//! An exhaustive model of how the cache knows what is still current: all that can happen, in every
-//! order, within small bounds.
+//! An exhaustive model of how the cache knows which results are current: every possible event, in
+//! every order, within small bounds.
 //!
-//! The models mirror `src/currency/table.rs`, `src/flight/mod.rs` and the scripts in `src/l2/redis/lua`, for one
-//! key. They do not run that code: they show that its rules suffice, and the mutants show that each
-//! rule is needed.
+//! The models mirror `src/currency/table.rs`, `src/flight/mod.rs` and the scripts in
+//! `src/l2/redis/lua`, for one key. They do not run that code: they show that its rules suffice,
+//! and the mutants show that each rule is necessary.
 //!
-//! With `LARDER_MODEL=large` in the environment they go through tens of millions of states, which
-//! takes minutes and a few GB, and wants a build with optimisation:
+//! With `LARDER_MODEL=large` in the environment they visit tens of millions of states. That takes
+//! minutes and a few GB of memory, and needs an optimised build:
 //!
 //! ```text
 //! LARDER_MODEL=large cargo test --release --test model -- --nocapture

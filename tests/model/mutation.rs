@@ -1,4 +1,4 @@
-//! [`Mutation`]: the ways to get the protocol wrong.
+//! [`Mutation`]: deliberate errors in the protocol.
 
 /// One rule of the protocol broken. The model must notice each of them, or it proves nothing about
 /// the rule.

@@ -1,4 +1,4 @@
-//! [`Process`]: one process of the fleet, and what it has on its way.
+//! [`Process`]: one process of the fleet, and its messages on their way.
 
 use crate::table::{Found, Position, Table};
 

@@ -1,5 +1,5 @@
-//! [`Scenario`]: what is explored. Each bounds the steps in another way, so that together they are
-//! small and each is gone through to its end.
+//! [`Scenario`]: the explorations. Each bounds the steps in a different way, so that all of them
+//! are small and each can be explored completely.
 
 use crate::bounds::{Bounds, Does};
 use crate::currency::Currency;

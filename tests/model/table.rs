@@ -1,5 +1,5 @@
-//! [`Table`]: what one process knows of the one tag that results depend on, as `src/currency/table.rs`
-//! has it.
+//! [`Table`]: the knowledge of one process about the one tag that results depend on, as in
+//! `src/currency/table.rs`.
 
 use crate::mutation::Mutation;
 

@@ -1,4 +1,4 @@
-//! [`Turn`]: what one process can do next, and what can happen to what it has sent.
+//! [`Turn`]: the next possible steps of one process and of its messages.
 
 use crate::bounds::Bounds;
 use crate::currency::Currency;
@@ -79,9 +79,10 @@ impl Turn<'_> {
             }),
             Load::Stamped => self.own_step(second, |process| {
                 process.load = Load::Loaded;
-                process.loading = match late {
-                    true => labelled(process.loading),
-                    false => Found { version, ..process.loading },
+                process.loading = if late {
+                    labelled(process.loading)
+                } else {
+                    Found { version, ..process.loading }
                 };
             }),
             Load::Loaded => {

@@ -11,7 +11,7 @@ struct Fleet {
 }
 
 async fn cache_on(store: &MemoryStore) -> QueryCache {
-    // Its clock stands still: what was confirmed once, stays so.
+    // The clock stands still, so a confirmed table stays confirmed.
     let builder = QueryCache::builder().memory_store(store).clock(ManualClock::new());
     builder.build().await.unwrap()
 }
@@ -82,7 +82,7 @@ async fn caches_that_are_cut_off_work_and_catch_up_when_they_are_not() {
     assert_eq!(origin(&other).await, Origin::L1, "it cannot know");
     assert_eq!(origin(&cache_on(&store).await).await, Origin::Loaded, "built without it");
     store.reconnect();
-    // For the heartbeat, which announces what was kept.
+    // Lets the heartbeat run, which announces the pending invalidation.
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(origin(&other).await, Origin::Loaded);
 }
@@ -96,7 +96,7 @@ async fn what_is_lost_is_not_served_from_memory_either() {
     assert_eq!(origin(&one).await, Origin::L1, "it has not asked");
     other.invalidate(["of something else"]).await.unwrap();
     assert_eq!(origin(&other).await, Origin::Loaded);
-    // For the other's heartbeat, which the notice has woken.
+    // Lets the other cache's heartbeat run, which the notice has woken.
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(origin(&one).await, Origin::L2);
 }

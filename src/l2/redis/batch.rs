@@ -1,37 +1,40 @@
-//! [`Looks`]: look-ups into Redis, those that come together in one pipeline.
+//! [`Looks`]: lookups in Redis. Concurrent lookups share a pipeline.
 //!
-//! A look-up that finds no other under way goes by itself, at once, on its caller's own account.
-//! While others are under way, look-ups gather: the first one calls a task, which sends all that have
-//! come by the time it runs, in one pipeline, and does not wait for the answers to earlier ones.
-//! Under load that is as many as the runtime found ready at a time; raw, one of 32 look-ups in a
-//! pipeline costs a third of what it costs in one of its own.
+//! A lookup that finds no other lookup running is sent alone, at once, in its caller's own task.
+//! While others are running, lookups gather. The first of them spawns a task, which sends all
+//! lookups that have gathered by the time it runs in one pipeline, without waiting for the replies
+//! to earlier pipelines. Under load a batch has as many lookups as the runtime found ready at once.
+//! Measured without the rest of a read, one of 32 lookups in a pipeline costs a third of a lookup
+//! in a pipeline of its own.
 //!
-//! # One question to the directory for all
+//! # One directory read for all
 //!
-//! Look-ups are judged by the directory's position, and it must have been read *after* the look-up
-//! began: only then is every invalidation in it that had been acknowledged by then. A look-up is
-//! added to those who wait when it has begun, and the batch is made, and only then sent, from what is
-//! there; so all of a batch began before Redis carries out any of its commands, and whatever was
-//! acknowledged before one of them began lies before the batch's one `ZMSCORE`. What was acknowledged
-//! between two look-ups of a batch is known to both, which asks more of the first than it must.
+//! A lookup is judged by the directory's position. The position must be read *after* the lookup
+//! began: only then does it include every invalidation acknowledged by that time. A lookup begins
+//! before it is added to the waiting list, and a batch is built from that list before it is sent.
+//! So every lookup of a batch began before Redis executes any command of the batch, and every
+//! invalidation acknowledged before one of them began precedes the batch's single `ZMSCORE`. An
+//! invalidation acknowledged between two lookups of a batch applies to both, which is stricter than
+//! necessary for the first.
 //!
-//! In the pipeline the position comes last. Before the entries it would be as true; but an entry of
-//! an epoch that began between the two would be taken for stale, by a table that the position has
-//! not told of it.
+//! The position is the last command of the pipeline. It would be just as correct before the
+//! entries. But if an epoch began between the two, the table would not learn of it from the
+//! position, and would judge an entry of the new epoch as stale.
 //!
-//! Entries, time and position come on one connection, whose number is given with the answer. Nothing
-//! of it outlives the batch: a look-up that is not content asks again, in another one.
+//! Entries, time and position come from one connection, whose number is part of the reply. Nothing
+//! outlives the batch: a lookup that needs newer data is sent again, in another batch.
 //!
-//! # Who is harmed by whom
+//! # Isolation between callers
 //!
-//! Nobody waits for another caller, only for tasks on the link's own runtime, as the connection
-//! itself is one. A caller who leaves is passed over, or answered into the void. Each has its own time
-//! limit, which counts towards giving the connection up as that of a look-up alone does. A task that
-//! ends before its time, with its runtime, drops those who wait, and that answers them.
+//! No caller waits for another caller. Callers wait only for tasks on the link's own runtime, where
+//! the connection itself also runs. A caller that leaves is skipped, or its reply is discarded.
+//! Each caller has its own time limit, which counts towards giving up the connection like that of a
+//! single lookup. If a task ends early because its runtime ends, its waiting lookups are dropped,
+//! which fails them.
 //!
-//! The answers of a batch come together, so one entry of many megabytes delays the others of its
-//! batch, as it delays all that come behind it on the connection anyway. How many look-ups go
-//! together is bounded by the sizes that entries had lately.
+//! The replies of a batch arrive together, so one entry of many megabytes delays the others of its
+//! batch, as it delays everything behind it on the connection anyway. The recent sizes of entries
+//! limit how many lookups share a batch.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -48,10 +51,10 @@ use crate::currency::Position;
 use crate::l2::{Found, ReadReply, StoreError};
 use crate::value::key::CacheKey;
 
-/// No more than so many go together: enough that what a batch costs is divided, few enough that Redis
-/// is at work on one while the answers to another are taken.
+/// The maximum number of lookups in a batch: enough to share the cost of the batch, and few enough
+/// that Redis works on one batch while the replies to another are read.
 const MOST: usize = 32;
-/// No more than so many bytes of entries are expected in a batch: a fraction of a millisecond.
+/// The maximum size of the entries expected in a batch, in bytes: a fraction of a millisecond.
 const BYTES: usize = 256 << 10;
 
 #[derive(Clone)]
@@ -60,18 +63,18 @@ pub(super) struct Looks(Arc<Shared>);
 struct Shared {
     link: Arc<Link>,
     names: Arc<Names>,
-    /// What the entries of a batch took lately, in bytes each.
+    /// The recent average size of an entry in a batch, in bytes.
     size: AtomicUsize,
-    /// Never held across an await, nor while something else is called.
+    /// Never held across an await, nor while other code is called.
     gathered: Mutex<Gathered>,
 }
 
 #[derive(Default)]
 struct Gathered {
-    /// Pipelines of look-ups that have not been answered.
+    /// The number of pipelines that await their reply.
     under_way: usize,
     waiting: Vec<Waiting>,
-    /// A task is about to send those who wait.
+    /// Whether a task is about to send the waiting lookups.
     called: bool,
 }
 
@@ -86,9 +89,9 @@ impl Looks {
         Looks(Arc::new(Shared { link, names, size, gathered }))
     }
 
-    /// The commands of a look for some keys.
+    /// The commands of a lookup for some keys.
     pub(super) fn commands(names: &Names, keys: &[CacheKey]) -> Pipeline {
-        // Sized for what goes in: this is the way of every hit.
+        // Allocated to size: every hit in Redis takes this path.
         let length = names.entry_length();
         let mut entries = Cmd::with_capacity(1 + keys.len(), 4 + keys.len() * length);
         entries.arg(if keys.len() == 1 { "GET" } else { "MGET" });
@@ -135,7 +138,7 @@ impl Looks {
 }
 
 impl Gathered {
-    /// Whether it is the first.
+    /// Adds a lookup. Returns whether it is the first.
     fn add(&mut self, key: CacheKey) -> (oneshot::Receiver<Result<ReadReply, StoreError>>, bool) {
         let (answer, receiver) = oneshot::channel();
         self.waiting.push(Waiting { key, answer });
@@ -148,17 +151,17 @@ impl Shared {
         self.gathered.lock()
     }
 
-    /// Has those sent who wait.
+    /// Spawns the task that sends the waiting lookups.
     fn call(self: &Arc<Self>) {
         let called = Called(Some(self.clone()));
         self.link.runtime().spawn(async move {
-            // Behind all that is ready to run now: what of it looks as well joins.
+            // Runs after all tasks that are ready now, so that their lookups join the batch.
             yield_now().await;
             called.send().await;
         });
     }
 
-    /// What is under each of the keys.
+    /// Reads the content under each of the keys.
     async fn ask(
         &self,
         keys: &[CacheKey],
@@ -171,7 +174,7 @@ impl Shared {
         let directory = position(&marks);
         let entries = match entries {
             Value::Array(entries) if keys.len() > 1 && entries.len() == keys.len() => entries,
-            // Of `GET`: something of another type is an error, and for `MGET` it is nothing.
+            // For `GET`, a value of another type is an error; `MGET` returns nil for it.
             entry if keys.len() == 1 => vec![entry],
             _ => return Err(StoreError::Unavailable),
         };
@@ -184,20 +187,20 @@ impl Shared {
         }))
     }
 
-    /// How many look-ups may go together.
+    /// The maximum number of lookups in the next batch.
     fn most(&self) -> usize {
         (BYTES / self.size.load(Ordering::Relaxed).max(1)).clamp(1, MOST)
     }
 
     fn learn(&self, size: usize) {
-        // Quick to believe in large ones, slow to forget them.
+        // Grows at once and shrinks slowly.
         let before = self.size.load(Ordering::Relaxed);
         let after = if size > before { size } else { before - (before - size) / 8 };
         self.size.store(after, Ordering::Relaxed);
     }
 }
 
-/// A pipeline of look-ups that is under way, until this is dropped.
+/// A running pipeline of lookups. It ends when this is dropped.
 struct UnderWay<'a>(&'a Shared);
 
 impl Drop for UnderWay<'_> {
@@ -206,7 +209,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The duty to send those who wait. Dropped without that, it drops them all, which tells them.
+/// The duty to send the waiting lookups. If it is dropped before that, they are dropped and fail.
 struct Called(Option<Arc<Shared>>);
 
 impl Called {
@@ -215,7 +218,7 @@ impl Called {
         let most = shared.most();
         let (batch, more) = {
             let mut gathered = shared.lock();
-            // Who has left is not asked for.
+            // Callers that have left are skipped.
             gathered.waiting.retain(|waiting| !waiting.answer.is_closed());
             let rest = gathered.waiting.len().min(most);
             let rest = gathered.waiting.split_off(rest);
@@ -239,7 +242,7 @@ impl Called {
                     if let Found::Entry { bytes, .. } = &glance.found {
                         size += bytes.len();
                     }
-                    // Who has left meanwhile does not hear it.
+                    // A caller that has left meanwhile does not receive it.
                     let _ = waiting.answer.send(Ok(glance));
                 }
                 shared.learn(size / keys.len());
@@ -257,13 +260,13 @@ impl Drop for Called {
         let mut gathered = shared.lock();
         gathered.called = false;
         let waiting = std::mem::take(&mut gathered.waiting);
-        // Not under the lock: it wakes them.
+        // Dropped outside the lock: this wakes the callers.
         drop(gathered);
         drop(waiting);
     }
 }
 
-/// The answer to `TIME` in milliseconds. One that has begun counts.
+/// The reply to `TIME` in milliseconds, rounded up.
 pub(super) fn milliseconds(time: &Value) -> Option<u64> {
     let Value::Array(time) = time else { return None };
     let [seconds, micros] = time.as_slice() else { return None };

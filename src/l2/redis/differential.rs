@@ -1,33 +1,35 @@
 //! Does the shared tier in memory answer as Redis does?
 //!
-//! The same random operations go to both, and what they answer and what they tell unasked must be
-//! the same. That is what makes [`MemoryStore`](crate::testing::MemoryStore) worth testing with; and since it is the scripts
-//! written a second time, in another language, a slip in either of them shows.
+//! The same random operations go to both. Their replies and their notices must be equal. That is
+//! what makes [`MemoryStore`](crate::testing::MemoryStore) a valid stand-in for tests. It also
+//! shows mistakes in the scripts, since the store in memory implements them a second time, in
+//! another language.
 //!
 //! ```text
 //! cargo test --lib differential -- --nocapture
 //! LARDER_SEED=17 LARDER_OPERATIONS=1000000 cargo test --release --lib differential -- --nocapture
 //! ```
 //!
-//! # Chance
+//! # Random numbers
 //!
-//! Both draw the random part of a new epoch from the thread's generator, which is set to the same
-//! seed before each operation. So epochs are equal, not only alike, and also how they compare:
-//! after a loss the new lineage may begin with the same count as one that somebody still knows, and
-//! it is the random part then that decides which of them is higher.
+//! Both stores draw the random part of a new epoch from the thread's generator, which is set to the
+//! same seed before each operation. So the epochs are equal, and they compare alike. That matters:
+//! after a loss the new lineage may begin with the same count as one that a process still knows,
+//! and then the random part decides which of the two is higher.
 //!
 //! # Time
 //!
-//! Nothing sleeps. The model's clock stands still, and jumps by whole [`STEP`]s; all lives are whole
-//! steps, too. Redis's clock cannot be held, so every few milliseconds a script gives each name in
-//! Redis the time back that has passed there, by rounding what it has left up to whole steps, and
-//! takes what the model's clock has jumped by: what has nothing left then is gone, as if it had
-//! expired. Between two of these what has time left in the model never has less than a step, and
-//! the two can differ about it only if the machine stood still for nearly so long. That is measured,
-//! and what was asked meanwhile is not judged.
+//! Nothing sleeps. The model's clock stands still and jumps by whole [`STEP`]s, and all lifetimes
+//! are whole steps. Redis's clock cannot be stopped. Instead, every few milliseconds a script
+//! corrects each key in Redis: it rounds the remaining time up to whole steps, which restores the
+//! time that has really passed, and subtracts the jump of the model's clock. A key without
+//! remaining time is removed, as if it had expired. Between two corrections, a key that has time
+//! left in the model has at least a step, so the two can differ about it only if the machine
+//! stalled for nearly a step. Stalls are measured, and replies from a stalled phase are not
+//! compared.
 //!
-//! One comparison cannot be put to both: which of two entries ends later that end at the same
-//! moment. In Redis that is decided by less than a millisecond; no such entries are made here.
+//! One comparison is left out: which of two entries ends later if both end at the same time. In
+//! Redis less than a millisecond decides it, so the test never creates such entries.
 
 mod chance;
 mod pair;
@@ -52,9 +54,9 @@ use crate::value::token::Token;
 const OPERATIONS: usize = 100_000;
 /// A quarter of a lease.
 const STEP: Duration = Duration::from_millis(LEASE.as_millis() as u64 / 4);
-/// So many operations are under way at once. They are sent in the order in which they are polled
-/// for the first time; many more would meet a full queue, or the end of what Tokio lets a task do at
-/// a time, and be sent in another one.
+/// The number of operations that run at once. They are sent in the order of their first polls. Many
+/// more would meet a full queue, or the end of the task's cooperative budget in Tokio, and be sent
+/// in another order.
 const AT_ONCE: usize = 16;
 
 #[derive(Debug, Clone)]
@@ -62,7 +64,7 @@ enum Operation {
     Read(CacheKey),
     Lease(CacheKey, LeaseRequest),
     Renew(CacheKey, Token),
-    /// With the steps that the entry has to live.
+    /// With the lifetime of the entry in steps.
     Fill(CacheKey, Fill, u32),
     Release(CacheKey, Token, LeaseOutcome),
     Beat(Position),
@@ -80,32 +82,32 @@ enum Answer {
     Invalidate(Position),
 }
 
-/// What happens to the store, unasked.
+/// An external event that changes the store.
 #[derive(Debug, Clone)]
 enum Event {
     Jump(u32),
     Flush,
     DirectoryLost,
-    /// The directory's epoch alone is lost: what else is there must not come back.
+    /// Only the directory's epoch is lost: the rest of the directory must not come back.
     EpochLost,
     OtherServer,
     EntryLost(CacheKey),
     LeaseLost(CacheKey),
-    /// Somebody else's bytes, or `None` for another type than a string, and with so many steps to
-    /// live, or no end.
+    /// Foreign bytes, or `None` for a value that is not a string, with a lifetime in steps, or
+    /// `None` for no expiry.
     Planted(CacheKey, Option<Vec<u8>>, Option<u32>),
     LeasePlanted(CacheKey, Option<Vec<u8>>),
 }
 
-/// Puts an operation to a store. `base` is the moment, by the store's clock, that the model calls
-/// now.
+/// Sends an operation to a store. `base` is the time, by the store's clock, that equals the model's
+/// present.
 async fn put(
     store: &dyn Store,
     operation: &Operation,
     chance: u64,
     base: Instant,
 ) -> Result<Answer, StoreError> {
-    // Up to the first await nobody else draws.
+    // Nothing else draws from the generator before the first await.
     fastrand::seed(chance);
     Ok(match operation {
         Operation::Read(key) => Answer::Read(store.read(key).await?),
@@ -122,7 +124,7 @@ async fn put(
         }
         Operation::Beat(known) => {
             let mut beat = store.beat(*known).await?;
-            // Redis orders slots of one number by their text.
+            // Redis orders slots of the same number by their text.
             beat.slots.sort();
             Answer::Beat(beat)
         }
@@ -132,7 +134,7 @@ async fn put(
     })
 }
 
-/// Whether Redis answered as the model did, but for the time that has passed there.
+/// Whether Redis replied as the model did, apart from the time that has passed there.
 fn agree(model: &Answer, redis: &Answer) -> bool {
     let mut redis = redis.clone();
     match (model, &mut redis) {
@@ -141,8 +143,8 @@ fn agree(model: &Answer, redis: &Answer) -> bool {
         {
             *redis = *model;
         }
-        // Each by its own clock, and Redis's does not jump. How long an entry lives is put to both
-        // whenever time passes.
+        // Each store replies by its own clock, and Redis's clock does not jump. Lifetimes are
+        // compared whenever time passes.
         (
             Answer::Read(ReadReply { found: Found::Entry { now: model, .. }, .. }),
             Answer::Read(ReadReply { found: Found::Entry { now: redis, .. }, .. }),
@@ -152,13 +154,13 @@ fn agree(model: &Answer, redis: &Answer) -> bool {
     *model == redis
 }
 
-/// A step less is none less. PTTL is the difference of two times that are cut to milliseconds, and
-/// may be one more than what it is of.
+/// Redis may have less time left, by less than one step. PTTL is the difference of two times
+/// truncated to milliseconds, so it may be one millisecond too large.
 fn about(model: Duration, redis: Duration) -> bool {
     redis <= model + Duration::from_millis(1) && model < redis + STEP
 }
 
-/// Written down for the case that something differs; turned to text only then.
+/// Kept for the case of a difference, and formatted only then.
 #[derive(Debug)]
 #[expect(dead_code, reason = "read by `Debug`")]
 enum Logged {
@@ -166,7 +168,7 @@ enum Logged {
     Event(Event),
 }
 
-/// What an answer is counted as: a test that meets only half of the cases shows nothing.
+/// The class that a reply is counted in. The test must meet every class.
 fn case(answer: &Answer, epoch: u64) -> &'static str {
     match answer {
         Answer::Read(ReadReply { directory: None, .. }) => "read without a directory",
@@ -202,7 +204,8 @@ async fn memory_and_redis_answer_alike() {
     let keys: Vec<_> = (0..6).map(|number| CacheKey::of_bytes([number; 32])).collect();
     let mut pair = Pair::new(&server, keys.clone()).await;
     let mut chance = Chance::new(seed, keys);
-    // Every script becomes known to Redis: one that is not is sent twice, and overtaken meanwhile.
+    // Makes every script known to Redis. A script that is unknown is sent twice, and later
+    // operations may overtake it.
     let (key, token, zero) = (chance.key(), chance.any_token(), chance.at);
     let ask = LeaseRequest { token, at: zero, need: 0, seen: None, refused: false };
     let slots = vec![TagSlot::of(1)];
@@ -228,7 +231,7 @@ async fn memory_and_redis_answer_alike() {
             let count = chance.chance.usize(1..=AT_ONCE);
             let (mut batch, mut answers) = (vec![], vec![]);
             for _ in 0..count {
-                // Few, so that epochs sometimes repeat, too.
+                // A few values only, so that epochs sometimes repeat.
                 let (operation, draw) = (chance.operation(&pair), chance.chance.u64(..64));
                 let answer = pair.model(&operation, draw);
                 *cases.entry(case(&answer, chance.at.epoch)).or_default() += 1;

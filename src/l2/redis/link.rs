@@ -1,4 +1,4 @@
-//! [`Link`]: one connection to Redis, kept up by a task of its own.
+//! [`Link`]: one connection to Redis, maintained by a task of its own.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::future::Future;
@@ -21,23 +21,23 @@ use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
 use crate::telemetry::trace;
 
-/// How long connecting may take, the greeting included.
+/// The time limit for connecting, including the greeting.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
-/// Pauses between attempts to connect: from the first to the last, doubling. With the last one and
-/// the time an attempt takes, a Redis that is back is used again within a second.
+/// The pause between attempts to connect doubles from the first to the last. With the longest pause
+/// and the time of an attempt, a Redis that is back is in use again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
-/// A connection that lived for so long was a good one.
+/// A connection that lived this long counts as stable and resets the pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// So many commands in a row without an answer in time, and the connection is given up. One may be
-/// a hiccup, and so may all that were under way together; a connection whose other end was frozen
-/// or cut off without a word never fails by itself.
+/// After this many timeouts in a row the connection is given up. A single timeout may be a hiccup,
+/// and so may the timeouts of all commands that were running together. But a connection whose peer
+/// was frozen or silently cut off never fails by itself.
 const TIMEOUTS: u32 = 2;
 
-/// A multiplexed connection, replaced when it breaks.
+/// A multiplexed connection that is replaced when it breaks.
 ///
-/// While there is none, commands are refused at once instead of waiting for one: a read has
-/// PostgreSQL to go to. The task that connects again ends with the link.
+/// Without a connection, commands fail at once instead of waiting for one: a read can use
+/// PostgreSQL instead. The task that reconnects ends with the link.
 pub(crate) struct Link {
     shared: Arc<Shared>,
     limit: Duration,
@@ -49,9 +49,9 @@ struct Shared {
     client: Client,
     limit: Duration,
     address: String,
-    /// Who is told of every new connection.
+    /// Notified of every new connection.
     listener: OnceLock<Arc<dyn Listener>>,
-    /// Entry for the time of a clone, never across an await.
+    /// Locked while the connection is cloned, never across an await.
     current: Mutex<Current>,
     broken: Notify,
 }
@@ -59,12 +59,12 @@ struct Shared {
 #[derive(Default)]
 struct Current {
     connection: Option<MultiplexedConnection>,
-    /// For good: there will be no other.
+    /// Closed permanently: no other connection follows.
     closed: bool,
     /// Counts connections.
     number: u64,
     timeouts: u32,
-    /// When the oldest command was sent since the last answer that was taken.
+    /// When the first command was sent since the last reply that a caller took.
     unanswered: Option<Instant>,
     time: Option<Reference>,
 }
@@ -75,7 +75,7 @@ impl Current {
     }
 }
 
-/// Redis's clock beside ours: what both showed at one moment, in nanoseconds.
+/// Redis's clock compared with ours: the readings of both at the same time, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Reference {
     redis: i128,
@@ -91,7 +91,7 @@ impl Reference {
 }
 
 impl Link {
-    /// Makes a link. Nothing is sent yet; see [`connect`](Link::connect).
+    /// Creates a link. Nothing is sent yet; see [`connect`](Link::connect).
     pub(crate) fn new(url: &str, limit: Duration) -> Result<Link, RedisError> {
         let client = client(url)?;
         let shared = Arc::new(Shared {
@@ -106,7 +106,7 @@ impl Link {
         Ok(Link { shared, limit, runtime: Handle::current(), keeper })
     }
 
-    /// Names who is told of every new connection from now on.
+    /// Sets the listener that is notified of every new connection from now on.
     pub(super) fn tell(&self, listener: Arc<dyn Listener>) {
         let _ = self.shared.listener.set(listener);
     }
@@ -119,7 +119,7 @@ impl Link {
         self.shared.lock().connection.is_some()
     }
 
-    /// Closes the connection for good.
+    /// Closes the connection permanently.
     pub(super) fn close(&self) {
         self.keeper.abort();
         let mut current = self.shared.lock();
@@ -127,15 +127,15 @@ impl Link {
         current.connection = None;
     }
 
-    /// Connects for the first time. A slow answer is one here: whether Redis keeps to the time limit
-    /// shows in use.
+    /// Connects for the first time. A slow reply is accepted here: whether Redis meets the time
+    /// limit shows in use.
     pub(crate) async fn connect(&self) -> Result<(), RedisError> {
         let connection = connect(&self.shared.client, CONNECT).await?;
         self.shared.install(connection);
         Ok(())
     }
 
-    /// Lets the keeper do the connecting, for a start without Redis.
+    /// Lets the background task connect, for a start without Redis.
     pub(crate) fn connect_later(&self) {
         self.shared.broken.notify_one();
     }
@@ -149,31 +149,31 @@ impl Link {
         self.limit
     }
 
-    /// The one that connections live on.
+    /// The runtime of the connections.
     pub(super) fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
-    /// What a time limit that begins now is to be counted by; see [`timed_out`](Link::timed_out).
+    /// Marks the start of a time limit; see [`timed_out`](Link::timed_out).
     pub(super) fn sent(&self) -> Sent {
         self.shared.lock().sent()
     }
 
-    /// Somebody has waited in vain, whose command somebody else has sent, since `sent` was taken.
+    /// Reports a timeout of a caller whose command another task has sent since `sent` was taken.
     pub(super) fn timed_out(&self, sent: Sent) {
         self.shared.timed_out(sent);
     }
 
-    /// A point of the system's clock by Redis's clock, in milliseconds since 1970, or a little
-    /// before it.
+    /// Converts a time of the system's clock to Redis's clock, in milliseconds since 1970. The
+    /// result is exact or slightly early.
     pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
         let Reference { redis, ours } = self.shared.lock().time?;
         let ahead = i128::from(instant.nanos()) - i128::from(ours.nanos());
         i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
     }
 
-    /// Several commands in one round trip, and the number of the connection they went on; an error
-    /// among their replies is one of the values.
+    /// Sends several commands in one round trip. Returns the replies and the number of the
+    /// connection. A reply that is an error is one of the values.
     pub(crate) async fn pipeline(
         &self,
         commands: &Pipeline,
@@ -185,12 +185,12 @@ impl Link {
         .await
     }
 
-    /// A script's reply, and the number of the connection it came on.
+    /// Calls a script. Returns its reply and the number of the connection.
     pub(super) async fn call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
         self.patient_call(call, self.limit).await
     }
 
-    /// The same with a time limit of its own.
+    /// Calls a script with a time limit of its own.
     pub(super) async fn patient_call(
         &self,
         call: &Call,
@@ -199,7 +199,7 @@ impl Link {
         self.send(limit, async |connection| run(connection, call).await).await
     }
 
-    /// The same, and Redis's clock is read on the way.
+    /// Calls a script, and reads Redis's clock in the same round trip.
     pub(super) async fn timed_call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
         let (replies, connection) = self
             .send(self.limit, async |connection| {
@@ -226,13 +226,13 @@ impl Link {
         Ok((reply, connection))
     }
 
-    /// One call, with the error that it meets.
+    /// Calls a script once and returns its error.
     pub(super) async fn check(&self, call: &Call) -> Result<(), RedisError> {
         let mut connection = self.connection()?;
         bounded(CONNECT, run(&mut connection, call)).await.map(drop)
     }
 
-    /// Several commands, with the first error that they meet.
+    /// Sends several commands and returns the first error.
     pub(super) async fn check_pipeline(&self, commands: &Pipeline) -> Result<(), RedisError> {
         let mut connection = self.connection()?;
         let count = commands.len();
@@ -276,30 +276,31 @@ impl Link {
         let sent = current.sent();
         let connection = current.connection.clone()?;
         let now = Clock::system().now();
-        // Callers who lose patience before we do drop their command and report nothing. If nobody
-        // has taken an answer for so long, a command that no caller can drop finds out why.
+        // A caller that gives up before the time limit drops its command and reports nothing. If no
+        // reply has been taken for this long, a probe that no caller can drop tests the connection.
         let unanswered = *current.unanswered.get_or_insert(now);
         if clock::since(now, unanswered) > TIMEOUTS * self.limit {
             current.unanswered = Some(now);
             let (shared, limit) = (self.shared.clone(), self.limit);
-            // Not on the caller's runtime, which may end with the call.
+            // Spawned on the link's runtime; the caller's may end with the call.
             self.runtime.spawn(probe(shared, connection.clone(), sent, limit));
         }
         Some((connection, sent))
     }
 }
 
-/// A client for connections to a server, as all of them are to be.
+/// Creates a client with the settings that all connections to a server use.
 pub(super) fn client(url: &str) -> Result<Client, RedisError> {
     #[cfg(feature = "cli")]
     if url.starts_with("rediss:") {
         crate::l2::tls::prepare();
     }
     let info = url.into_connection_info()?;
-    // Without it, small commands wait for the answer to earlier ones (Nagle's algorithm).
+    // Otherwise small commands would wait for the reply to earlier ones (Nagle's algorithm).
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    // The name of the client library, for lists of clients: one right more to ask for, which
-    // servers before 7.2 do not know, and a line in the server's log of refusals without it.
+    // The client library's name, for lists of clients, is not sent: it would need one more
+    // permission, servers before 7.2 do not know the command, and a refusal adds a line to the
+    // server's log.
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
     let info = info.set_redis_settings(settings);
     Client::open(info)
@@ -358,7 +359,7 @@ impl Shared {
     fn timed_out(&self, sent: Sent) {
         let lost = {
             let mut current = self.lock();
-            // Of many commands that were sent before the last timeout, that one has counted.
+            // Commands that were sent before the last timeout do not count again.
             if current.number != sent.number || current.timeouts != sent.timeouts {
                 return;
             }
@@ -370,7 +371,7 @@ impl Shared {
         }
     }
 
-    /// Not under the lock: whoever is told may be anybody's code.
+    /// Called outside the lock: a listener may run any code.
     fn gone(&self) {
         trace::connection(&self.address, false);
         self.broken.notify_one();
@@ -382,7 +383,7 @@ impl Shared {
     fn give_up(&self, sent: Sent) {
         let lost = {
             let mut current = self.lock();
-            // Of many commands that fail together only the first calls the keeper.
+            // Of many commands that fail together, only the first wakes the background task.
             if current.number == sent.number { current.connection.take() } else { None }
         };
         if lost.is_some() {
@@ -391,26 +392,27 @@ impl Shared {
     }
 }
 
-/// Which connection a command was sent on, and after how many timeouts in a row. The late failure of
-/// a command on an old connection must not bring down its successor.
+/// The connection that a command was sent on, and the number of timeouts in a row at that time. A
+/// late failure of a command on an old connection must not close the next connection.
 #[derive(Clone, Copy)]
 pub(super) struct Sent {
     number: u64,
     timeouts: u32,
 }
 
-/// Connects again, whenever the connection was given up.
+/// Reconnects whenever the connection was given up.
 async fn keep(shared: Arc<Shared>) {
     let mut pause = Pause::default();
     let mut connected = None;
     loop {
         shared.broken.notified().await;
-        // A server that accepts connections and breaks them at once is not besieged with them.
+        // Avoids a rush of attempts at a server that accepts connections and breaks them at once.
         if let Some(at) = connected {
             pause.rest(clock::since(Clock::system().now(), at)).await;
         }
         loop {
-            // One that greets more slowly than it may answer is no better than one that is silent.
+            // A server whose greeting exceeds the time limit of a reply is no better than a silent
+            // one.
             match connect(&shared.client, shared.limit).await {
                 Ok(connection) => break shared.install(connection),
                 Err(_) => pause.rest(Duration::ZERO).await,
@@ -420,7 +422,7 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// What lies between attempts to connect.
+/// The pause between attempts to connect.
 pub(super) struct Pause(Duration);
 
 impl Default for Pause {
@@ -430,18 +432,18 @@ impl Default for Pause {
 }
 
 impl Pause {
-    /// Waits, longer each time, after a connection that `lived` so long.
+    /// Waits, longer each time up to a limit. A connection that `lived` long enough resets it.
     pub(super) async fn rest(&mut self, lived: Duration) {
         if lived >= STEADY {
             self.0 = FIRST_PAUSE;
         }
-        // Not all processes of a fleet at the same instant.
+        // Randomised, so that the processes of a fleet do not all reconnect at the same instant.
         sleep(self.0.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
         self.0 = (2 * self.0).min(LAST_PAUSE);
     }
 }
 
-/// Calls a script, by its whole code if Redis does not know it.
+/// Calls a script by its digest, or by its whole code if Redis does not know it.
 async fn run(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, RedisError> {
     let reply = send(connection, &call.by_digest).await;
     match reply {
@@ -464,18 +466,19 @@ async fn connect(
 ) -> Result<(MultiplexedConnection, Option<Reference>), RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
-        // Every call has a time limit of its own, which also counts towards giving up.
+        // Every call has its own time limit, which also counts towards giving up the connection.
         .set_response_timeout(None);
     let greeting = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        // A server that wants a password, or is still loading its data, accepts connections too.
+        // A server that requires a password or is still loading its data also accepts connections.
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
         let asked = Clock::system().now();
         let time = redis::cmd("TIME").query_async::<Value>(&mut connection).await;
         if clock::since(Clock::system().now(), asked) > limit {
             return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
         }
-        // Where it is not allowed, nothing is written, for nobody could say how long it may live.
+        // If `TIME` is not permitted, no entries are written, because their lifetime could not be
+        // expressed.
         let time = time.ok().and_then(|answer| Reference::now(&answer));
         Ok((connection, time))
     };

@@ -1,4 +1,4 @@
-//! [`RedisStore`]: the shared tier.
+//! [`RedisStore`]: the shared tier in Redis.
 
 mod batch;
 #[cfg(feature = "cli")]
@@ -33,12 +33,12 @@ use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
 
-/// How long an invalidation waits for Redis: whoever calls it wants it to be heard, and has not
-/// all day.
+/// How long an invalidation waits for Redis. Its callers want it acknowledged, but cannot wait
+/// without limit.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Entries and leases as strings of their own, each with an expiry, and one sorted set for the
-/// directory.
+/// Entries and leases are strings of their own, each with an expiry. The directory is one sorted
+/// set.
 pub(crate) struct RedisStore {
     link: Arc<Link>,
     looks: Looks,
@@ -47,9 +47,9 @@ pub(crate) struct RedisStore {
     scripts: Scripts,
 }
 
-/// How things are called in Redis. What follows the prefix of an entry is the hash, so that neither
-/// SQL nor a parameter can be read from a key's name. The braces keep an entry and its lease on one
-/// node of a cluster.
+/// The names of keys and channels in Redis. After its prefix, the name of an entry has only the
+/// hash, so that a name reveals neither SQL nor parameters. The braces keep an entry and its lease
+/// on one node of a cluster.
 struct Names {
     /// `larder:<namespace>:<entry format>:{`
     entries: String,
@@ -93,7 +93,7 @@ impl Names {
         self.of(key, "}:lease")
     }
 
-    /// That of all names of entries.
+    /// The length of every entry's name.
     fn entry_length(&self) -> usize {
         self.entries.len() + 2 * size_of::<CacheKey>() + 1
     }
@@ -125,7 +125,7 @@ impl Scripts {
 }
 
 impl RedisStore {
-    /// Notices go to `listener`, which also learns of new connections of the link.
+    /// Notices go to `listener`, which is also notified of new connections of the link.
     pub(crate) fn new(link: Link, namespace: &str, listener: Arc<dyn Listener>) -> RedisStore {
         let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
@@ -134,8 +134,8 @@ impl RedisStore {
         RedisStore { link, looks, subscription, names, scripts: Scripts::new() }
     }
 
-    /// Whether Redis does what the protocol needs: a beat, looks for nothing, and a lease that is
-    /// nobody's, with their error.
+    /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
+    /// beat, lookups that find nothing, and operations on a lease that nobody holds.
     pub(crate) async fn check(&self) -> Result<(), RedisError> {
         let start = Position { epoch: 0, seq: 0 };
         self.link.check(&self.beat_command(start)).await?;
@@ -179,7 +179,7 @@ impl RedisStore {
         call
     }
 
-    /// What all scripts on the directory want to know.
+    /// Appends the arguments that all scripts on the directory begin with.
     fn head(&self, call: &mut Call, known: Position) {
         call.arg(known.epoch).arg(known.seq).arg(fastrand::u32(..1 << 24));
     }
@@ -197,7 +197,7 @@ impl Store for RedisStore {
     }
 
     fn now(&self) -> Instant {
-        // Redis's clock is known by how it stands to this one.
+        // Redis's clock is known by its difference to this clock.
         Clock::system().now()
     }
 
@@ -256,9 +256,9 @@ impl Store for RedisStore {
         fill: Fill,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            // Not PX, a life from when the command is carried out. A command whose answer we gave
-            // up on may still lie before a frozen server, which carries it out when it thaws: an
-            // expired result would begin a second life.
+            // Not PX, which would start a lifetime when the command is executed. A command whose
+            // reply we no longer wait for may still be queued at a frozen server, which executes it
+            // when it continues: an expired result would begin a second lifetime.
             let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
             call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
             call.arg(&[LeaseOutcome::Filled.byte()]).arg(key.as_bytes());
@@ -380,7 +380,7 @@ fn number(value: &Value) -> Option<u64> {
     std::str::from_utf8(bytes(value)?).ok()?.parse().ok()
 }
 
-/// The directory keeps its marks as scores below zero.
+/// The directory stores its marks as negative scores.
 fn mark(value: &Value) -> Option<u64> {
     let score: f64 = match value {
         Value::Double(score) => *score,
@@ -402,7 +402,7 @@ fn beat(reply: &Value, connection: u64) -> Option<Beat> {
     Some(Beat { at, slots, connection })
 }
 
-/// Header and payload as one argument, without putting them together first.
+/// The header and the payload as one argument, without copying them into one buffer first.
 struct Entry<'a>(&'a Bytes, &'a Bytes);
 
 impl ToRedisArgs for Entry<'_> {

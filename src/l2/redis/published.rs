@@ -1,4 +1,4 @@
-//! What processes say about themselves, as Redis gives it.
+//! The snapshots that processes publish, parsed from Redis's replies.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use redis::Value;
 use super::{bytes, number};
 use crate::l2::Snapshot;
 
-/// From the replies to `TIME` and `HGETALL`. What is over is left out; `publish.lua` tells how fields
-/// are called. A field that is called otherwise is shown to have nothing to say.
+/// Parses the replies to `TIME` and `HGETALL`. Expired snapshots are left out; `publish.lua`
+/// documents the names of the fields. A field with another name yields an empty snapshot.
 pub(super) fn snapshots(replies: &[Value]) -> Option<Vec<Snapshot>> {
     let [Value::Array(time), all] = replies else { return None };
     let now = number(time.first()?)? * 1000 + number(time.get(1)?)? / 1000;

@@ -1,17 +1,18 @@
-//! [`Script`]: Lua that Redis runs in one piece.
+//! [`Script`]: a Lua script that Redis executes atomically.
 
 use std::sync::Arc;
 
 use redis::{Cmd, ToRedisArgs};
 
-/// A script, called by its digest, which Redis remembers until it is restarted or told to forget.
+/// A script, called by its digest. Redis keeps the script until it restarts or its scripts are
+/// flushed.
 pub(super) struct Script {
     code: Arc<str>,
     digest: String,
 }
 
 impl Script {
-    /// Of parts that follow each other.
+    /// Joins the parts in order.
     pub(super) fn new(parts: &[&str]) -> Script {
         let code = parts.concat();
         let digest = redis::Script::new(&code).get_hash().to_owned();
@@ -44,11 +45,12 @@ impl Call {
         self
     }
 
-    /// The same with the whole code, for a Redis that does not remember it; it does afterwards.
+    /// The same call with the whole code, for a Redis that does not know the script. Redis knows it
+    /// afterwards.
     pub(super) fn by_code(&self) -> Cmd {
         let mut command = Cmd::new();
         command.arg("EVAL").arg(&*self.code).arg(self.keys);
-        // Behind the command, the digest and the number of keys.
+        // Skips the command, the digest and the number of keys.
         for argument in self.by_digest.args_iter().skip(3) {
             if let redis::Arg::Simple(bytes) = argument {
                 command.arg(bytes);

@@ -1,4 +1,4 @@
-//! [`Subscription`]: the connection on which notices come.
+//! [`Subscription`]: the connection that receives notices.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 
-/// How often a silent connection is asked whether it is still there. One whose other end was cut off
-/// without a word never fails by itself.
+/// The interval of pings on a silent connection. A connection whose peer was silently cut off never
+/// fails by itself.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Listens on a channel until it is dropped, connecting again whenever it has to.
+/// Listens on a channel until it is dropped, and reconnects whenever needed.
 ///
-/// A connection of its own: on one for commands a notice that comes unasked could be taken for a
-/// reply.
+/// It has a connection of its own: on a connection for commands, an unsolicited notice could be
+/// taken for a reply.
 pub(super) struct Subscription(JoinHandle<()>);
 
 impl Subscription {
@@ -80,10 +80,10 @@ async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Resu
     }
 }
 
-/// The notices are written by the scripts:
+/// Parses a notice. The scripts write two kinds:
 ///
 /// - `i <epoch> <seq> <slot> <slot> …`: an invalidation,
-/// - `d`, how a load came out, and its key in 32 bytes: a lease that somebody waits for has been
+/// - `d`, the outcome of a load, and its key in 32 bytes: a lease that a process waits for was
 ///   given back.
 fn parse(notice: &[u8]) -> Option<Notice> {
     match notice {

@@ -1,5 +1,5 @@
-//! What becomes of look-ups that come together. Each test has one thread, so that it decides who
-//! comes when: nothing is sent while it does not await.
+//! Concurrent lookups. Each test has one thread and so controls the order in which lookups begin:
+//! nothing is sent until it awaits.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,9 +16,9 @@ use crate::l2::redis::RedisStore;
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
 
-/// Of a busy machine, in tests that are not about time limits.
+/// For a busy machine, in tests that are not about time limits.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// In those that are.
+/// For tests of time limits.
 const LIMIT: Duration = Duration::from_millis(100);
 
 struct Unsubscribed;
@@ -63,19 +63,19 @@ impl Scene {
         self.server.command(&[b"SET", self.name(number).as_bytes(), value]).unwrap();
     }
 
-    /// How often the directory was asked.
+    /// The number of times the directory was read.
     fn questions(&self) -> u64 {
         let stats = self.server.command(&["INFO", "commandstats"]).unwrap();
         let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zmscore:calls="));
         calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
     }
 
-    /// Begins look-ups, in this order.
+    /// Begins lookups in this order.
     fn begin<'a>(&'a self, keys: &'a [CacheKey]) -> Vec<Look<'a>> {
         keys.iter().map(|key| begun(self.store.read(key))).collect()
     }
 
-    /// As a fleet that needs it does.
+    /// Waits as a fleet that needs the connection does.
     async fn until_connected(&self) {
         tokio::time::timeout(PATIENCE, async {
             while !self.store.is_connected() || self.store.read(&key(0)).await.is_err() {
@@ -95,7 +95,7 @@ fn keys(count: u8) -> Vec<CacheKey> {
     (0..count).map(key).collect()
 }
 
-/// Polled once.
+/// Polls the lookup once.
 fn begun(mut look: Look<'_>) -> Look<'_> {
     assert!(look.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     look
@@ -121,7 +121,7 @@ async fn one_goes_at_once_and_those_who_come_meanwhile_go_together() {
     let answers = join_all(scene.begin(&keys)).await;
     all_have_theirs(&answers);
     assert_eq!(scene.questions(), 3);
-    // And when all have been answered, the next one goes by itself again.
+    // When all have been answered, the next lookup is sent alone again.
     assert!(value(&scene.store.read(&keys[0]).await).is_some());
     assert_eq!(scene.questions(), 4);
     assert_eq!(scene.store.looks.0.lock().under_way, 0);
@@ -153,7 +153,7 @@ async fn what_is_foreign_damaged_or_missing_harms_no_other_of_the_batch() {
             _ => assert_eq!(value(answer), Some(&*format!("value {number}"))),
         }
     }
-    // Alone they are told the same.
+    // A lookup of its own gets the same reply.
     for number in [3, 5] {
         assert_eq!(value(&scene.store.read(&key(number)).await), None);
     }
@@ -165,7 +165,7 @@ async fn an_invalidation_between_two_look_ups_of_a_batch_is_known_to_the_later_o
     let keys = keys(4);
     let before = scene.store.read(&keys[0]).await.unwrap().directory.unwrap();
     let [_alone, earlier] = <[_; 2]>::try_from(scene.begin(&keys[..2])).ok().unwrap();
-    // Another process's, acknowledged while this thread stands still.
+    // An invalidation by another process, acknowledged while this thread is blocked.
     let url = scene.server.url();
     let acknowledged = thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -181,7 +181,7 @@ async fn an_invalidation_between_two_look_ups_of_a_batch_is_known_to_the_later_o
     for answer in join_all(later.into_iter().chain([earlier])).await {
         assert_eq!(answer.unwrap().directory, Some(acknowledged));
     }
-    // The one alone, and all the others together.
+    // The first lookup alone, and all others together.
     assert_eq!(scene.questions(), 2);
 }
 
@@ -189,7 +189,8 @@ async fn an_invalidation_between_two_look_ups_of_a_batch_is_known_to_the_later_o
 async fn callers_who_leave_harm_nobody() {
     let scene = Scene::new(PATIENCE).await;
     let keys = keys(20);
-    // Before anything is sent: the one who went alone, who called the others, and the last.
+    // Before anything is sent: the lookup sent alone, the one that spawned the task, and the last
+    // one.
     let mut looks = scene.begin(&keys);
     for leaver in [19, 8, 1, 0] {
         drop(looks.remove(leaver));
@@ -197,7 +198,7 @@ async fn callers_who_leave_harm_nobody() {
     for answer in join_all(looks).await {
         assert!(value(&answer).is_some());
     }
-    // When all is on its way to Redis.
+    // When all are on their way to Redis.
     scene.proxy.stall(Way::ToClient);
     let asked = scene.questions();
     let mut looks = scene.begin(&keys);
@@ -211,7 +212,7 @@ async fn callers_who_leave_harm_nobody() {
     for answer in join_all(looks).await {
         assert!(value(&answer).is_some());
     }
-    // All of them.
+    // All of them leave.
     drop(scene.begin(&keys));
     all_have_theirs(&join_all(scene.begin(&keys)).await);
     assert_eq!(scene.store.looks.0.lock().waiting.len(), 0);
@@ -223,7 +224,8 @@ async fn a_server_that_is_silent_in_mid_batch_costs_everybody_the_time_limit_and
     scene.until_connected().await;
     scene.proxy.stall(Way::ToClient);
     let keys = keys(100);
-    // As many as were under way together are one timeout; two in a row, and the connection goes.
+    // Lookups that were running together count as one timeout. After two in a row the connection is
+    // given up.
     for connected in [true, false] {
         let answers = join_all(scene.begin(&keys)).await;
         assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
@@ -238,7 +240,7 @@ async fn a_server_that_is_silent_in_mid_batch_costs_everybody_the_time_limit_and
 #[tokio::test]
 async fn a_server_that_dies_in_mid_batch_is_an_error_to_everybody_at_once() {
     let scene = Scene::new(PATIENCE).await;
-    // More than the one alone is answered with, and less than the batch.
+    // More bytes than the reply to the first lookup has, and fewer than that to the batch has.
     scene.proxy.reset_after(400);
     let keys = keys(30);
     let begin = std::time::Instant::now();
@@ -250,7 +252,7 @@ async fn a_server_that_dies_in_mid_batch_is_an_error_to_everybody_at_once() {
     all_have_theirs(&join_all(scene.begin(&keys)).await);
 }
 
-/// A store whose tasks run on a runtime that moves only while the test lets it.
+/// A store whose tasks run on a runtime that runs only while the test drives it.
 fn elsewhere(scene: &Scene) -> (Runtime, RedisStore) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let store = runtime.block_on(store(&scene.proxy.url(), LIMIT));
@@ -262,7 +264,8 @@ fn a_runtime_that_ends_or_stands_still_keeps_nobody() {
     let here = Builder::new_current_thread().enable_all().build().unwrap();
     let scene = here.block_on(Scene::new(PATIENCE));
     let keys = keys(5);
-    // It stands still: nobody waits longer than the time limit, which counts as for one alone.
+    // The runtime stands still: nobody waits longer than the time limit, which counts as for one
+    // lookup.
     let (runtime, store) = elsewhere(&scene);
     for connected in [true, false] {
         let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
@@ -270,14 +273,14 @@ fn a_runtime_that_ends_or_stands_still_keeps_nobody() {
         assert_eq!(store.is_connected(), connected);
     }
     drop((store, runtime));
-    // It ends, with a task that was called.
+    // The runtime ends after the task was spawned.
     let (runtime, store) = elsewhere(&scene);
     let looks =
         here.block_on(async { keys.iter().map(|key| begun(store.read(key))).collect::<Vec<_>>() });
     runtime.shutdown_background();
     let answers = here.block_on(join_all(looks));
     assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
-    // And none can be called any more.
+    // No task can be spawned any more.
     let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
     assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
 }
@@ -290,13 +293,13 @@ async fn large_entries_go_in_small_batches() {
     let keys = keys(21);
     let shared = &scene.store.looks.0;
     assert_eq!(shared.most(), MOST);
-    // The first batch is a surprise.
+    // The first batch does not know the sizes yet.
     join_all(scene.begin(&keys)).await;
     assert!((2..=3).contains(&shared.most()), "{}", shared.most());
     let asked = scene.questions();
     join_all(scene.begin(&keys)).await;
     assert!(scene.questions() >= asked + 1 + 20 / 3);
-    // Small ones are believed in after a while.
+    // Small sizes are learned slowly.
     (0..20).for_each(|number| scene.put(number, b"small"));
     while shared.most() < MOST {
         join_all(scene.begin(&keys)).await;

@@ -1,4 +1,4 @@
-//! [`Chance`]: what is asked, and what happens.
+//! [`Chance`]: draws the next operation or event.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::value::key::CacheKey;
 use crate::value::tag::{Dependencies, TagSlot};
 use crate::value::token::Token;
 
-/// What to ask next: mostly what makes sense, by what the model knows; often enough what does not.
+/// Draws mostly operations that make sense by the state of the model, and often enough others.
 pub(super) struct Chance {
     pub(super) chance: fastrand::Rng,
     keys: Vec<CacheKey>,
     tokens: Vec<Token>,
-    /// The directory's last known position, and epochs from before.
+    /// The directory's last known position, and earlier epochs.
     pub(super) at: Position,
     epochs: VecDeque<u64>,
 }
@@ -50,7 +50,7 @@ impl Chance {
         self.one(&self.tokens.clone())
     }
 
-    /// Mostly whose lease it is, if there is one.
+    /// Mostly the token that holds the lease, if there is one.
     fn token(&mut self, pair: &Pair, key: &CacheKey) -> Token {
         let holder = pair.peek(|space, _| space.leases.get(key).map(|lease| lease.token));
         match holder {
@@ -61,9 +61,10 @@ impl Chance {
 
     fn position(&mut self) -> Position {
         let Position { epoch, seq } = self.at;
-        let known = match self.epochs.is_empty() {
-            true => 0,
-            false => self.epochs[self.chance.usize(..self.epochs.len())],
+        let known = if self.epochs.is_empty() {
+            0
+        } else {
+            self.epochs[self.chance.usize(..self.epochs.len())]
         };
         match self.chance.u32(..1000) {
             0..700 => self.at,
@@ -73,7 +74,7 @@ impl Chance {
             975..980 => {
                 Position { epoch: epoch + (self.chance.u64(1..4) << 24), seq: self.chance.u64(..9) }
             }
-            // As high as it can get in the life of a fleet, and more.
+            // The highest epochs that a fleet can reach in its life, and higher ones.
             980 => Position { epoch: (1 << 50) + self.chance.u64(..1 << 25), seq: 1 << 40 },
             _ => Position { epoch: 0, seq: 0 },
         }
@@ -125,7 +126,7 @@ impl Chance {
         };
         let depends = Dependencies::new([], TagSlot::of(7));
         let head = entry::seal(&key, &header, &depends, &payload, None).unwrap();
-        // None: it has ended before it was written.
+        // Zero: it expires before it is written.
         let mut life = if self.percent(5) { 0 } else { self.chance.u32(1..20) };
         let ties = |life: u32| {
             pair.peek(|space, now| {
@@ -136,7 +137,7 @@ impl Chance {
         if life > 0 && ties(life) {
             life += 1;
         }
-        // It is put in when it is carried out.
+        // `ends` is set when the operation runs.
         let fill = Fill { token, at, ends: 0, header: head, payload: payload.into() };
         Operation::Fill(key, fill, life)
     }
@@ -161,7 +162,7 @@ impl Chance {
         }
     }
 
-    /// Bytes that are no entry, or look like one.
+    /// Bytes that are not an entry, or only look like one.
     fn bytes(&mut self) -> Option<Vec<u8>> {
         let Position { epoch, seq } = self.position();
         let mut entry = [&b"LRDR\x03"[..], &[0; 19]].concat();
@@ -202,7 +203,7 @@ impl Chance {
         }
     }
 
-    /// Remembers what an answer says about the directory.
+    /// Records the directory's position from a reply.
     pub(super) fn learn(&mut self, answer: &Answer) {
         let at = match answer {
             Answer::Read(ReadReply { directory, .. }) => *directory,

@@ -21,15 +21,16 @@ use crate::l2::{LeaseOutcome, Listener, Notice, Store, StoreError};
 use crate::value::key::CacheKey;
 
 const NAMESPACE: &str = "differential";
-/// How much of a step may really pass before answers are no longer judged. Less than half: by as
-/// much again may be wrong what is known of Redis's clock.
+/// The part of a step that may really pass before replies are no longer compared. Less than half a
+/// step: the estimate of Redis's clock may be wrong by as much again.
 const STALL: Duration = Duration::from_millis(200);
-/// How long a notice may take, on a machine that does much else.
+/// The maximum delay of a notice, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// ARGV: a step, and by how much time has jumped, both in ms. KEYS: entry, lease, entry, lease…
+/// ARGV: the length of a step and the length of the jump, both in ms. KEYS: entry, lease, entry,
+/// lease…
 ///
-/// Replies for each name what it has left, and for each lease what it says.
+/// Replies with the remaining time of each key, and with the content of each lease.
 const TIME: &str = r"
 local step, by, reply = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
 for index, key in ipairs(KEYS) do
@@ -77,7 +78,7 @@ impl Ear {
     }
 }
 
-/// Both stores, and what belongs to them.
+/// Both stores, and what the test needs to drive them.
 pub(super) struct Pair {
     model: MemoryStore,
     clock: ManualClock,
@@ -85,13 +86,13 @@ pub(super) struct Pair {
     member_ear: Arc<Ear>,
     redis: RedisStore,
     redis_ear: Arc<Ear>,
-    /// For what is not asked of a store.
+    /// For commands that are not operations of a store.
     by_hand: MultiplexedConnection,
     names: Names,
     keys: Vec<CacheKey>,
-    /// `at:` and the server's id.
+    /// `at:` and the replication id of the server.
     server: String,
-    /// The moment, by the system's clock, that the model calls now.
+    /// The time, by the system's clock, that equals the model's present.
     base: Instant,
 }
 
@@ -139,8 +140,9 @@ impl Pair {
         answer.now_or_never().expect("memory answers at once").unwrap()
     }
 
-    /// Several operations at once. Redis carries them out in their order, on one connection; but reads
-    /// that come together may be sent after what came behind them, which waits for them here.
+    /// Runs several operations at once. Redis executes them in their order, on one connection.
+    /// Batched reads may be sent after operations that follow them, so those wait for the reads
+    /// here.
     pub(super) async fn redis(
         &self,
         batch: &[(Operation, u64)],
@@ -159,13 +161,13 @@ impl Pair {
         command.query_async(&mut self.by_hand).await.unwrap()
     }
 
-    /// Whether so much time has passed that Redis may have let something expire.
+    /// Whether enough time has passed that a key may have expired in Redis.
     pub(super) fn stalled(&self) -> bool {
         clock::since(Clock::system().now(), self.base) > STALL
     }
 
-    /// Lets `steps` pass on both sides, and in Redis no other time. Whether what is there then is
-    /// the same.
+    /// Lets `steps` pass on both sides, and no other time in Redis. Fails if the contents differ
+    /// afterwards.
     pub(super) async fn time(&mut self, steps: u32) -> Result<(), String> {
         let by = steps * STEP;
         self.clock.advance(by);
@@ -202,7 +204,7 @@ impl Pair {
             let same = |model: i64, redis: &Value| *redis == Value::Int(model);
             let lease_is_same = match &lease {
                 Some((left, bytes)) => same(*left, &redis[1]) && *bytes == redis[2],
-                // What is not of that length is no lease.
+                // A value of another length is not a lease.
                 None => !matches!(&redis[2], Value::BulkString(bytes) if bytes.len() == 33),
             };
             if !same(entry, &redis[0]) || !lease_is_same {
@@ -251,7 +253,7 @@ impl Pair {
                 self.plant(self.names.entry(key), bytes, *life).await;
             }
             Event::LeasePlanted(key, bytes) => {
-                // As good as none.
+                // Foreign bytes count as no lease.
                 self.peek(|space, _| space.leases.remove(key));
                 self.plant(self.names.lease(key), bytes, None).await;
             }
@@ -271,8 +273,8 @@ impl Pair {
         }
     }
 
-    /// What both have told since the last call. A notice of the test's own comes last: what Redis
-    /// told before is there by then, and what it did not tell will not come any more.
+    /// The notices of both since the last call. A notice by the test itself comes last: every
+    /// earlier notice from Redis has arrived by then, and no other follows.
     pub(super) async fn notices(&mut self) -> (Vec<Notice>, Vec<Notice>) {
         let last = Notice::LeaseEnded {
             key: CacheKey::of_bytes([0xFF; 32]),
@@ -285,9 +287,9 @@ impl Pair {
         (self.member_ear.take(), redis)
     }
 
-    /// Both begin anew.
+    /// Resets both stores.
     pub(super) async fn reset(&mut self) {
-        // A beat that is answered soon, so that it is known what Redis's clock shows.
+        // Repeats the beat until its reply is quick, so that Redis's clock is known well.
         loop {
             self.base = Clock::system().now();
             let answered = self.redis.beat(Position { epoch: 0, seq: 0 }).await;

@@ -1,30 +1,31 @@
--- The head of all scripts on the directory: one sorted set of cells, each with
--- the number of its last invalidation, and beside them, with scores that are
--- not positive, the directory's own marks:
+-- The common beginning of all scripts on the directory. The directory is one
+-- sorted set. Its members are slots, each scored by the number of its last
+-- invalidation, and these marks, whose scores are not positive:
 --
 --   epoch       minus the epoch
 --   seq         minus the number of the last invalidation
 --   at:<id>     zero; the replication id of the server that it belongs to
 --
 -- KEYS[1] directory
--- ARGV[1] the caller's epoch   ARGV[2] what it has applied   ARGV[3] 24 random bits
+-- ARGV[1] the caller's epoch   ARGV[2] the seq that it has applied
+-- ARGV[3] 24 random bits
 local directory, known, applied = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function text(number)
     return string.format('%.0f', number)
 end
 
--- A server that was started anew, or promoted, has another id, and may have
--- lost what its predecessor had acknowledged.
+-- A server that was restarted or promoted has another id, and may have lost
+-- invalidations that its predecessor had acknowledged.
 local id = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
 local marks = redis.call('ZMSCORE', directory, 'epoch', 'seq', 'at:' .. id)
 local epoch, seq = 0, 0
--- Not a sign in front: minus zero would be written as that.
+-- Subtracted instead of negated: minus zero would be written with its sign.
 if marks[1] then epoch = 0 - tonumber(marks[1]) end
 if marks[2] then seq = 0 - tonumber(marks[2]) end
 if not (marks[1] and marks[2] and marks[3]) or known > epoch or (known == epoch and applied > seq) then
-    -- A new lineage: larger than all that are known, and not one that somebody
-    -- else began with the same count.
+    -- Start a new lineage. Its epoch is larger than all known epochs, and
+    -- differs from one that another server began with the same count.
     local count = math.floor(math.max(known, epoch) / 16777216) + 1
     epoch, seq = count * 16777216 + tonumber(ARGV[3]) % 16777216, 0
     redis.call('DEL', directory)

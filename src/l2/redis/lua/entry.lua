@@ -1,10 +1,11 @@
--- The head of all scripts on an entry and its lease.
+-- The common beginning of all scripts on an entry and its lease.
 --
 -- KEYS[1] entry   KEYS[2] lease   ARGV[1] token, 16 bytes
 --
--- A lease is token (16) ‖ epoch (8) ‖ asof (8) ‖ '1' if somebody waits, else '0'.
--- Numbers are big-endian and below 2^53. They are compared as numbers: Lua
--- compares strings by the locale.
+-- A lease is token (16) ‖ epoch (8) ‖ asof (8) ‖ '1' if a process waits, else
+-- '0'. Here asof is the seq that the load began at. Numbers are big-endian and
+-- below 2^53. They are compared as numbers, because Lua compares strings by
+-- the locale.
 local token = ARGV[1]
 
 local function number(bytes, at)
@@ -15,27 +16,27 @@ local function number(bytes, at)
     return value
 end
 
--- What is not of our making counts as nothing.
+-- A value of another type counts as empty.
 local function get(key, first, last)
     local value = redis.pcall('GETRANGE', key, first, last)
     if type(value) ~= 'string' then return '' end
     return value
 end
 
--- One byte more than it has: something longer is no lease.
+-- Read one byte more than a lease has: a longer value is not a lease.
 local lease = get(KEYS[2], 0, 33)
 if #lease ~= 33 then lease = nil end
 local ours = lease and lease:sub(1, 16) == token
 
--- The stored entry's stamp and token, if it is an entry; see entry.rs.
+-- The stored entry's epoch, seq and token, if it is an entry; see entry.rs.
 local function stored()
     local head = get(KEYS[1], 0, 55)
     if #head < 56 or head:sub(1, 5) ~= 'LRDR\3' then return nil end
     return number(head, 25), number(head, 33), head:sub(41, 56)
 end
 
--- Tells those who wait. A lease that was lost (it ran out, or was evicted) has
--- taken the word with it whether there are any.
+-- Notifies the waiters. A lost lease (expired or evicted) took with it the
+-- record of whether there are any.
 local function tell(channel, done, key)
     if not lease or lease:sub(33) == '1' then
         redis.call('PUBLISH', channel, 'd' .. done .. key)

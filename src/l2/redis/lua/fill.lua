@@ -1,7 +1,7 @@
 -- ARGV[2] epoch   ARGV[3] asof   ARGV[4] when the entry ends, in ms since 1970
--- ARGV[5] channel   ARGV[6] how it came out   ARGV[7] key, 32 bytes   ARGV[8] entry
+-- ARGV[5] channel   ARGV[6] outcome   ARGV[7] key, 32 bytes   ARGV[8] entry
 --
--- Replies whether it was written.
+-- Replies 1 if the entry was written, else 0.
 if lease and not ours then return 0 end
 local epoch, asof, ends = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -9,8 +9,9 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local write = ends > now
 local entry_epoch, entry_asof = stored()
 if write and entry_epoch then
-    -- The lease may have ended meanwhile, or have been granted to a process that
-    -- was behind. What is there must not be replaced by something older.
+    -- The lease may have ended meanwhile, or may have been granted to a
+    -- process that was behind. A stored entry must not be replaced by an older
+    -- one.
     if epoch ~= entry_epoch then
         write = epoch > entry_epoch
     elseif asof ~= entry_asof then

@@ -1,10 +1,10 @@
--- ARGV[4] channel   ARGV[5…] cells
+-- ARGV[4] channel   ARGV[5…] slots
 --
--- Replies epoch and seq. The notice is "i epoch seq cell cell…".
+-- Replies with epoch and seq. The notice is "i epoch seq slot slot…".
 seq = seq + 1
 local number = text(seq)
 redis.call('ZADD', directory, text(-seq), 'seq')
--- In portions: a call takes some thousand arguments.
+-- In chunks: a call accepts a few thousand arguments.
 for first = 5, #ARGV, 1000 do
     local pairs = {}
     for at = first, math.min(first + 999, #ARGV) do

@@ -1,12 +1,12 @@
 -- ARGV[2] epoch   ARGV[3] asof   ARGV[4] need   ARGV[5] token of the entry that
--- is not wanted, or ''   ARGV[6] the lease's time in ms   ARGV[7] the lease
--- ARGV[8] '1' if that entry is no entry to the asker, whatever its stamp says
+-- the requester rejects, or ''   ARGV[6] the lease's time in ms   ARGV[7] the lease
+-- ARGV[8] '1' if the rejected entry is invalid, whatever its stamp says
 --
--- Replies 'granted', 'entry', or how long the other's lease lasts.
+-- Replies 'granted', 'entry', or the remaining ms of another's lease.
 local epoch, need = tonumber(ARGV[2]), tonumber(ARGV[4])
 local entry_epoch, entry_asof, entry_token = stored()
--- Damaged or forged. Left there, a stamp of the far future would keep all others
--- out for as long as it lives.
+-- Damaged or forged. If it stayed, a stamp of the far future would block all
+-- loads until it expires.
 if entry_epoch and ARGV[8] == '1' and entry_token == ARGV[5] then
     redis.call('DEL', KEYS[1])
     entry_epoch = nil
@@ -14,8 +14,8 @@ end
 if entry_epoch == epoch and entry_asof >= need and entry_token ~= ARGV[5] then
     return 'entry'
 end
--- The asker has not heard of a new epoch: what it loads would be dead. Whoever
--- reads the entry finds out.
+-- The requester does not know of the new epoch: the result of its load would
+-- be stale at once. It learns of the epoch when it reads the entry.
 if entry_epoch and entry_epoch > epoch then return 'entry' end
 if ours then return 'granted' end
 local waiting = '0'
@@ -23,8 +23,8 @@ if lease then
     waiting = lease:sub(33)
     local remaining = redis.call('PTTL', KEYS[2])
     local lease_epoch = number(lease, 17)
-    -- A load of an older epoch, or from before an invalidation, is of no use to
-    -- the asker: it takes the lease over, and with it those who wait.
+    -- A load of an older epoch, or from before an invalidation, is useless to
+    -- the requester: it takes over the lease and its waiters.
     if remaining > 0
         and (lease_epoch > epoch or lease_epoch == epoch and number(lease, 25) >= need) then
         redis.call('SETRANGE', KEYS[2], 32, '1')

@@ -1,17 +1,17 @@
--- One hash for what the processes of a namespace say about themselves: a field
--- for each, called after the time until which it counts, by this server's
--- clock, and the process: `<milliseconds since 1970>:<id>`.
+-- One hash holds the snapshots of the processes of a namespace, a field for
+-- each. The name of a field is its expiry by this server's clock and the
+-- process: `<milliseconds since 1970>:<id>`.
 --
 -- KEYS[1] hash
--- ARGV[1] id   ARGV[2] how long it counts, in milliseconds   ARGV[3] what it says
--- Without the last two it is withdrawn.
+-- ARGV[1] id   ARGV[2] its lifetime in milliseconds   ARGV[3] snapshot
+-- Without the last two the snapshot is removed.
 local id, lasts = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local latest = 0
 if lasts then latest = now + lasts end
 
--- The names alone tell what is over, and what never was such a field.
+-- The names alone show which fields have expired and which are foreign.
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
     local ends, whose = field:match('^(%d+):(%x+)$')
     ends = tonumber(ends)

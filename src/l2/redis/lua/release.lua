@@ -1,4 +1,4 @@
--- ARGV[2] channel   ARGV[3] how it came out   ARGV[4] key, 32 bytes
+-- ARGV[2] channel   ARGV[3] outcome   ARGV[4] key, 32 bytes
 if lease and not ours then return 0 end
 if ours then redis.call('DEL', KEYS[2]) end
 tell(ARGV[2], ARGV[3], ARGV[4])
