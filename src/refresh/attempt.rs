@@ -1,4 +1,5 @@
-//! One refresh: whether it is due, the transaction, and what follows from it.
+//! One attempt to refresh a view: decides whether a refresh is due, runs the transaction, and
+//! invalidates dependent results.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,22 +16,23 @@ use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshMode, Refr
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
 use crate::telemetry::trace::Span;
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 pub(super) enum Attempt {
     LeaseOutcome(Arc<RefreshReport>),
-    /// Another process is at it.
+    /// Another process is refreshing the view.
     Busy {
         holder: Option<String>,
         version: ViewVersion,
     },
-    /// Nothing seems to have been written; ask again.
+    /// The sources seem unchanged, but some sessions may not have reported their writes yet.
+    /// Examine them again later.
     Unsettled(PendingReports),
 }
 
 impl Shared {
-    /// An attempt, which ends when it is done or the refresher is to cancel what runs. What came of it
-    /// is in the view's status then, and on its way to the hooks. `tell`: whether they are told of a
-    /// failure.
+    /// Makes one attempt to refresh the view. It runs until it is complete or the refresher's
+    /// shutdown reaches `Closing::Cancelling`. On return, the view's status holds the outcome, and
+    /// the event is queued for the hooks. `tell`: whether hooks are notified of a failure.
     pub(super) async fn attempt(
         self: &Arc<Self>,
         view: &Arc<View>,
@@ -40,12 +42,12 @@ impl Shared {
         let name = view.name();
         let permit = tokio::select! {
             biased;
-            // Who still waits here has not begun.
+            // An attempt that still waits for a permit has not begun, so it ends here.
             () = self.closes(Closing::Finishing) => return Err(RefreshError::closed(name)),
             permit = self.permits.acquire() => permit,
         };
-        // Given back when the hooks' line has the event: the end waits for all permits, and then for
-        // the lines.
+        // Released after the event is in the hooks' queue: `shutdown` waits for all permits first,
+        // and then for the queues.
         let _permit = permit.map_err(|_| RefreshError::closed(name))?;
         let _shown = view.shown_as_refreshing();
         let (started, clock) = (self.clock.wall(), Instant::now());
@@ -53,7 +55,7 @@ impl Shared {
         let attempt = tokio::select! {
             biased;
             attempt = span.around(self.try_once(view, &trigger, started, clock)) => attempt,
-            // The attempt is dropped, and with it the session, which cancels what it runs.
+            // Dropping the attempt drops its session, which cancels the running statement.
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
         let outcome = match &attempt {
@@ -71,7 +73,7 @@ impl Shared {
             Ok(Attempt::LeaseOutcome(report)) => view.succeeded(report.clone()),
             Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}
             Err(error) => {
-                // Of its end nobody is told: there is no time for it.
+                // Hooks are not notified of a shutdown: there is no time left to run them.
                 let tell = tell && error.kind() != RefreshErrorKind::Closed;
                 view.failed(started, clock.elapsed(), error, tell);
             }
@@ -129,8 +131,9 @@ impl Shared {
             }
         }
 
-        // With the lock held, so that in the whole fleet only one is asked, who then refreshes.
-        // Between statements the transaction has no snapshot: it keeps nothing from being vacuumed.
+        // The hooks run while the lock is held, so that in the whole fleet only the process that is
+        // about to refresh runs them. Between statements the transaction has no snapshot, so it
+        // does not delay vacuum.
         if let Some(reason) = veto(view, started).await {
             tx.give_up().await?;
             return Ok(skipped(SkipReason::Vetoed(reason)));
@@ -143,20 +146,21 @@ impl Shared {
         };
         let rows = rows(how, &tx, &refreshed);
         let note = note(trigger, &tx, last, basis, rows, &refreshed);
-        // Before the commit: whoever gets the lock after us finds it. If the commit fails, it is
-        // about a state of the view that never comes to be.
+        // Written before the commit, so that the next holder of the lock finds it. If the commit
+        // fails, the note is about a version of the view that never exists.
         self.notes.write(&note_name, &note).await;
 
         let (quoted, oid) = (tx.view.quoted.clone(), tx.view.oid);
-        // A task of its own: dropped between commit and announcement, nobody here would tell the
-        // caches of rows that everybody can read.
+        // A task of its own. If this future were dropped between commit and invalidation, everybody
+        // could read the new rows, and this process would not invalidate the caches.
         let (shared, this) = (self.clone(), view.clone());
         let committed = tokio::spawn(async move {
             let session = tx.commit().await?;
             this.saw(shared.clock.wall(), &refreshed.version);
-            let announced = match rows.any() {
-                true => shared.announce(&this, &content_of(oid, &note.xmin)).await,
-                false => vec![],
+            let announced = if rows.any() {
+                shared.announce(&this, &content_of(oid, &note.xmin)).await
+            } else {
+                vec![]
             };
             Ok::<_, RefreshError>((session, announced))
         });
@@ -173,7 +177,8 @@ impl Shared {
         Ok(done(RefreshOutcome::Refreshed(rows), warnings))
     }
 
-    /// Makes results that read the view stale, in all caches; what could not be announced.
+    /// Makes results that read the view stale, in all caches. Returns a warning for each cache
+    /// whose invalidation failed.
     async fn announce(&self, view: &View, content: &str) -> Vec<String> {
         let (tag, mut warnings) = (self.tag_name(view), vec![]);
         for (at, cache) in self.caches.iter().enumerate() {
@@ -186,14 +191,15 @@ impl Shared {
     }
 }
 
-/// Why a hook will not have it refreshed now. A hook that fails in another way has no say.
+/// The reason, if a hook vetoes the refresh. A hook that fails in another way does not prevent it.
 async fn veto(view: &View, started: SystemTime) -> Option<String> {
     let event = RefreshEvent::before(view.name().clone(), started);
     view.hooks.ask(&event, &view.on_failure).await.err()
 }
 
-/// Whether another process has refreshed the view for this tick: its note says so, or, if there is
-/// none about this state of the view, that it is another than well before the tick.
+/// Whether another process has refreshed the view for this tick, according to its note. If there is
+/// no note about the current version, that version is compared with the one from well before the
+/// tick.
 fn is_done(trigger: &Trigger, last: Option<&Note>, now: &ViewVersion) -> bool {
     let Trigger::Tick { tick, before, .. } = trigger else { return false };
     match last {
@@ -204,7 +210,8 @@ fn is_done(trigger: &Trigger, last: Option<&Note>, now: &ViewVersion) -> bool {
 
 fn how(mode: Mode, tx: &RefreshTx) -> RefreshMode {
     match mode {
-        // Nobody can be reading it: that is an error.
+        // `CONCURRENTLY` needs a populated view. A plain refresh blocks nobody here: reading a view
+        // that was never populated is an error.
         _ if !tx.state.populated => RefreshMode::Plainly,
         Mode::Plain => RefreshMode::Plainly,
         Mode::ConcurrentlyOrPlain if !tx.state.has_usable_index => RefreshMode::Plainly,
@@ -227,10 +234,12 @@ fn note(
     refreshed: &Refreshed,
 ) -> Note {
     let xmin = refreshed.version.xmin.clone();
-    let content = match rows.any() {
-        true => xmin.clone(),
-        // The rows are those of the state before, which may have been those of an earlier one.
-        false => last.map_or_else(|| tx.state.version.xmin.clone(), |last| last.content),
+    let content = if rows.any() {
+        xmin.clone()
+    } else {
+        // The rows are those of the previous version, which may itself have kept the rows of an
+        // earlier one.
+        last.map_or_else(|| tx.state.version.xmin.clone(), |last| last.content)
     };
     let tick = match trigger {
         Trigger::Tick { tick, .. } => Some(*tick),
@@ -239,7 +248,7 @@ fn note(
     Note { xmin, tick, changed: rows.any(), content, basis }
 }
 
-/// The error with what can be found out about its cause.
+/// Adds to the error what can be found out about its cause.
 async fn explained(mut tx: Box<RefreshTx>, error: RefreshError) -> RefreshError {
     if tx.session.roll_back().await.is_err() {
         return error;

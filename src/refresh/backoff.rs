@@ -1,12 +1,13 @@
-//! How long to wait before trying again.
+//! How long to wait before a retry.
 
 use std::time::{Duration, SystemTime};
 
 use retry_policies::policies::ExponentialBackoff;
 use retry_policies::{Jitter, RetryDecision, RetryPolicy};
 
-/// A random time up to `base` doubled once for each earlier try, and up to `cap`: exponential backoff
-/// with full jitter (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
+/// A random delay: exponential backoff with full jitter
+/// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). Its upper bound
+/// is `base`, doubled once for each earlier try, and at most `cap`.
 pub(super) fn delay(tries: u32, base: Duration, cap: Duration) -> Duration {
     let policy = ExponentialBackoff::builder()
         .retry_bounds(base.min(cap), cap)

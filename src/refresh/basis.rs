@@ -1,4 +1,4 @@
-//! What a view's rows were made of, and whether any of that was written to since.
+//! What a view's rows are computed from, and whether any of it was written to since.
 
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ pub(super) enum Verdict {
 }
 
 impl Shared {
-    /// What the view's rows are about to be made of, and whether it is the same as last time.
+    /// Reads what the view's rows will be computed from, and decides whether it is the same as last
+    /// time.
     ///
-    /// Doubts first, then the counters. The other way round, a session could report between the two:
-    /// too late for the counters, and not in doubt any more.
+    /// Pending reports are read first, then the counters. In the other order, a session could
+    /// report between the two: too late for the counters, and no longer pending.
     pub(super) async fn examine(
         &self,
         tx: &mut RefreshTx,
@@ -40,7 +41,7 @@ impl Shared {
         Ok((basis, if same { verdict } else { Verdict::Changed }))
     }
 
-    /// `None` if writes to it cannot be seen.
+    /// What the view's rows are computed from; `None` if writes to it cannot be detected.
     async fn basis(&self, tx: &mut RefreshTx) -> Result<Option<SourceSnapshot>, Error> {
         if tx.state.server_version < COUNTED_SINCE || !tx.state.counts {
             return Ok(None);
@@ -56,7 +57,7 @@ impl Shared {
         let mut digest = writes.0;
         for oid in sources.views {
             let (version, _) = state::look_again(&mut tx.session, oid).await?;
-            // Its rows may be those of an earlier state.
+            // Its rows may be those of an earlier version.
             let note = self.notes.of(&self.note_name(oid), &version.xmin).await;
             let content = note.map_or(version.xmin, |note| note.content);
             digest.push_str(&format!(" {oid}={content}"));
@@ -79,7 +80,7 @@ async fn pending_reports(
         return Ok(Verdict::Unchanged);
     }
     let unreported = match earlier {
-        // Each of them was idle in between, and reported.
+        // Each of them was idle in between, and reported then.
         Some(earlier) if !UnreportedSession::persists(&earlier, &unreported) => {
             return Ok(Verdict::Unchanged);
         }

@@ -1,4 +1,4 @@
-//! [`RefresherBuilder`]: settings of a refresher, and its start.
+//! [`RefresherBuilder`]: the settings of a refresher, and its start.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,11 +47,12 @@ pub struct RefresherBuilder {
 }
 
 impl Refresher {
-    /// Settings for a refresher on this pool; a [`TlsPool`] where connections must be encrypted.
+    /// Settings for a refresher on this pool. Use a [`TlsPool`] where connections must be
+    /// encrypted.
     ///
-    /// The role of its connections must own the views, or have `MAINTAIN` on them from PostgreSQL 17
-    /// on. A refresh takes a connection for as long as it lasts; looking for refreshes by others, and
-    /// cancelling a refresh, takes one for a moment.
+    /// The role of the pool's connections must own the views or, from PostgreSQL 17 on, have
+    /// `MAINTAIN` on them. A refresh uses a connection for as long as it runs. Polling for
+    /// refreshes made by others, and cancelling a refresh, use one briefly.
     pub fn builder(pool: impl Into<TlsPool>) -> RefresherBuilder {
         RefresherBuilder::new(pool.into())
     }
@@ -74,32 +75,33 @@ impl RefresherBuilder {
         }
     }
 
-    /// A view to be refreshed. May be called several times; the order does not matter.
+    /// Adds a view to refresh. May be called several times; the order does not matter.
     pub fn view(mut self, view: MaterializedView) -> Self {
         self.views.push(view);
         self
     }
 
-    /// A cache whose results are made stale when a view changes: those that are tagged with it. May
-    /// be called several times.
+    /// Adds a cache. When a view changes, the results in the cache that are tagged with it become
+    /// stale. May be called several times.
     ///
-    /// Through a cache that is shared over Redis the processes of a service also agree on who has
-    /// refreshed what. Without one, a process tells from PostgreSQL's catalog alone that another has
-    /// refreshed a view for the tick that has come: when it was refreshed since 10 seconds before the
-    /// tick, or half the interval if that is less, by whomever. And `skip_unchanged` knows of this
-    /// process's own refreshes only.
+    /// Processes that share a cache over Redis also agree on who has refreshed which view. Without
+    /// such a cache, a process has only PostgreSQL's catalog. It then considers a view refreshed
+    /// for the current tick if anybody has refreshed it since 10 seconds before the tick, or since
+    /// half the interval before it if that is less. And `skip_unchanged` knows only of the
+    /// refreshes made by this process.
     ///
-    /// The refresher keeps the cache from ending with its last handle.
+    /// The refresher keeps the cache running when all other handles to it are dropped.
     ///
     /// # Default
     ///
-    /// None: views are refreshed, and that is all.
+    /// None: views are refreshed, and nothing is invalidated.
     pub fn cache(mut self, cache: &QueryCache) -> Self {
         self.caches.push(cache.clone());
         self
     }
 
-    /// How many views may be refreshed at a time. Each takes a connection of the pool for as long.
+    /// How many views may be refreshed at the same time. Each refresh uses one connection of the
+    /// pool.
     ///
     /// # Default
     ///
@@ -109,9 +111,9 @@ impl RefresherBuilder {
         self
     }
 
-    /// How often to look whether somebody else has refreshed a view: one query for all of them,
-    /// which reads their rows in `pg_class`. It is the longest delay with which results become stale
-    /// after a refresh that was not made by a refresher. From 10 milliseconds to 1 hour.
+    /// How often to check whether a view was refreshed by others. One query checks all views, by
+    /// reading their rows in `pg_class`. After a refresh that was not made by a refresher, results
+    /// become stale with at most this delay. From 10 milliseconds to 1 hour.
     ///
     /// # Default
     ///
@@ -122,14 +124,15 @@ impl RefresherBuilder {
     }
 
     /// Listens to the event trigger that
-    /// [`install_event_trigger`](Refresher::install_event_trigger) has put into the database: then a
-    /// refresh by somebody else is noticed within milliseconds. It takes a connection of its own,
-    /// straight to PostgreSQL: through PgBouncer in transaction mode nothing is heard. While there is
-    /// none, and without the trigger, [polling](RefresherBuilder::poll) goes on.
+    /// [`install_event_trigger`](Refresher::install_event_trigger) has installed in the database,
+    /// so that refreshes made by others are detected within milliseconds. This uses a connection of
+    /// its own, which must go directly to PostgreSQL: no notification arrives through PgBouncer in
+    /// transaction mode. [Polling](RefresherBuilder::poll) goes on, also without the trigger and
+    /// while there is no connection.
     ///
     /// # Default
     ///
-    /// Polling alone.
+    /// Polling only.
     pub fn listen<C>(mut self, config: Config, tls: C) -> Self
     where
         C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -141,33 +144,35 @@ impl RefresherBuilder {
         self
     }
 
-    /// A hook to be asked before a refresh, by the one process that is about to make it, while it has
-    /// the right to. It may [veto](crate::refresh::Veto) it. One that fails in another way, panics or does not
-    /// answer in time is reported, and the refresh goes on. Hooks are asked in the order in which they
-    /// were given.
+    /// Adds a hook that runs before each refresh, in the one process that is about to make it,
+    /// while that process holds the lock. Hooks run in the order in which they were added.
+    ///
+    /// A hook may [veto](crate::refresh::Veto) the refresh. If it fails in another way, panics or
+    /// exceeds its timeout, this is reported and the refresh goes on.
     pub fn before_refresh(mut self, hook: impl Into<RefreshHook>) -> Self {
         self.before.push(hook.into());
         self
     }
 
-    /// A hook to be told of each refresh that this process has made, after it was committed and
-    /// dependent results were made stale.
+    /// Adds a hook that runs after each refresh made by this process: the refresh has been
+    /// committed, and dependent results are stale.
     ///
-    /// The hooks of one view run one after the other, in the order given, and no refresh waits for
-    /// them, not even of the same view. If 16 events of a view wait for a slow hook, further ones
-    /// are left out and counted in its [status](crate::refresh::ViewStatus::hook_failures).
+    /// The hooks of one view run one after the other, in the order in which they were added. No
+    /// refresh waits for them, not even one of the same view. If 16 events of a view wait for a
+    /// slow hook, further events are dropped and counted in the view's
+    /// [status](crate::refresh::ViewStatus::hook_failures).
     pub fn after_refresh(mut self, hook: impl Into<RefreshHook>) -> Self {
         self.after.push(hook.into());
         self
     }
 
-    /// A hook to be told of each refresh that failed: once for each tick, not of each new try.
+    /// Adds a hook that runs when a refresh has failed: once for each tick, not for each retry.
     pub fn on_error(mut self, hook: impl Into<RefreshHook>) -> Self {
         self.on_error.push(hook.into());
         self
     }
 
-    /// How long [`shutdown`](Refresher::shutdown) lets running refreshes and waiting hooks go on
+    /// How long [`shutdown`](Refresher::shutdown) lets running refreshes and queued hooks go on
     /// before it cancels them.
     ///
     /// # Default
@@ -178,27 +183,27 @@ impl RefresherBuilder {
         self
     }
 
-    /// The clock that schedules go by: a [`ManualClock`](crate::testing::ManualClock) in tests. Waiting for
-    /// PostgreSQL, for hooks and between tries goes by Tokio's.
+    /// The clock that schedules follow, such as a [`ManualClock`](crate::testing::ManualClock) in
+    /// tests. Timeouts for PostgreSQL and hooks, and pauses between retries, follow Tokio's clock.
     ///
     /// # Default
     ///
-    /// The system's
+    /// The system's clock
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// Checks the settings and the names, and begins.
+    /// Checks the settings and the names of the views, and starts the refresher.
     ///
-    /// What [`check`](Refresher::check) finds at this moment is told as events of the feature
-    /// `tracing`; a view that is missing or has no usable index does not keep others from being
-    /// refreshed.
+    /// The findings of [`check`](Refresher::check) at this moment are emitted as events by the
+    /// feature `tracing`. A view that is missing or has no usable index does not prevent others
+    /// from being refreshed.
     ///
     /// # Errors
     ///
-    /// A setting out of range, a name that cannot be read, a relation that is no materialized view,
-    /// a PostgreSQL that does not answer, no Tokio runtime around. Nothing was executed then.
+    /// If a setting is out of range, a name cannot be parsed, a relation is not a materialized
+    /// view, PostgreSQL does not answer, or there is no Tokio runtime. Nothing was executed then.
     pub async fn start(self) -> Result<Refresher, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::no_runtime())?;
         self.check_settings()?;
@@ -233,8 +238,8 @@ impl RefresherBuilder {
         let mut followed = Followed::new(&shared);
         let looked = followed.look(&shared).await;
         looked.map_err(|error| RefreshError::connect(&shared.views[0].view.name, error))?;
-        // After the look: a tick that comes between the two would find what another has made of it,
-        // and nothing from before to tell it by.
+        // Read after the look. A tick between the two would find the view as another process had
+        // refreshed it for that tick, and no earlier version to compare it with.
         let from = shared.clock.wall();
         for view in &shared.views {
             view.done_before(view.schedule.as_ref().and_then(|schedule| schedule.next(from)));
@@ -280,7 +285,8 @@ impl RefresherBuilder {
         Ok(())
     }
 
-    /// Whether all names are of materialized views, or of nothing yet; the name of the database.
+    /// Checks that each name is that of a materialized view, or of nothing yet. Returns the name of
+    /// the database.
     async fn check_names(&self, source: &Source) -> Result<String, StartError> {
         let first = &self.views[0].name;
         let session = Session::open(source).await;
@@ -302,7 +308,8 @@ impl RefresherBuilder {
                     }
                     oids.push(found.oid);
                 }
-                // A migration may be about to make it. A name that is none never will be.
+                // A migration may be about to create the view. A name that cannot be parsed never
+                // exists.
                 Err(error) if error.is_absent() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -340,7 +347,7 @@ impl RefresherBuilder {
     }
 }
 
-/// How long a query may take that warms the cache: as long as a load may by default.
+/// Time limit for a query that warms the cache: the default limit of a load.
 const WARM: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for RefresherBuilder {

@@ -1,17 +1,18 @@
-//! [`CheckReport`]: what was found out about views before it went wrong.
+//! [`CheckReport`]: what a check found out about the views before a refresh fails.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::refresh::postgres::Finding;
 
-/// What [`Refresher::check`](crate::refresh::Refresher::check) has found. Its `Display` is for people.
+/// The findings of [`Refresher::check`](crate::refresh::Refresher::check). Its `Display` is for
+/// people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckReport {
     pub(super) views: Vec<ViewCheck>,
 }
 
-/// What was found about one view.
+/// The findings about one view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ViewCheck {
     pub(super) view: Arc<str>,
@@ -19,7 +20,7 @@ pub struct ViewCheck {
 }
 
 impl CheckReport {
-    /// Each view, in the order in which they were given.
+    /// Each view, in the order in which the views were added.
     pub fn views(&self) -> &[ViewCheck] {
         &self.views
     }
@@ -31,17 +32,17 @@ impl CheckReport {
 }
 
 impl ViewCheck {
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn view(&self) -> &str {
         &self.view
     }
 
-    /// What was found; empty if all is well.
+    /// The findings; empty if there are none.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Whether it can be refreshed.
+    /// Whether the view can be refreshed.
     pub fn is_ok(&self) -> bool {
         !self.findings.iter().any(|finding| finding.kind().is_fatal())
     }

@@ -1,4 +1,4 @@
-//! [`RefreshEvent`]: what a hook is told.
+//! [`RefreshEvent`]: what a hook receives.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::report::{RefreshReport, RowChanges};
 use crate::refresh::postgres::RefreshError;
 
-/// What a hook is told about a refresh. Cheap to clone.
+/// What a hook receives about a refresh. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RefreshEvent {
     view: Arc<str>,
@@ -42,7 +42,7 @@ impl RefreshEvent {
         RefreshEvent { view, started, stage }
     }
 
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn view(&self) -> &str {
         &self.view
     }
@@ -52,7 +52,7 @@ impl RefreshEvent {
         self.started
     }
 
-    /// How long it took; zero before it.
+    /// How long the refresh took; zero before a refresh.
     pub fn duration(&self) -> Duration {
         match &self.stage {
             Stage::Before => Duration::ZERO,
@@ -61,7 +61,7 @@ impl RefreshEvent {
         }
     }
 
-    /// What came of it, after a refresh.
+    /// The report, after a refresh.
     pub fn report(&self) -> Option<&RefreshReport> {
         match &self.stage {
             Stage::After(report) => Some(report),
@@ -79,7 +79,7 @@ impl RefreshEvent {
         self.report().is_some_and(RefreshReport::changed)
     }
 
-    /// Why it failed, for [`on_error`](crate::refresh::RefresherBuilder::on_error).
+    /// Why the refresh failed, for [`on_error`](crate::refresh::RefresherBuilder::on_error).
     pub fn error(&self) -> Option<&RefreshError> {
         match &self.stage {
             Stage::Failed { error, .. } => Some(error),
@@ -87,7 +87,8 @@ impl RefreshEvent {
         }
     }
 
-    /// How many times it has failed since it last succeeded, this time included.
+    /// How many times the refresh has failed since it last succeeded, including this failure. Zero
+    /// in events that are not failures.
     pub fn failures_in_a_row(&self) -> u32 {
         match &self.stage {
             Stage::Failed { failures_in_a_row, .. } => *failures_in_a_row,

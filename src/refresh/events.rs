@@ -1,4 +1,4 @@
-//! What a refresher reports through spans, events and metrics.
+//! Reports what a refresher does as spans, events and metrics.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::report::{RefreshOutcome, RefreshReport};
 use crate::refresh::postgres::RefreshError;
 use crate::telemetry::{metrics, trace};
 
-/// An attempt to refresh a view came to an end without a failure.
+/// Reports an attempt to refresh a view that ended without a failure.
 pub(super) fn refreshed(report: &RefreshReport) {
     let (view, outcome) = (report.view(), report.outcome());
     match outcome {
@@ -26,25 +26,25 @@ pub(super) fn refreshed(report: &RefreshReport) {
     }
 }
 
-/// An attempt to refresh a view failed, for this many times in a row.
+/// Reports a failed attempt to refresh a view, with the number of failures in a row.
 pub(super) fn failed(error: &RefreshError, failures: u32, took: Duration) {
     trace::refresh_failed(error.view(), error, failures);
     metrics::refreshed(error.view(), "failed", Some(took));
 }
 
-/// A hook failed.
+/// Reports a failed hook.
 pub(super) fn hook_failed(view: &str, failure: &HookFailure) {
     trace::hook_failed(view, failure);
     metrics::hook_failed(view);
 }
 
-/// A refresh was noticed that nobody had announced.
+/// Reports a refresh that this process detected and no process had announced.
 pub(super) fn noticed(view: &str) {
     trace::noticed(view);
     metrics::noticed(view);
 }
 
-/// What a check found about the views.
+/// Reports the findings of a check.
 pub(super) fn found(report: &CheckReport) {
     for check in report.views() {
         for finding in check.findings() {

@@ -1,5 +1,6 @@
-//! Refreshes by others: psql, pg_cron, a process that was killed between its commit and its
-//! announcement. Noticed by looking, and, where an event trigger tells, by looking at once.
+//! Detects refreshes made by others: psql, pg_cron, or a process that was killed between its commit
+//! and its announcement. It polls PostgreSQL, and looks at once when the event trigger sends a
+//! notification.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use crate::refresh::postgres::listen::Listen;
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::state;
 
-/// How long a process of the fleet has to announce what it has committed. After that it is dead, or
-/// cut off, and whoever notices announces it.
+/// How long a process of the fleet may take to announce what it has committed. After that it is
+/// considered dead or disconnected, and the process that detects the refresh announces it.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(1);
 
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// What was done about each state of a view that was seen.
+/// The version that each view was last seen in, and whether it was handled.
 pub(super) struct Followed {
     names: Vec<String>,
     views: HashMap<usize, State>,
@@ -42,7 +43,7 @@ impl Followed {
         Followed { names, views: HashMap::new() }
     }
 
-    /// Looks at all views once, and makes stale what a refresh has changed.
+    /// Looks at all views once, and makes results stale that read a changed view.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), BoxError> {
         let mut session = Session::open(&shared.source).await?;
         let version = state::glance(&mut session, &self.names).await?;
@@ -74,18 +75,18 @@ impl Followed {
         Ok(())
     }
 
-    /// Whether a process is being given the time to announce its refresh.
+    /// Whether another process still has time to announce its refresh.
     fn is_waiting(&self) -> bool {
         self.views.values().any(|state| !state.handled)
     }
 }
 
 impl Shared {
-    /// Does what is to be done about a state of a view; whether nothing is left to do.
+    /// Handles a version of a view. Returns `true` if nothing is left to do.
     async fn follow(&self, at: usize, state: &State) -> bool {
         let (view, name) = (&self.views[at], self.note_name(state.oid));
-        // Rows that a refresh has left as they were are those of an earlier state. Whoever made that
-        // one may have died before they announced it.
+        // If a refresh changed no row, the rows are those of an earlier version. The process that
+        // made that version may have died before it announced it.
         let note = self.notes.of(&name, &state.xmin).await;
         let content = note.as_ref().map_or(&state.xmin, |note| &note.content);
         let (tag, content) = (self.tag_name(view), content_of(state.oid, content));
@@ -98,7 +99,7 @@ impl Shared {
                 return false;
             }
             noticed = true;
-            // What could not be announced is kept by the cache, which does so when Redis is back.
+            // If the invalidation fails, the cache keeps it and repeats it when Redis is back.
             if cache.invalidate([view.view.tag()]).await.is_ok() {
                 self.notes.announced(at, &tag, &content).await;
             }
@@ -111,15 +112,18 @@ impl Shared {
     }
 }
 
-/// Looks again and again, until the refresher ends.
+/// Polls until the refresher ends.
 pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
     let mut failed = 0;
     loop {
-        let pause = match followed.is_waiting() {
-            // However long the interval: somebody may have told of what was to be seen.
-            _ if failed > 0 => backoff::delay(failed, RECONNECT.0, RECONNECT.1),
-            true => shared.poll.min(ANNOUNCED_WITHIN / 4),
-            false => shared.poll,
+        let pause = if failed > 0 {
+            // After a failure, do not wait for the poll interval, which may be long: a notification
+            // may have caused the look that failed.
+            backoff::delay(failed, RECONNECT.0, RECONNECT.1)
+        } else if followed.is_waiting() {
+            shared.poll.min(ANNOUNCED_WITHIN / 4)
+        } else {
+            shared.poll
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -128,7 +132,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
         }
         let looked = tokio::select! {
             looked = followed.look(&shared) => looked,
-            // A server or a pool that does not answer is not waited for.
+            // Shutdown does not wait for a server or a pool that does not answer.
             () = shared.closes(Closing::Cancelling) => return,
         };
         failed = match looked {
@@ -138,7 +142,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
     }
 }
 
-/// Keeps a connection on which the event trigger's notices come.
+/// Keeps a connection open that receives the notifications of the event trigger.
 pub(super) async fn listen(shared: Arc<Shared>, listen: Listen) {
     let mut failed = 0;
     loop {

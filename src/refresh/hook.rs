@@ -1,4 +1,4 @@
-//! [`RefreshHook`]: what else is to happen when a view is refreshed.
+//! [`RefreshHook`]: a user's function that runs before or after a refresh.
 
 mod line;
 
@@ -17,19 +17,21 @@ use super::event::RefreshEvent;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a hook returns when it could not do its work: any error.
+/// What a hook returns when it fails: any error.
 pub type HookError = Box<dyn StdError + Send + Sync>;
 
-/// The error by which a [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook keeps a
-/// refresh from happening.
+/// The error with which a [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook
+/// prevents a refresh.
 ///
-/// It is the only one: if such a hook fails in any other way, panics or takes too long, that is
-/// reported, and the refresh goes on. From other hooks it is an error like any other.
+/// No other failure prevents it: if such a hook fails in another way, panics or exceeds its
+/// timeout, this is reported and the refresh goes on. From other hooks, a veto is an error like any
+/// other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Veto(String);
 
 impl Veto {
-    /// A veto, with the reason that [`SkipReason::Vetoed`](crate::refresh::SkipReason::Vetoed) will tell.
+    /// A veto with a reason, which [`SkipReason::Vetoed`](crate::refresh::SkipReason::Vetoed)
+    /// contains.
     pub fn because(reason: impl Into<String>) -> Veto {
         Veto(reason.into())
     }
@@ -45,10 +47,10 @@ impl StdError for Veto {}
 
 type Closure = dyn Fn(RefreshEvent) -> BoxFuture<'static, Result<(), HookError>> + Send + Sync;
 
-/// Something that is done before or after a refresh, or when one has failed. Cheap to clone.
+/// A function that runs before a refresh, after it, or when it has failed. Cheap to clone.
 ///
-/// A hook cannot harm the refresh, nor other hooks: each call is a task of its own, and if it fails,
-/// panics or exceeds its [`timeout`](RefreshHook::timeout), that is reported and nothing is undone.
+/// A hook cannot harm the refresh or other hooks. Each call runs in a task of its own. If it fails,
+/// panics or exceeds its [`timeout`](RefreshHook::timeout), this is reported and nothing is undone.
 ///
 /// ```
 /// use larder::refresh::{RefreshHook, Veto};
@@ -68,8 +70,9 @@ type Closure = dyn Fn(RefreshEvent) -> BoxFuture<'static, Result<(), HookError>>
 ///
 /// # Cancellation
 ///
-/// When its time is up, or the refresher ends, the task is aborted: the future is dropped at its
-/// next `.await`. A [`blocking`](RefreshHook::blocking) closure that has begun cannot be aborted.
+/// When a call exceeds its timeout, or the refresher ends, the task is aborted: the future is
+/// dropped at its next `.await`. A [`blocking`](RefreshHook::blocking) closure that has begun
+/// cannot be aborted.
 #[derive(Clone)]
 pub struct RefreshHook {
     name: Arc<str>,
@@ -78,9 +81,9 @@ pub struct RefreshHook {
 }
 
 impl RefreshHook {
-    /// A hook that is asynchronous. Its name is how reports call it.
+    /// An asynchronous hook. Reports refer to it by its name.
     ///
-    /// It shares the runtime's threads with everything else; if it blocks, use
+    /// It shares the runtime's threads with all other tasks; if it blocks, use
     /// [`blocking`](RefreshHook::blocking).
     pub fn new<F, Fut>(name: impl Into<String>, closure: F) -> RefreshHook
     where
@@ -94,11 +97,11 @@ impl RefreshHook {
         }
     }
 
-    /// A hook that may block: it runs on a thread that tokio keeps for that.
+    /// A hook that may block: it runs on a thread that Tokio keeps for blocking work.
     ///
-    /// Nothing can stop it once it has begun. After its [`timeout`](RefreshHook::timeout) it is
-    /// reported and no longer waited for, and goes on beside whatever comes next; so does it when
-    /// the refresher ends, and a runtime that shuts down waits for it.
+    /// It cannot be stopped once it has begun. After its [`timeout`](RefreshHook::timeout) it is
+    /// reported and no longer waited for, and it continues in parallel with what follows. It also
+    /// continues when the refresher ends, and a runtime that shuts down waits for it.
     pub fn blocking<F>(name: impl Into<String>, closure: F) -> RefreshHook
     where
         F: Fn(RefreshEvent) -> Result<(), HookError> + Send + Sync + 'static,
@@ -107,7 +110,7 @@ impl RefreshHook {
         RefreshHook::new(name, move |event| {
             let closure = closure.clone();
             async move {
-                // Aborted as well, which takes it out of the queue if no thread has been free yet.
+                // Aborting it removes the closure from the queue if no thread has been free yet.
                 let mut thread = AbortOnDrop(spawn_blocking(move || closure(event)));
                 match (&mut thread.0).await {
                     Ok(result) => result,
@@ -120,27 +123,29 @@ impl RefreshHook {
         })
     }
 
-    /// How long one call may take.
+    /// The time limit of one call.
     ///
-    /// A refresh waits for its `before_refresh` hooks, and later events of a view for the hooks of
+    /// A refresh waits for its `before_refresh` hooks. Later events of a view wait for the hooks of
     /// earlier ones.
     ///
     /// # Default
     ///
-    /// 10 seconds; for a hook made of a `Webhook`, what the webhook allows itself.
+    /// 10 seconds. For a hook made from a `Webhook`, slightly more than the webhook's own limit.
     #[must_use = "a hook with this timeout is returned, the one it was called on is used up"]
     pub fn timeout(mut self, timeout: Duration) -> RefreshHook {
         self.timeout = timeout;
         self
     }
 
+    /// Runs the hook once.
+    ///
     /// # Cancellation
     ///
-    /// Dropped, it aborts the call.
+    /// Dropping the future aborts the call.
     pub(crate) async fn run(&self, event: RefreshEvent) -> Result<(), HookFailure> {
         let may_veto = is_before(&event);
         let closure = self.closure.clone();
-        // It is called in the task, not here: what it does before it returns a future may panic, too.
+        // The closure is called within the task, since it may panic before it returns a future.
         let mut task = AbortOnDrop(tokio::spawn(async move { closure(event).await }));
         let kind = match timeout(self.timeout, &mut task.0).await {
             Ok(Ok(Ok(()))) => return Ok(()),
@@ -193,7 +198,7 @@ fn ended_early(ended: JoinError) -> FailureKind {
     FailureKind::Panicked(said.unwrap_or("with something that is no text").to_owned())
 }
 
-/// Why a call of a hook was none that went well.
+/// Why a call of a hook did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HookFailure {
     pub(crate) hook: Arc<str>,
@@ -206,7 +211,7 @@ pub(crate) enum FailureKind {
     Failed(String),
     Panicked(String),
     TimedOut(Duration),
-    /// It was not told of an event, because too many others wait for it.
+    /// The event was dropped, because too many others were waiting.
     LeftOut,
 }
 
@@ -227,10 +232,10 @@ impl fmt::Display for HookFailure {
     }
 }
 
-/// Whom failures are told.
+/// Is called with each failure.
 pub(crate) type OnFailure = Arc<dyn Fn(HookFailure) + Send + Sync>;
 
-/// The hooks of a view, in the order attached.
+/// The hooks of a view, in the order in which they were added.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) before: Vec<RefreshHook>,
@@ -239,11 +244,11 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Runs those that come before a refresh.
+    /// Runs the hooks that come before a refresh.
     ///
     /// # Errors
     ///
-    /// The reason of the first veto; the hooks behind it are not asked.
+    /// The reason of the first veto. The hooks after it do not run.
     pub(crate) async fn ask(&self, event: &RefreshEvent, failed: &OnFailure) -> Result<(), String> {
         for hook in &self.before {
             match hook.run(event.clone()).await {
@@ -264,7 +269,7 @@ impl Hooks {
     }
 }
 
-/// A task that ends when nobody waits for it any more.
+/// A task that is aborted when its owner is dropped.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
@@ -318,7 +323,7 @@ mod tests {
         })
     }
 
-    /// Says that it was called and then never ends; says when it is dropped.
+    /// Logs that it was called and then never ends; logs when it is dropped.
     pub(super) fn hangs(name: &str, log: &Log) -> RefreshHook {
         struct Dropped(Log);
         impl Drop for Dropped {
@@ -368,7 +373,8 @@ mod tests {
         assert_eq!(late.kind, FailureKind::Failed("vetoed: not at noon".to_owned()));
     }
 
-    // Paused time stands still while a blocking closure runs, until it is told to go on.
+    // Paused time does not move by itself while a blocking closure runs, only when the test
+    // advances it.
     #[tokio::test(start_paused = true)]
     async fn a_blocking_hook_may_block_and_is_left_alone_after_its_timeout() {
         let (release, held) = threads::channel::<()>();

@@ -1,4 +1,7 @@
 //! Materialized views, refreshed on schedule by one process of the fleet at a time.
+//!
+//! A refresh is one transaction that holds an advisory lock. After its commit, results that read
+//! the view become stale in the caches.
 
 mod attempt;
 mod backoff;

@@ -1,10 +1,10 @@
-//! [`Notes`]: what the processes of a fleet tell each other about refreshes, through the cache's
-//! shared tier.
+//! [`Notes`]: what the processes of a fleet publish to each other about refreshes, through the
+//! cache's shared tier.
 //!
-//! Nothing is right or wrong because of a note. Each names the state of the view that it is about,
-//! by the transaction that wrote it; PostgreSQL says whether that is the state still. A note that
-//! was lost, or is late, is about another state: then a view is refreshed, or results are
-//! invalidated, once more than needed.
+//! No note can cause a wrong result. Each note names the version of the view that it is about, by
+//! the transaction that wrote it, and PostgreSQL decides whether this is still the current version.
+//! If a note is lost or late, the one that is found is about another version. Then a view is
+//! refreshed, or results are invalidated, once more than needed.
 
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -16,44 +16,45 @@ use serde_json::{Value, json};
 
 use crate::l2::Store;
 
-/// What a refresh says about itself.
+/// The note about a refresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
-    /// The state of the view that it made.
+    /// The version of the view that the refresh created.
     pub(super) xmin: String,
-    /// The tick of the schedule that it was made for.
+    /// The tick of the schedule that the refresh was made for.
     pub(super) tick: Option<SystemTime>,
-    /// Whether rows changed by it.
+    /// Whether the refresh changed rows.
     pub(super) changed: bool,
-    /// The state in which the rows came to be as they are: an earlier one if none changed since.
+    /// The version in which the rows became what they are: an earlier one if no row has changed
+    /// since.
     pub(super) content: String,
-    /// What its rows were made of; see [`SourceSnapshot`].
+    /// What the rows were computed from; see [`SourceSnapshot`].
     pub(super) basis: Option<SourceSnapshot>,
 }
 
-/// What the rows of a view were made of.
+/// What the rows of a view were computed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceSnapshot {
-    /// How counters of writes and the contents of views below stood before the refresh.
+    /// The write counters, and the contents of the views below, as read before the refresh.
     pub(super) digest: String,
-    /// When that was, by PostgreSQL's clock: microseconds since 1970.
+    /// When they were read, by PostgreSQL's clock: microseconds since 1970.
     pub(super) read_at: i64,
 }
 
 pub(super) struct Notes {
     stores: Vec<Option<Arc<dyn Store>>>,
-    /// What this process has noted: all there is for a cache that has no shared tier, and for others
-    /// the first place to look.
+    /// The notes of this process. For a cache without a shared tier they are the only ones; for
+    /// other caches they are looked up first.
     own: Mutex<HashMap<String, Bytes>>,
 }
 
 impl Notes {
-    /// Of caches, each with its shared tier if it has one.
+    /// Notes for these caches, each given by its shared tier if it has one.
     pub(super) fn new(stores: Vec<Option<Arc<dyn Store>>>) -> Notes {
         Notes { stores, own: Mutex::default() }
     }
 
-    /// What the refresh that made this state of a view says about itself.
+    /// The note about the refresh that created this version of a view.
     pub(super) async fn of(&self, view: &str, xmin: &str) -> Option<Note> {
         let name = format!("view:{view}");
         let about = |bytes: &Bytes| Note::read(bytes).filter(|note| note.xmin == xmin);
@@ -70,7 +71,7 @@ impl Notes {
         None
     }
 
-    /// Notes a refresh, before it is committed: whoever comes after it finds the note.
+    /// Writes a note about a refresh, before the commit, so that the next refresh finds it.
     pub(super) async fn write(&self, view: &str, note: &Note) {
         let (name, bytes) = (format!("view:{view}"), note.bytes());
         self.keep(&name, bytes.clone());
@@ -79,7 +80,8 @@ impl Notes {
         }
     }
 
-    /// Whether what a cache holds under a view's tag was invalidated since the view had this content.
+    /// Whether the results in a cache that have a view's tag were invalidated since the view got
+    /// this content.
     pub(super) async fn is_announced(&self, cache: usize, tag: &str, content: &str) -> bool {
         match &self.stores[cache] {
             Some(store) => {
@@ -90,7 +92,7 @@ impl Notes {
         }
     }
 
-    /// Notes that it was. Only ever after the invalidation was acknowledged.
+    /// Records that they were. Called only after the invalidation was acknowledged.
     pub(super) async fn announced(&self, cache: usize, tag: &str, content: &str) {
         let bytes = Bytes::copy_from_slice(content.as_bytes());
         match &self.stores[cache] {
@@ -128,7 +130,7 @@ impl Note {
         note.to_string().into()
     }
 
-    /// `None` if it is something else, such as a note of another version.
+    /// `None` if the bytes are something else, such as a note in another format.
     fn read(bytes: &[u8]) -> Option<Note> {
         let note: Value = serde_json::from_slice(bytes).ok()?;
         let text = |value: &Value| value.as_str().map(str::to_owned);

@@ -1,4 +1,4 @@
-//! [`RefreshPlan`]: in which order views are refreshed.
+//! [`RefreshPlan`]: the order in which views are refreshed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::refresh::postgres::lineage::Lineage;
 /// Which of a refresher's views read which, directly or through other views.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// The relation of each view, if there is one.
+    /// The OID of each view that exists.
     oids: Vec<Option<u32>>,
     below: Vec<Vec<usize>>,
 }
@@ -25,7 +25,7 @@ impl Order {
         Order { oids, below }
     }
 
-    /// The views below one: they are refreshed first.
+    /// The views below this one. They are refreshed first.
     pub(super) fn below(&self, at: usize) -> &[usize] {
         self.below.get(at).map_or(&[], Vec::as_slice)
     }
@@ -34,8 +34,8 @@ impl Order {
         self.oids == oids
     }
 
-    /// Views by how many others have to come before them: those of one layer do not depend on each
-    /// other. There is no cycle; PostgreSQL cannot be told to make one.
+    /// Groups the views into layers. The views of one layer do not depend on each other, and all
+    /// views below them are in earlier layers. There is no cycle: PostgreSQL cannot create one.
     pub(super) fn layers(&self) -> Vec<Vec<usize>> {
         let mut layers: Vec<Vec<usize>> = vec![];
         let mut left: BTreeSet<usize> = (0..self.below.len()).collect();
@@ -43,7 +43,8 @@ impl Order {
             let is_free = |at: &usize| self.below[*at].iter().all(|below| !left.contains(below));
             let mut layer: Vec<usize> = left.iter().copied().filter(is_free).collect();
             if layer.is_empty() {
-                // Names that changed between two questions. Better all at once than none.
+                // A name changed its meaning between two queries. It is better to refresh all
+                // remaining views at once than none.
                 layer = left.iter().copied().collect();
             }
             left.retain(|at| !layer.contains(at));
@@ -53,8 +54,8 @@ impl Order {
     }
 }
 
-/// In which order a refresher's views are refreshed: from the bottom up, those of one step side by
-/// side. Its `Display` is for people.
+/// The order in which a refresher's views are refreshed: from the bottom up, and the views of one
+/// step in parallel. Its `Display` is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshPlan {
     pub(super) steps: Vec<Vec<PlannedView>>,
@@ -86,12 +87,12 @@ impl RefreshPlan {
 }
 
 impl PlannedView {
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The refresher's views that it reads, directly or through others.
+    /// The refresher's views that this view reads, directly or through other views.
     pub fn after(&self) -> impl ExactSizeIterator<Item = &str> {
         self.after.iter().map(|name| &**name)
     }

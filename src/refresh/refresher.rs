@@ -1,4 +1,4 @@
-//! [`Refresher`]: the handle.
+//! [`Refresher`]: the handle of a refresher.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,12 +23,14 @@ use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
 
-/// Refreshes materialized views on schedule, each by one process of a service at a time, and makes
-/// cached results that read them stale when they have changed.
+/// Refreshes materialized views on schedule, and makes cached results that read them stale when
+/// their rows have changed.
 ///
-/// It is a handle; clones share one refresher, which ends with the last of them. Start one in each
-/// process, with the same views: at each tick whichever comes first refreshes, and if it dies of it,
-/// another does.
+/// Start a refresher in each process of a service, with the same views. At each tick, one process
+/// refreshes the view: the first that gets its lock. If that process dies during the refresh,
+/// another one takes over.
+///
+/// `Refresher` is a handle. Clones share one refresher, which ends when the last clone is dropped.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -64,21 +66,23 @@ use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
 ///
 /// # What a refresh is
 ///
-/// One transaction: it takes an advisory lock that ends with it, sets its timeouts, refreshes, and
-/// reads how many rows changed. After the commit, and only if rows changed, the view's tag is
-/// invalidated in the caches. Nothing of it outlives the transaction, so that it works through
-/// PgBouncer in transaction mode; whatever becomes of the process, the lock is free again.
+/// A refresh is one transaction. It takes an advisory lock that ends with the transaction, sets its
+/// timeouts, refreshes the view, and reads how many rows changed. After the commit, and only if
+/// rows changed, the view's tag is invalidated in the caches. No session state outlives the
+/// transaction, so a refresh works through PgBouncer in transaction mode. The lock is released
+/// however the process ends.
 ///
 /// # Consistency
 ///
-/// Results become stale after the refresh was committed, as by
-/// [`invalidate`](crate::QueryCache::invalidate). If the process is killed between the two, another
-/// process's refresher notices at its next [look](crate::refresh::RefresherBuilder::poll), as it notices refreshes by
-/// others. A refresh that changes no row makes nothing stale.
+/// A refresh that changes rows makes results stale after its commit, as
+/// [`invalidate`](crate::QueryCache::invalidate) does. A refresh that changes no row makes nothing
+/// stale. If the process is killed between the commit and the invalidation, the refresher of
+/// another process detects the refresh at its next [poll](crate::refresh::RefresherBuilder::poll),
+/// as it detects refreshes made by others.
 #[derive(Clone)]
 pub struct Refresher {
     shared: Arc<Shared>,
-    /// Ends with the last handle, and what runs in the background with it.
+    /// Dropped with the last handle, which ends the background tasks.
     last: Arc<LastHandle>,
 }
 
@@ -88,31 +92,31 @@ impl Refresher {
         Refresher { shared, last: Arc::new(last) }
     }
 
-    /// Refreshes one of the refresher's views now, whether or not anything was written, and tells
-    /// what came of it. [`Skipped`](RefreshOutcome::Skipped) if somebody else is refreshing it, or a
-    /// hook vetoes it.
+    /// Refreshes one of the refresher's views now, whether or not anything was written, and returns
+    /// the report. The outcome is [`Skipped`](RefreshOutcome::Skipped) if the view is already being
+    /// refreshed, or if a hook vetoes the refresh.
     ///
     /// # Errors
     ///
-    /// What kept it from being refreshed, and what to do. A name that is none of the refresher's
-    /// views is [`Missing`](RefreshErrorKind::Missing).
+    /// What prevented the refresh, and what to do about it. [`Missing`](RefreshErrorKind::Missing)
+    /// if the name is none of the refresher's views.
     ///
     /// # Cancellation
     ///
-    /// Dropped, it cancels the refresh in PostgreSQL, unless that is being committed already.
+    /// Dropping the future cancels the refresh in PostgreSQL, unless it is being committed already.
     pub async fn refresh_now(&self, view: impl AsRef<str>) -> Result<RefreshReport, RefreshError> {
         let view = self.named(view.as_ref())?;
         self.refresh(view, Trigger::Asked).await
     }
 
     /// Refreshes all of the refresher's views now, in the order of the [plan](Refresher::plan), and
-    /// tells what came of each. Those with
-    /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged) are left out if certainly nothing
-    /// was written.
+    /// returns the result of each. Views with
+    /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged) are skipped if it is
+    /// certain that nothing was written.
     pub async fn refresh_all(&self) -> Vec<Result<RefreshReport, RefreshError>> {
         let layers = match self.order().await {
             Ok(order) => order.layers(),
-            // Each of them will say why.
+            // Each attempt below reports the error itself.
             Err(_) => vec![(0..self.shared.views.len()).collect()],
         };
         let mut all = vec![];
@@ -143,14 +147,15 @@ impl Refresher {
                 outcome: RefreshOutcome::Skipped(SkipReason::Busy { holder }),
                 warnings: vec![],
             }),
-            // There is no time to make sure.
+            // A refresh on demand does not wait until it is certain.
             Attempt::Unsettled(_) => Box::pin(self.refresh(view, Trigger::Asked)).await,
         }
     }
 
-    /// Looks for what would keep a view from being refreshed, or from being refreshed well: a missing
-    /// view, one that was never populated, no usable unique index and why each existing one does not
-    /// count, missing privileges, who else holds it; each with the SQL that mends it.
+    /// Checks for what would prevent a view from being refreshed, or from being refreshed well: a
+    /// missing view, a view that was never populated, no usable unique index and why each existing
+    /// index is not usable, missing privileges, locks held by other sessions. Findings contain the
+    /// SQL that fixes them.
     ///
     /// # Errors
     ///
@@ -173,8 +178,8 @@ impl Refresher {
         Ok(CheckReport { views })
     }
 
-    /// In which order views are refreshed that are due at the same time, as PostgreSQL knows their
-    /// dependencies: through plain views too, but not through functions.
+    /// The order in which views that are due at the same time are refreshed. It follows the
+    /// dependencies that PostgreSQL records: also through plain views, but not through functions.
     ///
     /// # Errors
     ///
@@ -184,21 +189,23 @@ impl Refresher {
         Ok(RefreshPlan::new(&self.order().await?, &names))
     }
 
-    /// How it stands with each view, in the order in which they were given.
+    /// The status of each view, in the order in which the views were added.
     pub fn status(&self) -> Vec<ViewStatus> {
         self.shared.views.iter().map(|view| view.status().clone()).collect()
     }
 
-    /// Puts an event trigger into the database that tells of every refresh, whoever makes it, for
-    /// [`listen`](crate::refresh::RefresherBuilder::listen). It needs a superuser, who owns it from then on. A notice that
-    /// cannot be sent fails nobody's refresh. Installing it again does no harm.
+    /// Installs an event trigger in the database that sends a notification for every refresh, also
+    /// for those made by others. [`listen`](crate::refresh::RefresherBuilder::listen) receives
+    /// these notifications. A notification that cannot be sent does not fail the refresh.
+    /// Installing the trigger again is harmless.
     ///
-    /// It is the event trigger `larder_refresh` and a function in the schema `larder`.
+    /// It creates the event trigger `larder_refresh`, and a function in the schema `larder`. This
+    /// needs a superuser, who owns the trigger from then on.
     ///
     /// # Errors
     ///
-    /// [`Forbidden`](RefreshErrorKind::Forbidden) if the role is no superuser. Nothing is installed
-    /// then.
+    /// [`Forbidden`](RefreshErrorKind::Forbidden) if the role is not a superuser. Nothing is
+    /// installed then.
     pub async fn install_event_trigger(&self) -> Result<(), RefreshError> {
         trigger::run(&mut self.session().await?, trigger::INSTALL).await
     }
@@ -207,16 +214,18 @@ impl Refresher {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// [`Forbidden`](RefreshErrorKind::Forbidden) if the role is not a superuser. Nothing is
+    /// removed then.
     pub async fn remove_event_trigger(&self) -> Result<(), RefreshError> {
         trigger::run(&mut self.session().await?, trigger::REMOVE).await
     }
 
-    /// Ends: nothing begins any more, and what runs may finish. What has not finished at the
-    /// [deadline](crate::refresh::RefresherBuilder::shutdown_deadline) is cancelled, in PostgreSQL too. Returns when
-    /// all is over. The pool and the caches stay open.
+    /// Ends the refresher, and returns when all of it has ended. No refresh begins any more.
+    /// Running refreshes and queued hooks may finish until the
+    /// [deadline](crate::refresh::RefresherBuilder::shutdown_deadline); then they are cancelled, in
+    /// PostgreSQL too. The pool and the caches stay open.
     ///
-    /// Dropping the last handle cancels at once, and without being waited for.
+    /// Dropping the last handle cancels everything at once, without waiting for its end.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
         let deadline = tokio::time::Instant::now() + shared.shutdown_deadline;
@@ -228,7 +237,7 @@ impl Refresher {
         let mut tasks = self.last.tasks.lock().await;
         let finished = async {
             over(&mut tasks).await;
-            // Whoever still has a permit was asked for a refresh by hand.
+            // All tasks have ended, so the remaining permits are held by refreshes on demand.
             let _all = shared.permits.acquire_many(shared.permits_at_all).await;
             for view in &shared.views {
                 if let Some(line) = view.line() {
@@ -240,7 +249,7 @@ impl Refresher {
         shared.closing.send_replace(Closing::Cancelling);
         shared.views.iter().for_each(|view| view.end_hooks());
         over(&mut tasks).await;
-        // Sessions that were dropped while they ran something are telling PostgreSQL.
+        // Sessions that were dropped while they ran a statement are cancelling it in PostgreSQL.
         let _ = timeout(LIMIT, shared.source.gone()).await;
     }
 
@@ -284,11 +293,11 @@ impl fmt::Debug for Refresher {
 
 struct LastHandle {
     shared: Arc<Shared>,
-    /// What runs in the background, as far as nobody has seen it end.
+    /// The background tasks that have not been joined yet.
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Waits until they are over. Dropped, it leaves those that are not.
+/// Joins all tasks. If the future is dropped, tasks that have not ended stay in `tasks`.
 async fn over(tasks: &mut Vec<JoinHandle<()>>) {
     while let Some(task) = tasks.last_mut() {
         let _ = task.await;
@@ -298,7 +307,7 @@ async fn over(tasks: &mut Vec<JoinHandle<()>>) {
 
 impl Drop for LastHandle {
     fn drop(&mut self) {
-        // What runs hears this, lets go of its session, and that cancels.
+        // Background tasks observe this and drop their sessions, which cancels their statements.
         self.shared.closing.send_replace(Closing::Cancelling);
     }
 }

@@ -1,10 +1,10 @@
-//! [`RefreshReport`]: what came of one refresh.
+//! [`RefreshReport`]: the outcome of one refresh.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// What came of one attempt to refresh a view.
+/// The outcome of one attempt to refresh a view.
 #[derive(Debug, Clone)]
 pub struct RefreshReport {
     pub(crate) view: Arc<str>,
@@ -18,16 +18,16 @@ pub struct RefreshReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefreshOutcome {
-    /// It was, and these rows changed.
+    /// The view was refreshed, and these rows changed.
     Refreshed(RowChanges),
-    /// It was not, and need not be.
+    /// The view was not refreshed, for a reason that is not an error.
     Skipped(SkipReason),
 }
 
 /// How many rows of a view a refresh changed.
 ///
-/// `CONCURRENTLY` writes the difference: a row that changed is one deleted and one inserted. A plain
-/// refresh writes all rows anew and cannot tell which of them changed.
+/// `CONCURRENTLY` writes the difference: a changed row counts as one deleted and one inserted. A
+/// plain refresh rewrites all rows, and cannot determine which of them changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RowChanges {
@@ -37,9 +37,9 @@ pub struct RowChanges {
     pub updated: u64,
     /// Rows that were removed.
     pub deleted: u64,
-    /// Whether it was refreshed without `CONCURRENTLY`: all rows are counted as inserted.
+    /// Whether the view was refreshed without `CONCURRENTLY`. Then all rows count as inserted.
     pub plain: bool,
-    /// Whether the server counts rows at all (`track_counts`). If not, all may have changed.
+    /// Whether the server counts rows (`track_counts`). If not, all rows may have changed.
     pub counted: bool,
 }
 
@@ -54,42 +54,43 @@ impl RowChanges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// Another process, or another task of this one, is refreshing it at this moment.
+    /// Another process, or another task of this one, is refreshing the view at this moment.
     Busy {
-        /// Which one, as far as PostgreSQL tells.
+        /// Which process, as far as PostgreSQL shows it.
         holder: Option<String>,
     },
-    /// Another process has refreshed it for this tick of the schedule.
+    /// Another process has refreshed the view for this tick of the schedule.
     AlreadyDone,
-    /// Nothing that it reads was written since its last refresh; see
+    /// Nothing that the view reads was written since its last refresh; see
     /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged).
     Unchanged,
-    /// A [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook said no, for this reason.
+    /// A [`before_refresh`](crate::refresh::RefresherBuilder::before_refresh) hook vetoed the
+    /// refresh, for this reason.
     Vetoed(String),
 }
 
 impl RefreshReport {
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn view(&self) -> &str {
         &self.view
     }
 
-    /// When it began.
+    /// When the attempt began.
     pub fn started(&self) -> SystemTime {
         self.started
     }
 
-    /// How long it took, from the connection to the commit.
+    /// How long the attempt took, from opening the connection to the commit.
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// Whether it was refreshed, and how many rows changed, or why not.
+    /// Whether the view was refreshed, and how many rows changed, or why it was not refreshed.
     pub fn outcome(&self) -> &RefreshOutcome {
         &self.outcome
     }
 
-    /// The rows that changed, if it was refreshed.
+    /// The rows that changed, if the view was refreshed.
     pub fn rows(&self) -> Option<RowChanges> {
         match &self.outcome {
             RefreshOutcome::Refreshed(rows) => Some(*rows),
@@ -97,13 +98,13 @@ impl RefreshReport {
         }
     }
 
-    /// Whether it was refreshed and rows changed, so that cached results were made stale.
+    /// Whether the view was refreshed and rows changed, so that cached results were made stale.
     pub fn changed(&self) -> bool {
         self.rows().is_some_and(|rows| rows.any())
     }
 
-    /// What went wrong beside the refresh, which took place all the same: an `ANALYZE` that failed,
-    /// an invalidation that Redis has not acknowledged yet.
+    /// Problems that did not prevent the refresh: an `ANALYZE` that failed, or an invalidation that
+    /// Redis has not acknowledged yet.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

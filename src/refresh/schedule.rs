@@ -7,27 +7,27 @@ use crate::error::WrongSetting;
 #[cfg(feature = "cron")]
 mod cron;
 
-/// The shortest interval: what Redis and the lives of entries are counted in.
+/// The shortest interval: the unit of Redis's TTLs and of the lifetimes of entries.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// The longest interval, 3660 days. Anything above is taken for a slip of the unit.
+/// The longest interval, 3660 days. Anything above is considered a mistake in the unit.
 const LONGEST: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 
 /// When a view is due: the ticks of a wall clock.
 ///
-/// A tick is a property of the calendar and not of a process, so that all processes of a fleet find
-/// the same ones without talking, whenever they were started. There are none at or before the
-/// beginning of 1970, UTC: an earlier time is taken for that one.
+/// Ticks depend on the calendar and not on a process, so all processes of a fleet compute the same
+/// ticks without communicating, whenever they were started. There are none at or before the
+/// beginning of 1970, UTC: an earlier time counts as that one.
 #[derive(Debug, Clone)]
 pub(crate) enum Schedule {
     /// At every multiple of an interval, in whole milliseconds, since 1970-01-01 00:00 UTC.
     Every(Duration),
-    /// As a cron expression says. Boxed: it holds a table of years.
+    /// At the times of a cron expression. Boxed: it holds a table of years.
     #[cfg(feature = "cron")]
     Cron(Box<cron::Cron>),
 }
 
 impl Schedule {
-    /// At every multiple of `interval`, of which a fraction of a millisecond is dropped.
+    /// At every multiple of `interval`. A fraction of a millisecond in `interval` is dropped.
     ///
     /// # Errors
     ///
@@ -40,17 +40,17 @@ impl Schedule {
                 allowed: "from 1 millisecond to 3660 days".into(),
             });
         }
-        // Not every system's times are as fine as a nanosecond. A tick that was rounded down would
-        // lie before itself, and be due again and again.
+        // Some systems store times less precisely than to the nanosecond. A tick that was rounded
+        // down would lie before itself, and be due again and again.
         let fraction = u64::from(interval.subsec_nanos() % 1_000_000);
         Ok(Schedule::Every(interval - Duration::from_nanos(fraction)))
     }
 
-    /// At the times of an `expression` of five fields, or of six that begin with the seconds, on
-    /// the wall clocks of an IANA time `zone`.
+    /// At the times of an `expression` of five fields, or of six that begin with the seconds, in
+    /// the local time of an IANA time `zone`.
     ///
-    /// Days of the week are 0 to 7 or SUN to SAT, where 1 is Monday, and 0 as well as 7 Sunday. If
-    /// both the day of the month and the day of the week are restricted, either of them is enough.
+    /// Days of the week are 0 to 7 or SUN to SAT, where 1 is Monday, and both 0 and 7 are Sunday.
+    /// If both the day of the month and the day of the week are restricted, one of them is enough.
     /// `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly` stand for their usual expressions.
     ///
     /// # Changes of the clocks
@@ -58,27 +58,27 @@ impl Schedule {
     /// An expression without a `*` in its seconds, minutes and hours names times of day, and each
     /// is due once a day:
     ///
-    /// - `0 30 2 * * *` is due at 03:00, the end of the gap, on a day whose clocks are put forward
-    ///   from 02:00 to 03:00. Several times in the gap are due together.
-    /// - It is due at the first 02:30 of two where the clocks are put back.
+    /// - On a day when clocks are put forward from 02:00 to 03:00, `0 30 2 * * *` is due at 03:00,
+    ///   the end of the gap. Several times in the gap are due together.
+    /// - When clocks are put back, it is due at the first 02:30 of two.
     ///
-    /// Any other expression is due whenever the clocks show a time that fits: `0 */15 * * * *` goes
-    /// on every 15 minutes through both hours that are shown twice, and does not make up for an
-    /// hour that is not shown.
+    /// Any other expression is due whenever the local time matches. `0 */15 * * * *` goes on every
+    /// 15 minutes through both occurrences of a repeated hour, and does not make up for a skipped
+    /// hour.
     ///
-    /// The rules of a zone are the operating system's, or those built in where it has none: a fleet
-    /// agrees on ticks as far as its machines agree on them.
+    /// The rules of a zone are those of the operating system, or built-in ones if it has none.
+    /// Processes agree on ticks as far as their machines agree on these rules.
     ///
     /// # Errors
     ///
-    /// If the expression cannot be read or fits no time at all, as on the 30th of February, or if
-    /// the zone is not known.
+    /// If the expression cannot be parsed or never matches, such as the 30th of February, or if the
+    /// zone is not known.
     #[cfg(feature = "cron")]
     pub(crate) fn cron(expression: &str, zone: &str) -> Result<Schedule, WrongSetting> {
         Ok(Schedule::Cron(Box::new(cron::Cron::new(expression, zone)?)))
     }
 
-    /// The first tick strictly after `at`; none if the calendar ends before.
+    /// The first tick strictly after `at`; `None` if the calendar ends before.
     pub(crate) fn next(&self, at: SystemTime) -> Option<SystemTime> {
         match self {
             Schedule::Every(interval) => {
@@ -92,8 +92,8 @@ impl Schedule {
         }
     }
 
-    /// The last tick after `after` and not after `until`: what is due following a pause, once,
-    /// however many were missed. It takes no longer for a pause of years.
+    /// The last tick after `after` and not after `until`. After a pause, this one tick is due,
+    /// however many were missed. Computing it takes no longer for a pause of years.
     pub(crate) fn latest(&self, after: SystemTime, until: SystemTime) -> Option<SystemTime> {
         let (after, until) = (since_epoch(after), since_epoch(until));
         let tick = match self {
@@ -106,8 +106,8 @@ impl Schedule {
         if tick > after { from_epoch(tick) } else { None }
     }
 
-    /// The interval around a time: the distance of the next two ticks after `at`. `Duration::MAX`
-    /// if the calendar ends before.
+    /// The interval around a time: the distance between the next two ticks after `at`.
+    /// `Duration::MAX` if the calendar ends before.
     #[cfg_attr(not(feature = "cron"), allow(unused_variables))]
     pub(crate) fn interval(&self, at: SystemTime) -> Duration {
         match self {
@@ -121,9 +121,9 @@ impl Schedule {
     }
 }
 
-/// How far `at` lies behind the last multiple of `interval`.
+/// The time between the last multiple of `interval` and `at`.
 fn past_tick(at: Duration, interval: Duration) -> Duration {
-    // Less than the interval, which is at most ten years: it fits.
+    // It is less than the interval, which is at most ten years, so it fits.
     Duration::from_nanos((at.as_nanos() % interval.as_nanos()) as u64)
 }
 
@@ -193,7 +193,7 @@ mod tests {
         #[cfg(feature = "cron")]
         schedules.push(Schedule::cron("@daily", "UTC").unwrap());
         let long_ago = EPOCH - 40 * 366 * DAY;
-        // Where a `SystemTime` ends, to the second.
+        // The last second of a `SystemTime`.
         let end = (0..64)
             .rev()
             .fold(EPOCH, |at, bit| at.checked_add(Duration::from_secs(1 << bit)).unwrap_or(at));
@@ -219,18 +219,19 @@ mod tests {
         assert_eq!(schedule.interval(far), Duration::MAX);
     }
 
-    /// What `next` and `latest` owe each other, from `after` on for `span`.
+    /// Checks that `next` and `latest` agree, from `after` on for `span`.
     fn consistent(schedule: &Schedule, after: SystemTime, span: Duration) -> Result<(), String> {
         let until = after + span;
         let mut last = None;
         let mut at = after;
-        // A count that no honest schedule of the tests reaches: more is to be stuck.
+        // More ticks than any schedule of the tests has. A schedule that reaches this is stuck.
         for _ in 0..200_000 {
             let Some(tick) = schedule.next(at).filter(|tick| *tick <= until) else {
                 let latest = schedule.latest(after, until);
-                return match latest == last {
-                    true => Ok(()),
-                    false => Err(format!("latest is {latest:?}, the last of next is {last:?}")),
+                return if latest == last {
+                    Ok(())
+                } else {
+                    Err(format!("latest is {latest:?}, the last of next is {last:?}"))
                 };
             };
             if tick <= at {

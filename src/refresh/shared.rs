@@ -1,5 +1,5 @@
-//! [`Shared`]: all parts of a refresher. What they do together stands in the files of the path of a
-//! refresh: `ticks` (when), `attempt` (one refresh), `follow` (refreshes by others).
+//! [`Shared`]: the state of a refresher. What its parts do is in the files along the path of a
+//! refresh: `ticks` (when), `attempt` (one refresh), `follow` (refreshes made by others).
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -31,27 +31,27 @@ pub(super) struct Shared {
     pub(super) notes: Notes,
     pub(super) views: Vec<Arc<View>>,
     pub(super) clock: Clock,
-    /// A permit for each refresh that may run at a time.
+    /// One permit for each refresh that may run at the same time.
     pub(super) permits: Semaphore,
     pub(super) permits_at_all: u32,
-    /// Which views read which, as PostgreSQL last said.
+    /// Which views read which, as last read from PostgreSQL.
     pub(super) order: RwLock<Arc<Order>>,
-    /// The name of the database, for notes.
+    /// The name of the database, for the names of notes.
     pub(super) database: String,
     pub(super) closing: watch::Sender<Closing>,
-    /// Looks for refreshes by others at once.
+    /// Makes `follow` look for refreshes made by others at once.
     pub(super) look: Arc<Notify>,
     pub(super) poll: Duration,
     pub(super) shutdown_deadline: Duration,
 }
 
-/// How far the end of a refresher has come.
+/// How far the refresher has shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Closing {
     Open,
-    /// What runs may finish; nothing begins.
+    /// Running refreshes may finish, and none begins.
     Finishing,
-    /// What runs is cancelled.
+    /// Running refreshes are cancelled.
     Cancelling,
 }
 
@@ -61,19 +61,20 @@ pub(super) struct View {
     pub(super) schedule: Option<Schedule>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) on_failure: OnFailure,
-    /// Runs its hooks one after the other, so that they delay no refresh. Until the end has come.
+    /// Runs the view's hooks one after the other, so that they delay no refresh. `None` after the
+    /// shutdown.
     line: Mutex<Option<Arc<HookLine>>>,
     status: Mutex<ViewStatus>,
-    /// The tick that comes next or is being worked on: earlier ones are done. Views above wait for
-    /// it to pass theirs.
+    /// The tick that comes next or is being handled. Earlier ticks are done. Views above wait until
+    /// this is later than their own tick.
     next: watch::Sender<Option<SystemTime>>,
     looks: Mutex<Looks>,
 }
 
-/// How many changes of a view are remembered. Two within one tick would be many.
+/// How many versions of a view are remembered. Two changes within one tick are already rare.
 const REMEMBERED: usize = 8;
 
-/// The states that a view was seen in, and since when.
+/// The versions that a view was seen in, each with the time since when.
 #[derive(Default)]
 struct Looks(VecDeque<(SystemTime, ViewVersion)>);
 
@@ -118,7 +119,8 @@ impl View {
         self.status().activity = activity;
     }
 
-    /// Shows it as being refreshed for as long as the answer is kept, whatever else it is.
+    /// Shows the view as being refreshed until the returned guard is dropped, whatever its
+    /// activity.
     pub(super) fn shown_as_refreshing(&self) -> Shown<'_> {
         self.status().attempts += 1;
         Shown(self)
@@ -128,7 +130,7 @@ impl View {
         self.line.lock().clone()
     }
 
-    /// Gives up the hooks that run or wait.
+    /// Aborts the running hook and drops the queued events.
     pub(super) fn end_hooks(&self) {
         self.line.lock().take();
     }
@@ -137,7 +139,7 @@ impl View {
         *self.next.borrow()
     }
 
-    /// All ticks before this one are done.
+    /// Records that all ticks before this one are done.
     pub(super) fn done_before(&self, next: Option<SystemTime>) {
         self.status().next = next;
         self.next.send_replace(next);
@@ -146,11 +148,11 @@ impl View {
     /// Waits until all ticks up to this one are done.
     pub(super) async fn passed(&self, tick: SystemTime) {
         let mut next = self.next.subscribe();
-        // It ends with the refresher, as we do.
+        // This fails only when the refresher has ended, and then the caller ends too.
         let _ = next.wait_for(|next| next.is_none_or(|next| next > tick)).await;
     }
 
-    /// The view was in this state at this time.
+    /// Records that the view was in this version at this time.
     pub(super) fn saw(&self, at: SystemTime, version: &ViewVersion) {
         let mut looks = self.looks.lock();
         if looks.0.back().is_none_or(|(_, last)| last != version) {
@@ -161,7 +163,7 @@ impl View {
         }
     }
 
-    /// The state that it was last seen in is that of this tick, or of an earlier one, however long
+    /// Records that the version last seen belongs to this tick, or to an earlier one, however long
     /// after the tick it was seen.
     pub(super) fn done(&self, tick: SystemTime) {
         let mut looks = self.looks.lock();
@@ -170,14 +172,14 @@ impl View {
         }
     }
 
-    /// The state that it was last seen in at that time, or else the first that it was seen in.
+    /// The version last seen at that time, or else the earliest one that is remembered.
     pub(super) fn as_of(&self, at: SystemTime) -> Option<ViewVersion> {
         let looks = self.looks.lock();
         let then = looks.0.iter().rev().find(|(since, _)| *since <= at);
         then.or(looks.0.front()).map(|(_, version)| version.clone())
     }
 
-    /// An attempt came to an end without a failure.
+    /// Records an attempt that ended without a failure.
     pub(super) fn succeeded(&self, report: Arc<RefreshReport>) {
         events::refreshed(&report);
         let refreshed = report.rows().is_some();
@@ -196,7 +198,7 @@ impl View {
         }
     }
 
-    /// Another process is at it.
+    /// Records that another process is refreshing the view.
     pub(super) fn watches(&self, report: RefreshReport) {
         self.status().last = Some(Arc::new(report));
     }
@@ -208,7 +210,7 @@ impl View {
         status.last_hook_failure = Some(failure.to_string());
     }
 
-    /// An attempt failed. `tell`: whether hooks hear of it; not of each new try in a row.
+    /// Records a failed attempt. `tell`: whether hooks are notified. Retries do not notify them.
     pub(super) fn failed(
         &self,
         started: SystemTime,
@@ -237,7 +239,7 @@ impl View {
     }
 }
 
-/// Held while an attempt is made, by whoever makes it. They may leave at any time.
+/// Counts an attempt for as long as it runs. The attempt's future may be dropped at any time.
 pub(super) struct Shown<'a>(&'a View);
 
 impl Drop for Shown<'_> {
@@ -247,7 +249,7 @@ impl Drop for Shown<'_> {
 }
 
 impl Shared {
-    /// How it stands with the views, as it is published for the whole fleet.
+    /// The status of the views, as it is published for the whole fleet.
     pub(super) fn published(&self) -> Vec<PublishedView> {
         self.views.iter().map(|view| view.status().published()).collect()
     }
@@ -256,26 +258,28 @@ impl Shared {
         *self.closing.borrow()
     }
 
-    /// Waits until the end has come so far.
+    /// Waits until the shutdown has reached this phase.
     pub(super) async fn closes(&self, phase: Closing) {
-        // The sender is ours, so there is always one.
+        // `self` owns the sender, so it exists.
         let _ = self.closing.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// The name under which a view's notes are: of the relation, so that one that was dropped and
-    /// made again has none.
+    /// The name of a view's notes. It contains the OID of the relation, so that a view that was
+    /// dropped and created again has no notes.
     pub(super) fn note_name(&self, oid: u32) -> String {
         format!("{}:{oid}", self.database)
     }
 
-    /// The name under which it is noted what was announced of a view: of its tag, since others may
-    /// call the same view otherwise, and this name may come to be another view's.
+    /// The name under which announcements for a view are noted. It contains the view's tag: other
+    /// processes may use another name for the same view, and this name may become that of another
+    /// view.
     pub(super) fn tag_name(&self, view: &View) -> String {
         format!("{}:{}", self.database, view.name())
     }
 }
 
-/// What is to be read under a view's name: rows of a relation, by the state in which they came to be.
+/// Identifies the rows that are read under a view's name: the relation, and the version in which
+/// the rows became what they are.
 pub(super) fn content_of(oid: u32, xmin: &str) -> String {
     format!("{oid}:{xmin}")
 }

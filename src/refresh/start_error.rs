@@ -5,8 +5,8 @@ use std::fmt;
 use crate::error::WrongSetting;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 
-/// Why a refresher could not be started: a setting out of range, something that is no materialized
-/// view, or a PostgreSQL that does not answer. Nothing was executed.
+/// Why a refresher could not be started: a setting out of range, a relation that is not a
+/// materialized view, PostgreSQL not answering, or no Tokio runtime. Nothing was executed.
 pub struct StartError(Kind);
 
 enum Kind {
@@ -24,7 +24,7 @@ impl StartError {
         StartError(Kind::NoRuntime)
     }
 
-    /// The view at fault, as it was named, if it is one.
+    /// The view that caused the error, as it was named, if a view did.
     pub fn view(&self) -> Option<&str> {
         match &self.0 {
             Kind::Setting { view, .. } => view.as_deref(),
@@ -33,7 +33,7 @@ impl StartError {
         }
     }
 
-    /// The method whose value was refused, if one was.
+    /// The method whose value was rejected, if one was.
     pub fn setting(&self) -> Option<&'static str> {
         match &self.0 {
             Kind::Setting { wrong, .. } => Some(wrong.setting),
@@ -41,7 +41,7 @@ impl StartError {
         }
     }
 
-    /// Whether it is PostgreSQL that did not answer.
+    /// Whether the cause is that PostgreSQL did not answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(&self.0, Kind::View(error) if error.kind() == RefreshErrorKind::Connection)
     }

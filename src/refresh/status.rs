@@ -1,4 +1,4 @@
-//! [`ViewStatus`]: how it stands with a view.
+//! [`ViewStatus`]: the status of a view.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use super::report::RefreshReport;
 use crate::refresh::postgres::RefreshError;
 use crate::telemetry::stats::PublishedView;
 
-/// How it stands with a view, in this process.
+/// The status of a view, in this process.
 #[derive(Debug, Clone)]
 pub struct ViewStatus {
     pub(super) view: Arc<str>,
     pub(super) activity: Activity,
-    /// How many attempts are being made: ticks and people may come at the same time.
+    /// How many attempts are running: scheduled and requested ones may coincide.
     pub(super) attempts: u32,
     pub(super) next: Option<SystemTime>,
     pub(super) last: Option<Arc<RefreshReport>>,
@@ -30,18 +30,19 @@ pub struct ViewStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Activity {
-    /// Nothing: its time has not come.
+    /// Nothing: the next tick has not come.
     Idle,
-    /// Its time has come, and views below it, which are refreshed first, are not done yet.
+    /// A tick has come, and the views below, which are refreshed first, are not done yet.
     WaitingForDependencies,
     /// This process is refreshing it, or is about to.
     Refreshing,
-    /// Another process is refreshing it. Should that one die, this one takes over.
+    /// Another process is refreshing it. If that process dies, this one takes over.
     RefreshedElsewhere,
-    /// Nothing that it reads seems to have been written; to be sure, sessions are given the time to
-    /// report what they wrote. See [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged).
+    /// Nothing that it reads seems to have been written. To be certain, the process waits until
+    /// sessions have reported their writes. See
+    /// [`skip_unchanged`](crate::refresh::MaterializedView::skip_unchanged).
     Verifying,
-    /// It failed for a reason that may pass, and is tried again in a while.
+    /// The refresh failed for a transient reason, and is retried after a pause.
     Retrying,
 }
 
@@ -63,7 +64,7 @@ impl ViewStatus {
         }
     }
 
-    /// As it is published for the whole fleet.
+    /// The status as it is published for the whole fleet.
     pub(super) fn published(&self) -> PublishedView {
         let unix_ms = |time: SystemTime| {
             time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_millis() as u64)
@@ -85,7 +86,7 @@ impl ViewStatus {
         }
     }
 
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn view(&self) -> &str {
         &self.view
     }
@@ -95,27 +96,27 @@ impl ViewStatus {
         if self.attempts > 0 { Activity::Refreshing } else { self.activity }
     }
 
-    /// The tick of its schedule that comes next, or that is being worked on.
+    /// The tick of its schedule that comes next, or that is being handled.
     pub fn next(&self) -> Option<SystemTime> {
         self.next
     }
 
-    /// What came of the last attempt that did not fail, refreshed or not.
+    /// The report of the last attempt that did not fail, whether or not the view was refreshed.
     pub fn last(&self) -> Option<&RefreshReport> {
         self.last.as_deref()
     }
 
-    /// The last refresh that this process made.
+    /// The report of the last refresh that this process made.
     pub fn last_refreshed(&self) -> Option<&RefreshReport> {
         self.last_refreshed.as_deref()
     }
 
-    /// Why the last attempt failed, if it did.
+    /// Why the last failed attempt failed, if this process has not refreshed the view since.
     pub fn last_error(&self) -> Option<&RefreshError> {
         self.last_error.as_ref()
     }
 
-    /// How many times it has failed since it last succeeded.
+    /// How many attempts have failed since the last refresh that succeeded.
     pub fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row
     }
@@ -125,19 +126,19 @@ impl ViewStatus {
         self.refreshes
     }
 
-    /// How many times this process was the one that noticed a refresh made by somebody else, and
-    /// made results stale because of it.
+    /// How many times this process was the one that detected a refresh made by others, and made
+    /// results stale because of it.
     pub fn noticed(&self) -> u64 {
         self.noticed
     }
 
-    /// How many hooks have failed, panicked, run into their timeout or were left out because too
-    /// many were waiting.
+    /// How many calls of hooks have failed, panicked, exceeded their timeout, or were dropped
+    /// because too many events were waiting.
     pub fn hook_failures(&self) -> u64 {
         self.hook_failures
     }
 
-    /// What went wrong with the last hook that failed.
+    /// The last failure of a hook.
     pub fn last_hook_failure(&self) -> Option<&str> {
         self.last_hook_failure.as_deref()
     }

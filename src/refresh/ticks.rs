@@ -1,4 +1,4 @@
-//! When: one task for each view with a schedule.
+//! When a view is refreshed: one task for each view with a schedule.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -16,22 +16,23 @@ use super::trigger::{Patience, PendingReports, Trigger};
 use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::writes::REPORTED_AFTER;
 
-/// How far the clocks of two processes may be apart for one to notice, without a note of it, that the
-/// other has refreshed a view for the tick that has just come here. Half the interval if that is less.
+/// How far the clocks of two processes may differ. Up to this difference, a process detects even
+/// without a note that another one has refreshed a view for the tick that has just come. Half the
+/// interval if that is less.
 const CLOCKS_APART: Duration = Duration::from_secs(10);
 
-/// How long between two looks at a lock that another process holds.
+/// Backoff (base, cap) between checks of a lock that another process holds.
 const WATCH: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How long between two tries at what has failed for a reason that may pass.
+/// Backoff (base, cap) between attempts after a transient failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// How often it is asked again whether sessions have been idle once, after all that were idle have
-/// reported.
+/// How many more times the busy sessions are checked for having been idle once, after all idle
+/// sessions have reported. Then the view is refreshed.
 const SETTLING_TRIES: u32 = 5;
 
-/// What is remembered of a doubt from one tick to the next: where ticks come faster than sessions
-/// report, no tick could be sure otherwise.
+/// The pending reports, kept from one tick to the next. If ticks come faster than sessions report,
+/// no single tick could wait long enough to be sure.
 struct Settling {
     pending: PendingReports,
     again: Instant,
@@ -47,8 +48,8 @@ pub(super) async fn run(shared: Arc<Shared>, at: usize, schedule: Schedule, mut 
         if !shared.goes_on(it_is_time).await {
             return;
         }
-        // One of them, however many have passed: a process that was stopped for three days has one
-        // refresh to make up for, not a thousand.
+        // Only the latest tick counts, however many have passed: a process that was stopped for
+        // three days has one refresh to make up for, not a thousand.
         let tick = schedule.latest(from, shared.clock.wall()).unwrap_or(next).max(next);
         let due = Due { shared: &shared, view: &view, at, schedule: &schedule, tick };
         from = due.work(&mut settling).await;
@@ -60,7 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, at: usize, schedule: Schedule, mut 
     }
 }
 
-/// A view whose time has come.
+/// A view that is due.
 struct Due<'a> {
     shared: &'a Arc<Shared>,
     view: &'a Arc<View>,
@@ -70,8 +71,8 @@ struct Due<'a> {
 }
 
 impl Due<'_> {
-    /// Tries until it is refreshed, need not be, cannot be, the next tick comes, or the refresher
-    /// ends. The time up to which ticks are dealt with.
+    /// Makes attempts until the view is refreshed, need not be, or cannot be, until the next tick
+    /// comes, or until the refresher ends. Returns the time up to which ticks are dealt with.
     async fn work(&self, settling: &mut Option<Settling>) -> SystemTime {
         if !self.begins().await {
             return self.tick;
@@ -91,8 +92,9 @@ impl Due<'_> {
                     self.view.done(self.tick);
                     return self.now();
                 }
-                // Whoever it is may die of it. As long as they have the lock they are at it; when
-                // it is free, what they have left shows whether they were done.
+                // The holder of the lock may die during the refresh. While the lock is held, the
+                // refresh is under way. When it is free, the holder's note and the view's version
+                // show whether the refresh was committed.
                 Ok(Attempt::Busy { holder, version }) => {
                     before.get_or_insert(version);
                     if watched == 0 {
@@ -130,7 +132,7 @@ impl Due<'_> {
         }
     }
 
-    /// Waits for the jitter and for the views below.
+    /// Waits for the jitter and for the views below. Returns `false` if the refresher ends first.
     async fn begins(&self) -> bool {
         self.view.is(Activity::WaitingForDependencies);
         let jitter = self.view.view.jitter.mul_f64(fastrand::f64());
@@ -142,8 +144,9 @@ impl Due<'_> {
         }
         let order = self.shared.order.read().await.clone();
         for &below in order.below(self.at) {
-            // One that cannot be refreshed keeps nobody from it. One that is being tried again is waited
-            // for, until its own next tick: with its old rows, those above would be a tick behind.
+            // A view below that cannot be refreshed does not delay this one. A view below that is
+            // being retried does, until its own next tick: with its old rows, this view would be a
+            // tick behind.
             if !self.shared.goes_on(self.shared.views[below].passed(self.tick)).await {
                 return false;
             }
@@ -151,20 +154,21 @@ impl Due<'_> {
         true
     }
 
-    /// The state of the view at a time when nobody, by however wrong a clock, can have thought that
-    /// this tick had come.
+    /// The version of the view from so long before this tick that no process can have considered
+    /// the tick due by then, even if its clock differs.
     fn before(&self) -> Option<ViewVersion> {
         let apart = CLOCKS_APART.min(self.schedule.interval(self.tick) / 2);
         self.view.as_of(self.tick.checked_sub(apart)?)
     }
 
-    /// Ticks that came while it was refreshed are left out: they would only queue up.
+    /// The time up to which ticks are dealt with. Ticks that came during the refresh are skipped:
+    /// they would only queue up.
     fn now(&self) -> SystemTime {
         self.shared.clock.wall().max(self.tick)
     }
 
-    /// Waits, unless a tick comes before, which takes the place of this one, or the refresher ends:
-    /// then, the time up to which ticks are dealt with.
+    /// Waits for `pause` and returns `None`. If the next tick comes first, which replaces this one,
+    /// or if the refresher ends, returns the time up to which ticks are dealt with.
     async fn until_next_tick(&self, pause: impl Future<Output = ()>) -> Option<SystemTime> {
         let now = self.now();
         let next_tick = async {
@@ -198,7 +202,7 @@ impl Settling {
 }
 
 impl Shared {
-    /// Waits for something, or until nothing is to begin any more; whether it was the first.
+    /// Waits for `something`. Returns `false` if the refresher began to shut down first.
     async fn goes_on(&self, something: impl Future<Output = ()>) -> bool {
         tokio::select! {
             () = something => true,

@@ -1,4 +1,4 @@
-//! [`Trigger`]: why a view is refreshed, and how sure to be that it need not be.
+//! [`Trigger`]: why a view is refreshed, and how certain it must be before a refresh is skipped.
 
 use std::time::SystemTime;
 
@@ -11,18 +11,19 @@ pub(super) enum Trigger {
     /// A tick of its schedule.
     Tick {
         tick: SystemTime,
-        /// The state that the view was in well before.
+        /// The version of the view from well before the tick.
         before: Option<ViewVersion>,
         patience: Patience,
     },
-    /// Somebody asked for all views: what is surely unchanged need not be refreshed.
+    /// A request to refresh all views, except those that are certainly unchanged.
     Round,
-    /// Somebody asked for this one.
+    /// A request to refresh this view.
     Asked,
 }
 
 impl Trigger {
-    /// The doubt so far, if it need not be refreshed when there is none any more.
+    /// The pending reports so far, if the refresh is to be skipped once there are none. `None` if
+    /// it is not to be skipped.
     pub(super) fn patience(&self) -> Option<Option<PendingReports>> {
         match self {
             Trigger::Tick { patience: Patience::Waiting(pending), .. } => Some(pending.clone()),
@@ -32,27 +33,27 @@ impl Trigger {
     }
 }
 
-/// How sure to be that nothing was written.
+/// Whether to wait for certainty that nothing was written.
 #[derive(Debug, Clone)]
 pub(super) enum Patience {
-    /// There is time to ask again.
+    /// There is time to examine the sources again.
     Waiting(Option<PendingReports>),
-    /// It was long enough: any doubt means a refresh.
+    /// The time has passed: any doubt means a refresh.
     Over,
 }
 
-/// Sessions may have written what they have not reported.
+/// Some sessions may have writes that they have not reported.
 #[derive(Debug, Clone)]
 pub(super) struct PendingReports {
-    /// When this was first asked, by PostgreSQL's clock.
+    /// When this was first examined, by PostgreSQL's clock: microseconds since 1970.
     pub(super) first: i64,
-    /// Those that still may, of what they wrote before that, after the time in which idle ones
-    /// report.
+    /// The sessions that still may have unreported writes from before `first`. `None` until idle
+    /// sessions have had the time to report.
     pub(super) unreported: Option<Vec<UnreportedSession>>,
 }
 
 impl PendingReports {
-    /// Whether it is about sessions that had the time to report, and were busy instead.
+    /// Whether the sessions had the time to report, and were busy instead.
     pub(super) fn is_late(&self) -> bool {
         self.unreported.is_some()
     }

@@ -15,10 +15,10 @@ use crate::refresh::postgres::transaction::Limits;
 use crate::value::param::SqlParams;
 use crate::value::tag::Tag;
 
-/// A materialized view to be refreshed: its name, when, and how.
+/// A materialized view to refresh: its name, when to refresh it, and how.
 ///
-/// Give it to a [`Refresher`](crate::refresh::Refresher), and tag the queries that read it with
-/// [`Query::reads`](crate::Query::reads) or by its name.
+/// Give it to a [`Refresher`](crate::refresh::Refresher). Tag the queries that read it, with
+/// [`Query::reads`](crate::Query::reads) or with its name.
 ///
 /// ```
 /// use larder::refresh::MaterializedView;
@@ -57,7 +57,7 @@ enum When {
     Cron(String),
 }
 
-/// Whether `CONCURRENTLY`.
+/// Whether to refresh with `CONCURRENTLY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Concurrently,
@@ -70,8 +70,8 @@ pub(super) type Warm =
     Arc<dyn Fn(TlsPool) -> BoxFuture<'static, Result<(), HookError>> + Send + Sync>;
 
 impl MaterializedView {
-    /// The view of this name, as one writes it in SQL: `daily_revenue`, `reports.daily_revenue`,
-    /// `"Daily Revenue"`. PostgreSQL resolves it, by the `search_path` of the refresher's
+    /// The view of this name, written as in SQL: `daily_revenue`, `reports.daily_revenue`,
+    /// `"Daily Revenue"`. PostgreSQL resolves the name, by the `search_path` of the refresher's
     /// connections, and quotes it.
     pub fn new(name: impl Into<Arc<str>>) -> MaterializedView {
         MaterializedView {
@@ -89,28 +89,29 @@ impl MaterializedView {
         }
     }
 
-    /// Refreshes it once in each interval: at the multiples of it since 1970-01-01 00:00 UTC, so
-    /// that all processes of a service agree on when that is. From 1 millisecond to 10 years.
+    /// Refreshes the view once in each interval: at the multiples of the interval since 1970-01-01
+    /// 00:00 UTC, so that all processes of a service agree on the ticks. From 1 millisecond to 10
+    /// years.
     ///
-    /// A refresh that takes longer than the interval is followed by the next tick that is still to
-    /// come; those that passed meanwhile are left out. After a pause of the process or the machine,
-    /// it is refreshed once, however many ticks have passed.
+    /// If a refresh takes longer than the interval, the ticks that pass meanwhile are skipped.
+    /// After a pause of the process or the machine, the view is refreshed once, however many ticks
+    /// have passed.
     ///
     /// # Default
     ///
-    /// Neither this nor a cron expression: it is refreshed when
-    /// [asked for](crate::refresh::Refresher::refresh_now).
+    /// No schedule, neither this nor a cron expression: the view is refreshed [on
+    /// demand](crate::refresh::Refresher::refresh_now).
     pub fn every(mut self, interval: Duration) -> Self {
         self.when = When::Every(interval);
         self
     }
 
-    /// Refreshes it by a cron expression, of five fields or of six with the seconds first:
+    /// Refreshes the view by a cron expression of five fields, or of six with the seconds first:
     /// `"0 */5 * * * *"` is every five minutes, `"30 2 * * mon-fri"` half past two on working days.
-    /// See [`time_zone`](MaterializedView::time_zone) for whose half past two.
+    /// The times are those of the [`time_zone`](MaterializedView::time_zone).
     ///
-    /// Where clocks change for daylight saving, a time of day that the change leaves out comes right
-    /// after it, and one that comes twice is taken once; intervals (`*/5`) go on regularly.
+    /// When clocks change for daylight saving, a time of day that is skipped is due right after the
+    /// gap, and one that comes twice is due once. Intervals (`*/5`) go on regularly.
     #[cfg(feature = "cron")]
     #[cfg_attr(docsrs, doc(cfg(feature = "cron")))]
     pub fn cron(mut self, expression: impl Into<String>) -> Self {
@@ -118,7 +119,7 @@ impl MaterializedView {
         self
     }
 
-    /// The time zone of the cron expression, by its IANA name: `Europe/Berlin`.
+    /// The time zone of the cron expression, by its IANA name, such as `Europe/Berlin`.
     ///
     /// # Default
     ///
@@ -130,8 +131,8 @@ impl MaterializedView {
         self
     }
 
-    /// Waits for a random time up to this after each tick, so that not all views and all processes
-    /// come to PostgreSQL at once. Less than the interval.
+    /// Delays each scheduled refresh by a random time up to this, so that not all views and all
+    /// processes use PostgreSQL at the same time. Must be less than the interval.
     ///
     /// # Default
     ///
@@ -141,32 +142,33 @@ impl MaterializedView {
         self
     }
 
-    /// Refreshes it `CONCURRENTLY`: readers go on reading the old rows meanwhile. It needs a unique
-    /// index on plain columns; without one the refresh fails and says what to create. A view that was
-    /// never populated is populated by a plain refresh first, which nobody can be reading.
+    /// Refreshes the view `CONCURRENTLY`: meanwhile, readers go on reading the old rows. This is
+    /// the default.
     ///
-    /// This is the default.
+    /// It needs a unique index on plain columns. Without one the refresh fails, and the error says
+    /// what to create. A view that was never populated is first populated by a plain refresh, which
+    /// blocks no reader, since such a view cannot be read.
     pub fn concurrently(mut self) -> Self {
         self.mode = Mode::Concurrently;
         self
     }
 
-    /// Refreshes it `CONCURRENTLY` if it has the index for that, and otherwise plainly: readers wait
-    /// then until it is done.
+    /// Refreshes the view `CONCURRENTLY` if it has the index for that, and otherwise plainly.
+    /// Readers wait while a plain refresh runs.
     pub fn or_plain(mut self) -> Self {
         self.mode = Mode::ConcurrentlyOrPlain;
         self
     }
 
-    /// Always refreshes it plainly: readers wait until it is done. It costs less than a concurrent
-    /// one where most rows change, and makes all dependent results stale each time.
+    /// Always refreshes the view plainly. Readers wait while it runs, and each refresh makes all
+    /// dependent results stale. Where most rows change, it costs less than a concurrent refresh.
     pub fn plain(mut self) -> Self {
         self.mode = Mode::Plain;
         self
     }
 
-    /// How long a refresh waits for the locks it needs. While a plain one waits, all new readers
-    /// wait behind it.
+    /// How long a refresh waits for the locks it needs. While a plain refresh waits, all new
+    /// readers queue behind it.
     ///
     /// # Default
     ///
@@ -176,57 +178,61 @@ impl MaterializedView {
         self
     }
 
-    /// How long the refresh itself may take. The old rows stay if it is cancelled.
+    /// How long the refresh itself may take. If it is cancelled, the old rows stay.
     ///
     /// # Default
     ///
-    /// What the connection's role, database or server has set: usually no limit.
+    /// The setting of the connection's role, database or server: usually no limit.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
         self
     }
 
-    /// Runs `ANALYZE` after each refresh that changed rows, so that PostgreSQL plans with the new
-    /// numbers at once. One that fails is a warning of the report.
+    /// Runs `ANALYZE` after each refresh that changed rows, so that PostgreSQL plans with new
+    /// statistics at once. If it fails, the report contains a warning.
     ///
     /// # Default
     ///
-    /// Autovacuum sees to it in its own time.
+    /// Off: autovacuum analyzes the view some time later.
     pub fn analyze(mut self) -> Self {
         self.analyze = true;
         self
     }
 
-    /// Leaves out scheduled refreshes while nothing was written to what the view reads: tables, their
-    /// partitions, and rows of materialized views below.
+    /// Skips scheduled refreshes while nothing was written to what the view reads: tables, their
+    /// partitions, and rows of the materialized views below.
     ///
-    /// PostgreSQL's counters of writes tell, and they are late: a session may report a write 10
-    /// seconds after it, or after the next statement it is busy with. So an equal count is believed
-    /// only once no session can owe a report from before the tick; a tick's verdict may take 12
-    /// seconds for that. If after some further seconds a session still may, the view is refreshed.
+    /// The check compares PostgreSQL's write counters, and these are late: a session may report a
+    /// write 10 seconds after it, or only after the next statement that keeps it busy. So equal
+    /// counters are trusted only when no session can have unreported writes from before the tick.
+    /// This may take 12 seconds after a tick. If some seconds later a session still may have
+    /// unreported writes, the view is refreshed.
     ///
-    /// A view is refreshed at each tick as if this was not set, and
-    /// [`check`](crate::refresh::Refresher::check) says so, where writes cannot be seen: it calls functions
-    /// whose result may change by itself (`now()`, or STABLE and VOLATILE functions of one's own), it
-    /// reads foreign tables or system catalogs, `track_counts` is off, the role lacks
-    /// `pg_read_all_stats`, or the server is older than PostgreSQL 15. What an `IMMUTABLE` function
-    /// reads, against its promise, is not seen; nor are writes of a superuser's session that has
-    /// turned `track_counts` off, nor for up to a minute what a session could not report because
-    /// another was reporting about the same table at that moment.
+    /// Where writes cannot be detected, the view is refreshed at each tick as if this was not set,
+    /// and [`check`](crate::refresh::Refresher::check) reports it. This is the case if the view
+    /// calls functions whose result may change by itself (`now()`, or STABLE and VOLATILE functions
+    /// of one's own), if it reads foreign tables or system catalogs, if `track_counts` is off, if
+    /// the role lacks `pg_read_all_stats`, or if the server is older than PostgreSQL 15.
+    ///
+    /// A few changes are not detected: in what an `IMMUTABLE` function reads, contrary to its
+    /// declaration; writes of a superuser's session that has turned `track_counts` off; and, for up
+    /// to a minute, writes that a session could not report because another one was reporting about
+    /// the same table at that moment.
     ///
     /// # Default
     ///
-    /// Each tick refreshes it.
+    /// Off: each tick refreshes the view.
     pub fn skip_unchanged(mut self) -> Self {
         self.skip_unchanged = true;
         self
     }
 
     /// Runs a query after each refresh that changed rows, so that its result is in the cache before
-    /// anybody asks. May be called several times; they run in this order.
+    /// the first read. May be called several times; the queries run in this order.
     ///
-    /// `query` should be tagged with this view: the refresh has just made its results stale. It runs
-    /// on the refresher's pool, as a hook named `warm`; what goes wrong is reported like a hook's.
+    /// `query` should be tagged with this view, since the refresh has just made its results stale.
+    /// It runs on the refresher's pool, as a hook named `warm`. Its failures are reported like
+    /// those of a hook.
     pub fn warm<P>(mut self, query: &Query, params: P) -> Self
     where
         P: SqlParams + Clone + Send + Sync + 'static,
@@ -235,7 +241,8 @@ impl MaterializedView {
         self.warm.push(Arc::new(move |source| {
             let (query, params) = (query.clone(), params.clone());
             Box::pin(async move {
-                // Its message alone: PostgreSQL's own, behind it, may quote values.
+                // Only the message of the error itself: PostgreSQL's error, its source, may quote
+                // values.
                 let source = TransactionPooling::new(source);
                 let warmed = query.params(params).fetch(&source).await;
                 warmed.map(drop).map_err(|error| error.to_string().into())
@@ -258,7 +265,7 @@ impl MaterializedView {
         Limits { lock: self.lock_timeout, statement: self.statement_timeout }
     }
 
-    /// Its schedule, with all settings checked.
+    /// Checks all settings, and returns the schedule.
     pub(super) fn checked(&self) -> Result<Option<Schedule>, WrongSetting> {
         let wrong = |setting, given: String, allowed: &str| WrongSetting {
             setting,
@@ -323,8 +330,9 @@ impl fmt::Debug for MaterializedView {
 }
 
 impl Query {
-    /// Names a materialized view that the query reads: the same as its [tag](MaterializedView::tag).
-    /// A refresh that changes the view makes the results stale, and no earlier.
+    /// Declares that the query reads a materialized view, by adding the view's
+    /// [tag](MaterializedView::tag). A refresh makes the query's results stale if it changes the
+    /// view, and only then.
     #[must_use = "setters return the query they changed"]
     pub fn reads(self, view: &MaterializedView) -> Query {
         self.tag(view.tag())

@@ -1,4 +1,4 @@
-//! [`Webhook`]: a hook that tells somebody over HTTP.
+//! [`Webhook`]: a hook that posts events over HTTP.
 
 mod failure;
 mod message;
@@ -22,12 +22,13 @@ use super::backoff;
 use super::event::RefreshEvent;
 use super::hook::{HookError, RefreshHook};
 
-/// Longer than anybody waits, and short enough for sums of it to be times.
+/// The longest duration of a setting: beyond any practical wait, and sums of it do not overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// What the hook is given beyond the `limit`, so that it is the webhook that reports.
+/// What the hook's timeout allows beyond the `limit`, so that the webhook itself reports the
+/// failure.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A hook that posts what happened, as signed JSON, to an address.
+/// A hook that posts each event, as signed JSON, to an address.
 ///
 /// ```no_run
 /// use larder::refresh::{RefreshHook, Webhook};
@@ -64,31 +65,31 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// | field | |
 /// | --- | --- |
-/// | `type` | `refresh.starting`, `refresh.succeeded`, `refresh.skipped` (there was no need to) or `refresh.failed` |
-/// | `view` | the view, as it was named to the refresher |
+/// | `type` | `refresh.starting`, `refresh.succeeded`, `refresh.skipped` (no refresh was needed) or `refresh.failed` |
+/// | `view` | the name of the view, as given to the refresher |
 /// | `started_at` | when the refresh began: RFC 3339, UTC, in milliseconds |
-/// | `duration_ms` | how long it took; 0 before it |
-/// | `rows` | `{"inserted": 2, "updated": 0, "deleted": 1}`, or `null` where there was no refresh or the server does not count rows |
+/// | `duration_ms` | how long the refresh took; 0 before a refresh |
+/// | `rows` | `{"inserted": 2, "updated": 0, "deleted": 1}`, or `null` if there was no refresh or the server does not count rows |
 /// | `changed` | whether results that read the view may be different now |
-/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`](crate::refresh::RefreshErrorKind) in snake case), its `sqlstate` or `null`, and its `message`, which holds no values of rows |
-/// | `failures_in_a_row` | how many times it has failed since it last succeeded, this time included |
+/// | `error` | `null`, or its `kind` ([`RefreshErrorKind`](crate::refresh::RefreshErrorKind) in snake case), its `sqlstate` or `null`, and its `message`, which contains no values of rows |
+/// | `failures_in_a_row` | how many times the refresh has failed since it last succeeded, including this failure |
 /// | `process` | only if [set](Webhook::process) |
 ///
-/// Fields may be added.
+/// Later versions may add fields.
 ///
-/// # How the receiver knows who sent it
+/// # How the receiver verifies a message
 ///
-/// With a [`secret`](Webhook::secret), messages are signed as the [Standard Webhooks] specification
-/// says, for which there are libraries in most languages:
+/// With a [`secret`](Webhook::secret), messages are signed according to the [Standard Webhooks]
+/// specification, for which most languages have libraries:
 ///
 /// - `webhook-id`: the same for all attempts to deliver one message. Delivery is at least once, so
-///   this is what to recognize a repetition by.
-/// - `webhook-timestamp`: the second of the attempt, since 1970. Refuse what is older than five
-///   minutes: it may have been recorded and sent again.
+///   receivers recognize repetitions by it.
+/// - `webhook-timestamp`: the time of the attempt, in seconds since 1970. Reject timestamps older
+///   than five minutes: the message may have been recorded and sent again.
 /// - `webhook-signature`: `v1,` and, in base64, the HMAC-SHA256 under the secret of id, timestamp
-///   and body, with a dot between them. Only this one is missing if there is no secret.
+///   and body, joined by dots. Without a secret, only this header is missing.
 ///
-/// By hand, with the bytes of the body as they arrived:
+/// To verify it by hand, use the bytes of the body as they arrived:
 ///
 /// ```
 /// use base64::{Engine, engine::general_purpose::STANDARD};
@@ -113,22 +114,23 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # assert!(!is_genuine(&secret, id, "1614265331", signature, br#"{"test": 2432232314}"#));
 /// ```
 ///
-/// # When it does not arrive
+/// # When delivery fails
 ///
-/// Delivered is what was answered with a status of 2xx. Where there is no answer within the
-/// [`timeout`](Webhook::timeout), no connection, or a status of 408, 429 or 5xx, it is tried
-/// [again](Webhook::attempts), after a pause drawn at random from zero to a bound that
-/// [doubles](Webhook::backoff) each time. A `Retry-After` with 429 or 503 is kept to instead; one
-/// that goes beyond the [`limit`](Webhook::limit) ends it. Any other status does so at once, also a
-/// redirect: what is signed is for the address that was configured and for no other.
+/// A message is delivered when it is answered with a status of 2xx. If there is no connection, no
+/// answer within the [`timeout`](Webhook::timeout), or a status of 408, 429 or 5xx, delivery is
+/// [retried](Webhook::attempts) after a pause drawn at random from zero to a bound that
+/// [doubles](Webhook::backoff) each time. With 429 or 503, a `Retry-After` replaces the pause; if
+/// it goes beyond the [`limit`](Webhook::limit), there is no further attempt. Any other status ends
+/// delivery at once, also a redirect: the signed message is for the configured address and for no
+/// other.
 ///
-/// A message that is given up is lost, and the hook reports a failure with the last reason. Neither
-/// reports nor debug output hold more of the URL than scheme, host and port, since its path and
-/// query may be as secret as a password in it.
+/// A message that could not be delivered is lost, and the hook reports a failure with the last
+/// reason. Reports and debug output contain only scheme, host and port of the URL, since its path
+/// and query may be as secret as a password in it.
 ///
-/// Attached to `before_refresh` it holds up the refresh for as long as the `limit`: set a short one.
+/// As a `before_refresh` hook, a webhook delays the refresh by up to its `limit`: set a short one.
 ///
-/// Proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name are used.
+/// The proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` configure are used.
 ///
 /// [Standard Webhooks]: https://www.standardwebhooks.com
 #[derive(Clone)]
@@ -150,10 +152,10 @@ impl Webhook {
     ///
     /// # Errors
     ///
-    /// If it is no absolute URL with `http` or `https`, or TLS cannot be set up, such as on a system
-    /// without root certificates.
+    /// If the address is not an absolute URL with `http` or `https`, or TLS cannot be set up, such
+    /// as on a system without root certificates.
     pub fn new(url: &str) -> Result<Webhook, WebhookError> {
-        // Never quoted: what is no URL may be a password that was put into the wrong variable.
+        // The value is never quoted: it may be a password that was put into the wrong variable.
         let wrong = |why: String| {
             WebhookError::of(
                 "url",
@@ -181,9 +183,9 @@ impl Webhook {
         })
     }
 
-    /// What messages are signed with: at least 16 random bytes that only the receiver knows beside
-    /// you. Text of the form `whsec_…`, as libraries for Standard Webhooks hand it out, stands for
-    /// the bytes that it holds in base64.
+    /// The secret that signs messages: at least 16 random bytes, known only to you and the
+    /// receiver. Text of the form `whsec_…`, as libraries for Standard Webhooks generate it, stands
+    /// for the bytes that it contains in base64.
     ///
     /// # Default
     ///
@@ -191,7 +193,7 @@ impl Webhook {
     ///
     /// # Errors
     ///
-    /// If it is too short, or no base64 follows `whsec_`.
+    /// If the secret is too short, or the text after `whsec_` is not base64.
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Result<Webhook, WebhookError> {
         let wrong = |why: &str| WebhookError::of("secret", why.to_owned());
         let mut secret = secret.into();
@@ -205,8 +207,8 @@ impl Webhook {
         Ok(self)
     }
 
-    /// One more header, such as `authorization`; for one that is there already, another value. Those
-    /// that a webhook sets itself stay as they are.
+    /// Adds a header, such as `authorization`. If it was added before, its value is replaced. The
+    /// headers that a webhook sets itself cannot be replaced.
     ///
     /// # Errors
     ///
@@ -220,8 +222,8 @@ impl Webhook {
         Ok(self)
     }
 
-    /// What the field `process` is to say: a host or pod, so that the receiver knows which process
-    /// of the fleet has made the refresh.
+    /// The content of the field `process`, such as a host or pod, so that the receiver knows which
+    /// process of the fleet has made the refresh.
     ///
     /// # Default
     ///
@@ -243,7 +245,7 @@ impl Webhook {
         self
     }
 
-    /// How many attempts are made to deliver one message, the first included; 0 is taken for 1.
+    /// How many attempts are made to deliver one message, including the first. 0 counts as 1.
     ///
     /// # Default
     ///
@@ -254,11 +256,11 @@ impl Webhook {
         self
     }
 
-    /// The longest pause after the first attempt, which doubles with each further one up to the cap.
-    /// A base beyond the cap is taken for the cap.
+    /// The longest pause after the first attempt. It doubles with each further attempt, up to the
+    /// cap. A base beyond the cap counts as the cap.
     ///
-    /// The pause is drawn at random between zero and that, so that many processes that one outage has
-    /// hit do not all come back at once.
+    /// The pause is drawn at random between zero and that bound, so that many processes do not all
+    /// retry at the same time after an outage.
     ///
     /// # Default
     ///
@@ -270,10 +272,10 @@ impl Webhook {
         self
     }
 
-    /// How long all attempts to deliver one message may take, with the pauses between them.
+    /// How long all attempts to deliver one message may take, including the pauses between them.
     ///
-    /// Later messages about the same view wait for earlier ones. As a hook, the webhook has this and
-    /// a few seconds for its [`timeout`](RefreshHook::timeout).
+    /// Later messages about the same view wait for earlier ones. The
+    /// [`timeout`](RefreshHook::timeout) of the hook is this limit and a few seconds.
     ///
     /// # Default
     ///
@@ -284,7 +286,7 @@ impl Webhook {
         self
     }
 
-    /// Makes attempts until one is answered well or there is no sense in another.
+    /// Makes attempts until one succeeds, or another one would be useless.
     async fn deliver(&self, event: &RefreshEvent) -> Result<(), Undelivered> {
         let message = Message::new(event, self.process.as_deref());
         let deadline = Instant::now() + self.limit;
@@ -318,7 +320,7 @@ impl Webhook {
         }
     }
 
-    /// How long to wait after this attempt for the next, if there is to be one.
+    /// How long to wait after this attempt before the next one, or why there is none.
     fn delay(&self, miss: &Miss, attempt: u32, left: Duration) -> Result<Duration, End> {
         if !miss.may_pass() {
             return Err(End::Final);
@@ -333,11 +335,11 @@ impl Webhook {
             } => *asked,
             _ => backoff::delay(attempt - 1, self.backoff.0, self.backoff.1),
         };
-        // Who asks to be left alone for longer than that is left alone.
+        // A receiver that asks for a longer pause than that gets no further attempt.
         if delay < left { Ok(delay) } else { Err(End::Limit(self.limit)) }
     }
 
-    /// The address without anything that may be a secret.
+    /// The address without anything that may be secret.
     fn shown(&self) -> String {
         self.url.origin().ascii_serialization()
     }
@@ -368,11 +370,11 @@ impl From<Webhook> for RefreshHook {
 }
 
 fn client(builder: ClientBuilder) -> reqwest::Result<Client> {
-    // Refreshes are minutes apart: a connection kept would be closed by the receiver meanwhile.
+    // Refreshes are minutes apart: the receiver would close an idle connection meanwhile.
     builder.redirect(Policy::none()).pool_max_idle_per_host(0).build()
 }
 
-/// The header of this name: seconds, or the moment to wait for.
+/// Parses the header `Retry-After`: seconds, or a point in time.
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));

@@ -1,4 +1,4 @@
-//! [`HookLine`]: the hooks of one view, beside its refreshes.
+//! [`HookLine`]: runs the hooks of one view separately from its refreshes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,14 +16,15 @@ pub(super) const QUEUE: usize = 16;
 
 /// Runs the hooks that come after the refreshes of one view, so that no refresh waits for them.
 ///
-/// One event after the other, and of each its hooks in order: whoever hears of a failure and of the
-/// success after it hears of them in this order. It is a task of its own and ends with its owner.
+/// It handles one event after the other, and runs the hooks of each event in order. So a hook
+/// receives a failure and the success that follows it in this order. It runs in a task of its own,
+/// which ends with its owner.
 pub(crate) struct HookLine {
     queue: mpsc::Sender<RefreshEvent>,
     sent: AtomicU64,
     hooks: Arc<Hooks>,
     failed: OnFailure,
-    /// How many of those sent are done.
+    /// How many of the sent events have been handled.
     done: watch::Receiver<u64>,
     _task: AbortOnDrop<()>,
 }
@@ -47,8 +48,8 @@ impl HookLine {
         HookLine { queue, sent, hooks, failed, done, _task: AbortOnDrop(task) }
     }
 
-    /// Queues an event without waiting. If there is no room, it is left out, which is a failure of
-    /// each hook that does not hear of it.
+    /// Queues an event without waiting. If the queue is full, the event is dropped, and a failure
+    /// is reported for each hook that would have received it.
     pub(crate) fn send(&self, event: RefreshEvent) {
         match self.queue.try_send(event) {
             Ok(()) => {
@@ -63,14 +64,16 @@ impl HookLine {
         }
     }
 
-    /// Waits until all that was sent before is done. Returns whether it was by the deadline.
+    /// Waits until all events sent so far have been handled. Returns `false` if the deadline passes
+    /// first, or if the task has ended.
     pub(crate) async fn drain(&self, deadline: Instant) -> bool {
-        // An event that is done before `send` has counted it makes `done` the greater of the two for
-        // a moment, which does no harm: whoever calls `send` meanwhile has not sent it before.
+        // An event that is handled before `send` has counted it makes `done` greater than `sent`
+        // for a moment. This is harmless: such a `send` is concurrent with this call, so its event
+        // is not one sent before.
         let sent = self.sent.load(Ordering::SeqCst);
         let mut done = self.done.clone();
         let all = done.wait_for(|&done| done >= sent);
-        // The inner error: the task ended before, with its runtime.
+        // The inner error: the task has ended, with its runtime.
         matches!(timeout_at(deadline, all).await, Ok(Ok(_)))
     }
 }

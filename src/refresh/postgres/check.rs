@@ -1,4 +1,4 @@
-//! Finding out what keeps a view from being refreshed, before it does.
+//! Detects what prevents a view from being refreshed, before a refresh fails because of it.
 
 use tokio_postgres::types::Type;
 
@@ -9,16 +9,17 @@ use super::session::Session;
 use super::state::{self, Relation, USABLE_INDEX};
 use super::transaction;
 
-/// What is to be known about a view beyond its catalog row.
+/// Which settings of a view are to be checked, beyond its catalog row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
-    /// Whether it is refreshed `CONCURRENTLY`, and nothing else will do.
+    /// Whether it is refreshed `CONCURRENTLY`, without a fallback.
     pub(crate) concurrently: bool,
-    /// Whether refreshes are to be skipped when nothing was written.
+    /// Whether refreshes are skipped when nothing was written.
     pub(crate) skip_unchanged: bool,
 }
 
-/// All findings about the view of this name.
+/// All findings about the view of this name. `managed`: the materialized views that the refresher
+/// refreshes.
 pub(crate) async fn check(
     session: &mut Session,
     name: &str,
@@ -59,7 +60,7 @@ pub(crate) async fn check(
     Ok(findings)
 }
 
-/// The indexes that there are, each with why it does not count, and the one to create.
+/// A finding with the existing indexes, why each of them is unusable, and the index to create.
 pub(crate) async fn no_unique_index(
     session: &mut Session,
     view: &Relation,
@@ -112,7 +113,8 @@ pub(crate) async fn no_unique_index(
     Ok(finding.mend(format!("CREATE UNIQUE INDEX CONCURRENTLY ON {quoted} ({columns});")))
 }
 
-/// The first column of which ANALYZE found all values different, or else all that have an order.
+/// The first column whose values are all distinct according to ANALYZE. If there is none, all
+/// columns whose type has an order.
 async fn guessed_columns(
     session: &mut Session,
     view: &Relation,
@@ -135,18 +137,19 @@ async fn guessed_columns(
     Ok(rows[0].get(0))
 }
 
-/// What the role of this connection, and the view's owner, may not do.
+/// What the role of this connection, and the view's owner, are not permitted to do.
 async fn rights(
     session: &mut Session,
     view: &Relation,
     concurrently: bool,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
-    // MAINTAIN is a privilege from PostgreSQL 17 on; asking for it before is an error, so the
-    // question is put together only then.
+    // The privilege MAINTAIN exists from PostgreSQL 17 on. Older servers reject its name, so the
+    // query contains it only where it exists.
     let version = session.query("SELECT current_setting('server_version_num')::int4", &[]).await?;
-    let maintain = match version[0].get::<_, i32>(0) >= 170_000 {
-        true => "has_table_privilege(c.oid, 'MAINTAIN')",
-        false => "false",
+    let maintain = if version[0].get::<_, i32>(0) >= 170_000 {
+        "has_table_privilege(c.oid, 'MAINTAIN')"
+    } else {
+        "false"
     };
     let sql = format!(
         "SELECT pg_has_role(c.relowner, 'USAGE') OR {maintain}, quote_ident(current_user), \
@@ -192,7 +195,7 @@ async fn rights(
     Ok(findings)
 }
 
-/// Who holds what a refresh has to wait for.
+/// Which sessions hold a lock that a refresh has to wait for.
 pub(crate) async fn held(
     session: &mut Session,
     view: &Relation,
@@ -201,7 +204,7 @@ pub(crate) async fn held(
         let message = format!("{holder} is refreshing it at this moment");
         return Ok(vec![Finding::new(FindingKind::Held, message)]);
     }
-    // EXCLUSIVE, which CONCURRENTLY takes, goes with ACCESS SHARE alone.
+    // EXCLUSIVE, which CONCURRENTLY takes, is compatible with ACCESS SHARE alone.
     let sql = "SELECT format('postgresql''s process %s%s holds %s on it%s', l.pid, \
                  ' (' || nullif(a.application_name, '') || ')', l.mode, \
                  ', in a transaction since ' || date_trunc('second', a.xact_start)::text), l.pid \
@@ -218,8 +221,9 @@ pub(crate) async fn held(
     Ok(found.collect())
 }
 
-/// What the owners of the views on the way down may not read. A plain view's tables are read with
-/// its owner's rights, not with those of whoever reads the view.
+/// What the owners of the view, and of the plain views through which it reads, may not read.
+/// PostgreSQL reads the tables of a plain view with the rights of its owner, not with those of the
+/// reader.
 async fn unreadable(
     session: &mut Session,
     view: &Relation,
@@ -264,7 +268,7 @@ fn unmanaged(lineage: &Lineage, view: &Relation, managed: &[u32]) -> Vec<Finding
     found.collect()
 }
 
-/// Why it is refreshed even when nothing seems to have been written.
+/// Why the view is refreshed even when nothing seems to have been written.
 async fn untraceable(
     session: &mut Session,
     view: &Relation,
@@ -294,7 +298,7 @@ async fn untraceable(
     Ok(findings)
 }
 
-/// Whether a view of this kind of relation explains an error.
+/// The findings about the view that explain an error of this kind.
 pub(crate) async fn explain(
     session: &mut Session,
     name: &str,

@@ -9,11 +9,11 @@ use tokio_postgres::error::{DbError, SqlState};
 use super::finding::Finding;
 use crate::error::BoxError;
 
-/// Why a materialized view was not refreshed. Its rows are as they were before.
+/// Why a materialized view was not refreshed. Its rows are as they were before; only with
+/// [`Connection`](RefreshErrorKind::Connection) this is not certain.
 ///
-/// The message says what was attempted, on which view, and what to do next, with the SQL to run
-/// where there is one. PostgreSQL's own report is the [`source`](StdError::source). It is cheap to
-/// clone.
+/// The message says what was attempted, on which view, and what to do next, with the SQL to run if
+/// there is some. PostgreSQL's own error is the [`source`](StdError::source). Cheap to clone.
 #[derive(Clone)]
 pub struct RefreshError(Arc<Inner>);
 
@@ -25,42 +25,44 @@ struct Inner {
     source: Option<BoxError>,
 }
 
-/// What sort of thing kept a view from being refreshed.
+/// What prevented a view from being refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefreshErrorKind {
-    /// There is no relation of this name, or it cannot be read as one (42P01, 42602).
+    /// There is no relation of this name, or the name cannot be parsed (42P01, 42602).
     Missing,
-    /// There is one, and it is no materialized view (42809).
+    /// The relation is not a materialized view (42809).
     NotMaterialized,
-    /// `CONCURRENTLY` needs a unique index that counts (55000).
+    /// `CONCURRENTLY` needs a usable unique index (55000).
     NoUniqueIndex,
-    /// `CONCURRENTLY` needs a view that was populated once (0A000).
+    /// `CONCURRENTLY` needs a view that was populated before (0A000).
     NotPopulated,
     /// The new rows have duplicates that `CONCURRENTLY` cannot tell apart, or that a unique index
     /// forbids (21000, 23505).
     Duplicates,
-    /// The role may not refresh it, or its owner may not read what it reads (42501).
+    /// The role may not refresh the view, or the view's owner may not read what the view reads
+    /// (42501).
     Forbidden,
-    /// This very session uses it (55006).
+    /// The same session is using the view (55006).
     InUse,
-    /// The server, or the transaction, takes no writes (25006).
+    /// The server, or the transaction, is read-only (25006).
     ReadOnly,
-    /// Another session held a lock on it for too long (55P03).
+    /// Another session held a lock on the view for too long (55P03).
     LockTimeout,
-    /// It ran into its statement timeout, or somebody cancelled it (57014).
+    /// The refresh exceeded its statement timeout, or was cancelled (57014).
     Cancelled,
-    /// No connection could be had, or it was lost. Whether the refresh took place is not known then;
-    /// if it did, the cache learns of it like of one made by somebody else.
+    /// No connection was available, or it was lost. It is not known then whether the refresh took
+    /// place. If it did, it is detected like a refresh made by others, and the caches are
+    /// invalidated.
     Connection,
     /// The refresher has shut down.
     Closed,
-    /// Anything else that PostgreSQL said, such as an error of the view's own query.
+    /// Any other error from PostgreSQL, such as an error of the view's own query.
     Postgres,
 }
 
 impl RefreshErrorKind {
-    /// Whether the same may well work in a moment.
+    /// Whether a retry may succeed soon.
     pub(crate) fn is_passing(self) -> bool {
         matches!(self, RefreshErrorKind::Connection | RefreshErrorKind::LockTimeout)
     }
@@ -84,7 +86,7 @@ impl RefreshError {
         }))
     }
 
-    /// Whether there is nothing of this name, in contrast to a name that cannot be read.
+    /// Whether there is no relation of this name, in contrast to a name that cannot be parsed.
     pub(crate) fn is_absent(&self) -> bool {
         self.0.kind == RefreshErrorKind::Missing && self.0.source.is_none()
     }
@@ -108,7 +110,7 @@ impl RefreshError {
         RefreshError(Arc::new(Inner { kind, view, why, findings: vec![], source }))
     }
 
-    /// The same with what was found out about the view afterwards.
+    /// Adds what was found out about the view afterwards.
     pub(crate) fn with(self, findings: Vec<Finding>) -> RefreshError {
         match Arc::try_unwrap(self.0) {
             Ok(inner) => RefreshError(Arc::new(Inner { findings, ..inner })),
@@ -116,22 +118,23 @@ impl RefreshError {
         }
     }
 
-    /// What sort of error this is.
+    /// The kind of this error.
     pub fn kind(&self) -> RefreshErrorKind {
         self.0.kind
     }
 
-    /// The view, as it was named to the refresher.
+    /// The name of the view, as given to the refresher.
     pub fn view(&self) -> &str {
         &self.0.view
     }
 
-    /// What is wrong with the view, each with the SQL that mends it, as far as it explains the error.
+    /// What is wrong with the view, as far as it explains the error. Findings contain the SQL that
+    /// fixes them.
     pub fn findings(&self) -> &[Finding] {
         &self.0.findings
     }
 
-    /// PostgreSQL's five-letter code, if PostgreSQL said what went wrong.
+    /// PostgreSQL's five-character code, if PostgreSQL reported the error.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         self.0.source.as_deref()?.downcast_ref::<tokio_postgres::Error>()?.code()
     }
@@ -149,7 +152,8 @@ fn kind_of(db: &DbError) -> RefreshErrorKind {
         "25006" => RefreshErrorKind::ReadOnly,
         "55P03" => RefreshErrorKind::LockTimeout,
         "57014" => RefreshErrorKind::Cancelled,
-        // Shutting down, starting, out of connections; deadlocks and conflicts pass as well.
+        // Shutting down, starting up, out of connections. Deadlocks and conflicts are transient as
+        // well.
         "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "40001" | "40P01" => {
             RefreshErrorKind::Connection
         }
@@ -158,8 +162,8 @@ fn kind_of(db: &DbError) -> RefreshErrorKind {
     }
 }
 
-/// What it means and what to do. PostgreSQL's message is quoted where it names something; its detail
-/// is not: it holds values.
+/// What the error means and what to do. PostgreSQL's message is quoted where it names something.
+/// Its detail is not quoted, since it contains values.
 fn why(kind: RefreshErrorKind, db: &DbError) -> String {
     let (said, code) = (db.message(), db.code().code());
     let advice = match kind {
@@ -246,7 +250,8 @@ mod tests {
 
     use super::*;
 
-    /// What Larder itself does not run into, for it neither asks for this nor keeps a cursor open.
+    /// Errors that Larder does not cause: it runs none of these statements, and keeps no cursor
+    /// open.
     #[tokio::test]
     async fn errors_of_refreshes_by_hand_are_understood_too() {
         let database = Postgres::shared().unwrap().database().await.unwrap();

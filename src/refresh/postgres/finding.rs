@@ -1,8 +1,8 @@
-//! [`Finding`]: something that keeps a view from being refreshed well, and what mends it.
+//! [`Finding`]: a problem with refreshing a view, and the SQL that fixes it.
 
 use std::fmt;
 
-/// Something about a materialized view that will go wrong, or not as well as it could.
+/// Something about a materialized view that will fail, or will not work as well as it could.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub(crate) kind: FindingKind,
@@ -10,32 +10,33 @@ pub struct Finding {
     pub(crate) mend: Vec<String>,
 }
 
-/// What sort of thing was found.
+/// The kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FindingKind {
     /// There is no relation of this name.
     Missing,
-    /// It is a table, a plain view or something else.
+    /// The relation is a table, a plain view or something else.
     NotMaterialized,
-    /// It was made `WITH NO DATA` and never refreshed. Larder's first refresh populates it, without
-    /// `CONCURRENTLY`.
+    /// The view was created `WITH NO DATA` and never refreshed. Larder's first refresh populates
+    /// it, without `CONCURRENTLY`.
     NotPopulated,
-    /// No index lets it be refreshed `CONCURRENTLY`.
+    /// No index allows the view to be refreshed `CONCURRENTLY`.
     NoUniqueIndex,
-    /// The role of the connection may not refresh it.
+    /// The role of the connection may not refresh the view.
     NotOwner,
-    /// The view's owner may not read something that it reads.
+    /// The view's owner may not read something that the view reads.
     OwnerCannotRead,
-    /// The view's owner may not make the temporary table that `CONCURRENTLY` needs.
+    /// The view's owner may not create the temporary table that `CONCURRENTLY` needs.
     OwnerLacksTemporary,
-    /// Another session holds a lock that a refresh has to wait for, or refreshes it now.
+    /// Another session holds a lock that a refresh has to wait for, or is refreshing the view now.
     Held,
-    /// The server takes no writes.
+    /// The server is a standby, or the role's transactions are read-only by default.
     ReadOnly,
-    /// `skip_unchanged` cannot be sure about this view, so it is always refreshed.
+    /// `skip_unchanged` cannot detect all changes of what the view reads, so the view is always
+    /// refreshed.
     Untraceable,
-    /// It reads a materialized view that this refresher does not refresh.
+    /// The view reads a materialized view that this refresher does not refresh.
     Unmanaged,
 }
 
@@ -62,17 +63,18 @@ impl Finding {
         self
     }
 
-    /// What sort of finding this is.
+    /// The kind of this finding.
     pub fn kind(&self) -> FindingKind {
         self.kind
     }
 
-    /// What was found, in a sentence.
+    /// The finding, in a sentence.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The SQL that mends it, statement by statement, if there is some. To be read before it is run.
+    /// The SQL that fixes the problem, one statement each; empty if there is none. Read it before
+    /// you run it.
     pub fn mending_sql(&self) -> &[String] {
         &self.mend
     }

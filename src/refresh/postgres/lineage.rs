@@ -1,4 +1,4 @@
-//! [`Lineage`]: what views read, through plain views too.
+//! [`Lineage`]: what views read, also through plain views.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use tokio_postgres::types::Type;
 use super::session::Session;
 use super::state::Kind;
 
-/// What some views read, directly and through others, as PostgreSQL's rewrite rules have it.
+/// What some views read, directly and through others, according to PostgreSQL's rewrite rules.
 ///
-/// What a function reads is not among it: PostgreSQL does not know it either.
+/// It does not contain what functions read: PostgreSQL does not record that.
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     relations: BTreeMap<u32, LineageNode>,
-    /// A view, and the relations that its query names.
+    /// For each view, the relations that its query names.
     reads: BTreeMap<u32, BTreeSet<u32>>,
 }
 
@@ -21,20 +21,21 @@ pub(crate) struct Lineage {
 pub(crate) struct LineageNode {
     pub(crate) kind: Kind,
     pub(crate) quoted: String,
-    /// Of a view: why its content may change with nothing written to what it reads.
+    /// For a view: why its content may change without a write to what it reads.
     pub(crate) untraceable: Vec<String>,
 }
 
-/// What a view's rows are made of.
+/// What a view's rows are computed from.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sources {
     pub(crate) tables: Vec<u32>,
-    /// Materialized views, whose own sources do not count: their rows change by refreshes.
+    /// Materialized views, without their own sources: their rows change only by refreshes.
     pub(crate) views: Vec<u32>,
 }
 
-/// The rule of each view on the way down, and all that its query names. `pg_depend` holds nothing
-/// about PostgreSQL's own relations and functions, so these are looked for in the rule itself.
+/// The rewrite rule of each view on the way down, and all relations that its query names.
+/// `pg_depend` contains nothing about PostgreSQL's own relations and functions, so they are
+/// searched for in the rule itself.
 const READS: &str = "\
     WITH RECURSIVE down AS ( \
       SELECT c.oid, c.relkind FROM pg_class c WHERE c.oid = ANY ($1) \
@@ -52,9 +53,9 @@ const READS: &str = "\
         WHERE r.ev_class = v.oid ORDER BY 1), \
       CASE WHEN v.relkind IN ('m', 'v') THEN ARRAY( ";
 
-/// A function that gives the same for the same arguments as long as the session's settings are the
-/// same (time zone, date style): STABLE for that reason alone. `now()` is STABLE as well, and is not
-/// among them.
+/// Functions that are STABLE only because their result depends on settings of the session (time
+/// zone, date style). With the same settings and arguments, the result is the same. `now()` is
+/// STABLE as well, and is not among them.
 const SETTLED: &str = "\
     p.pronamespace = 'pg_catalog'::regnamespace AND ( \
       p.proname IN ('date_trunc', 'to_char', 'date_part', 'extract', 'timezone', 'date', \
@@ -97,7 +98,7 @@ fn sql() -> String {
 }
 
 impl Lineage {
-    /// Of these views and all that they read.
+    /// The lineage of these views and of all that they read.
     pub(crate) async fn of(
         session: &mut Session,
         views: &[u32],
@@ -122,14 +123,14 @@ impl Lineage {
         self.relations.get(&oid)
     }
 
-    /// The materialized views below one, at any depth.
+    /// The materialized views below this one, at any depth.
     pub(crate) fn below(&self, view: u32) -> BTreeSet<u32> {
         let mut all = self.reach(view, |_| true);
         all.retain(|oid| self.relations.get(oid).is_some_and(|it| it.kind == Kind::Materialized));
         all
     }
 
-    /// What a view's rows are made of: tables, and the next materialized views below.
+    /// What a view's rows are computed from: tables, and the nearest materialized views below.
     pub(crate) fn sources(&self, view: u32) -> Sources {
         let mut sources = Sources::default();
         for oid in self.reach(view, |kind| kind == Kind::View) {
@@ -142,7 +143,7 @@ impl Lineage {
         sources
     }
 
-    /// Why a view's content may change with no write to its sources being counted.
+    /// Why a view's content may change without a counted write to its sources.
     pub(crate) fn untraceable(&self, view: u32) -> Vec<String> {
         let through = self.reach(view, |kind| kind == Kind::View);
         let mut reasons = vec![];
@@ -162,7 +163,8 @@ impl Lineage {
         reasons
     }
 
-    /// What a view and the plain views below it read, each with whose query names it.
+    /// What a view and the plain views below it read: pairs of the reading view and the relation
+    /// that it reads.
     pub(crate) fn edges(&self, view: u32) -> Vec<(u32, u32)> {
         let mut through = self.reach(view, |kind| kind == Kind::View);
         through.insert(view);
@@ -178,8 +180,8 @@ impl Lineage {
             .collect()
     }
 
-    /// What can be reached from a view, going through what `through` allows. Plain views cannot
-    /// form a cycle, nor can materialized ones: PostgreSQL refuses to make it.
+    /// What can be reached from a view, through relations of the kinds that `through` allows.
+    /// Neither plain views nor materialized ones can form a cycle: PostgreSQL refuses to create it.
     fn reach(&self, view: u32, through: impl Fn(Kind) -> bool) -> BTreeSet<u32> {
         let (mut all, mut next) = (BTreeSet::new(), vec![view]);
         while let Some(oid) = next.pop() {

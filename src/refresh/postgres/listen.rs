@@ -1,4 +1,4 @@
-//! A connection that hears the event trigger's notices.
+//! A connection that receives the notifications of the event trigger.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_postgres::{AsyncMessage, Config, Error, Socket};
 
 use super::trigger::CHANNEL;
 
-/// Connects, listens, and tells of each notice, until the connection ends.
+/// Connects, listens, and signals each notification, until the connection ends.
 pub(crate) type Listen =
     Arc<dyn Fn(Arc<Notify>) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
@@ -35,7 +35,7 @@ where
             };
             let listening = async {
                 client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
-                // Notices from before are not delivered.
+                // Notifications from before `LISTEN` are not delivered, so signal once.
                 heard.notify_one();
                 std::future::pending::<Result<(), Error>>().await
             };

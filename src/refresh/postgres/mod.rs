@@ -1,4 +1,4 @@
-//! What PostgreSQL is asked and told about materialized views.
+//! The statements about materialized views that PostgreSQL runs, and what its answers mean.
 
 pub(crate) mod check;
 mod error;

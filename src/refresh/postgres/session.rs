@@ -1,4 +1,4 @@
-//! [`Session`]: a pool's connection, used in a way that a pooler between can follow.
+//! [`Session`]: a connection of the pool, used in a way that works behind a transaction pooler.
 
 use std::time::Duration;
 
@@ -13,28 +13,29 @@ use crate::error::BoxError;
 use crate::postgres::TlsPool;
 use crate::postgres::cancel::LIMIT;
 
-/// A connection for statements one after the other.
+/// A connection that runs statements one after the other.
 ///
-/// PgBouncer in transaction mode gives each transaction another server connection, on which others
-/// have left things behind. So nothing here outlives its transaction: no prepared statement has a
-/// name, no setting is `SET` without `LOCAL`, no lock is the session's.
+/// PgBouncer in transaction mode runs each transaction on another server connection, where other
+/// clients have left their state. So no state here outlives its transaction: no prepared statement
+/// has a name, no setting is `SET` without `LOCAL`, no lock belongs to the session.
 ///
-/// Dropped while a transaction runs a statement, it has PostgreSQL cancel it. It rolls back an open
-/// transaction and closes its connection; one at rest goes back to the pool.
+/// If it is dropped while a transaction runs a statement, it makes PostgreSQL cancel the statement.
+/// If it is dropped within a transaction, it rolls back and closes the connection. Otherwise the
+/// connection returns to the pool.
 pub(crate) struct Session {
     client: Option<Object>,
     source: TlsPool,
     state: State,
-    /// Where the open transaction runs, if what runs in it is worth being cancelled.
+    /// Where the open transaction runs, if its statements are worth cancelling.
     backend: Option<Backend>,
-    /// Dropped last of all; see [`Source::gone`].
+    /// Dropped last; see [`Source::gone`].
     open: Option<watch::Receiver<()>>,
 }
 
-/// Where sessions come from.
+/// Opens sessions.
 pub(crate) struct Source {
     pool: TlsPool,
-    /// Every session has a receiver, and keeps it until what it ran is over in PostgreSQL.
+    /// Each session has a receiver, and keeps it until what it ran has ended in PostgreSQL.
     open: watch::Sender<()>,
 }
 
@@ -43,32 +44,33 @@ impl Source {
         Source { pool, open: watch::Sender::new(()) }
     }
 
-    /// Waits until there is no session any more, and nothing is left in PostgreSQL of any.
+    /// Waits until there is no session any more, and nothing that one ran is left in PostgreSQL.
     pub(crate) async fn gone(&self) {
         self.open.closed().await;
     }
 }
 
-/// The server's process that has a transaction.
+/// The server process that runs a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backend {
     pub(crate) pid: i32,
-    /// Whether it notices soon that its client has gone, and ends what it runs.
+    /// Whether it soon detects that its client has gone, and ends its statement.
     pub(crate) notices_end: bool,
 }
 
-/// How long to wait for a connection by which another one's statement is cancelled.
+/// How long to wait for the connection over which another one's statement is cancelled, and then
+/// for the cancellation.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     AtRest,
     InTransaction,
-    /// A statement is under way.
+    /// A statement is running.
     Busy,
 }
 
-/// A parameter with its type, which need not be asked for then.
+/// A parameter with its type, so that the server need not be asked for the type.
 pub(crate) type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Session {
@@ -79,15 +81,16 @@ impl Session {
         Ok(Session { client: Some(client), source, state: State::AtRest, backend: None, open })
     }
 
-    /// Begins a transaction, and sets what is to hold in it.
+    /// Begins a transaction, and applies settings that hold within it.
     pub(crate) async fn begin(&mut self, settings: &str) -> Result<(), Error> {
-        // Each statement sees what was committed before it, above all what whoever held the lock
-        // before us has done.
+        // Each statement sees what was committed before it, above all what the previous holder of
+        // the lock has done.
         let sql = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {settings}");
         self.batch(&sql, State::InTransaction).await
     }
 
-    /// The transaction runs there: should this be dropped while it does, it is cancelled.
+    /// The transaction runs there. If this session is dropped meanwhile, its statement is
+    /// cancelled.
     pub(crate) fn runs_in(&mut self, backend: Backend) {
         self.backend = Some(backend);
     }
@@ -106,7 +109,7 @@ impl Session {
         self.batch(sql, state).await
     }
 
-    /// Runs a statement and takes its rows.
+    /// Runs a statement and returns its rows.
     pub(crate) async fn query(
         &mut self,
         sql: &str,
@@ -126,8 +129,8 @@ impl Session {
         self.settle(then, done)
     }
 
-    /// After an answer. An error leaves an open transaction that takes nothing but its end; after
-    /// the first word of a new one there may be one.
+    /// Sets the state after an answer. After an error, an open transaction accepts only its end. If
+    /// the beginning of a transaction fails, there may be an open one.
     fn settle<T>(&mut self, then: State, answer: Result<T, Error>) -> Result<T, Error> {
         self.state = match answer {
             Err(_) if then == State::AtRest && self.client().is_closed() => State::InTransaction,
@@ -161,7 +164,7 @@ impl Drop for Session {
                         _ => true,
                     };
                     if is_at_rest {
-                        // When this is answered nothing runs any more, and no lock is held.
+                        // When this is answered, nothing runs any more, and no lock is held.
                         let _ = timeout(LIMIT, client.batch_execute("ROLLBACK")).await;
                     }
                     drop(Object::take(client));
@@ -172,16 +175,17 @@ impl Drop for Session {
     }
 }
 
-/// Ends what a connection runs in its transaction, and waits until it has ended.
+/// Ends the statement that a connection runs in its transaction, and waits until it has ended.
 ///
-/// By SQL, over another connection: a transaction keeps its backend even behind a pooler, so that
-/// its number means nobody else. A cancel request is the second choice. tokio-postgres closes its
-/// connection at once, and PgBouncer 1.18 and 1.19.0 crash if that is before they have passed it on
+/// The first choice is SQL over another connection. A transaction keeps its backend even behind a
+/// pooler, so its process id means no other client. The second choice is a cancel request.
+/// tokio-postgres closes the connection of the request at once, and PgBouncer 1.18 and 1.19.0 crash
+/// if it is closed before they have forwarded the request
 /// (<https://github.com/pgbouncer/pgbouncer/pull/846>).
 ///
-/// Whether nothing of it is still on its way. Otherwise the transaction is left open: a pooler closes
-/// the server's connection with ours then, rather than handing it to another client whom a late
-/// request would hit.
+/// Returns `true` if no cancellation can still be on its way. On `false`, the caller leaves the
+/// transaction open, so that a pooler closes the server connection together with ours. After a
+/// rollback, the pooler would hand it to another client, and a late request would hit that client.
 async fn end_statement(source: &TlsPool, backend: Backend, client: &Object) -> bool {
     let by_sql = cancelled_by_sql(source, backend).await;
     if !by_sql {
@@ -190,7 +194,7 @@ async fn end_statement(source: &TlsPool, backend: Backend, client: &Object) -> b
         }
         let _ = timeout(LIMIT, (source.canceller)(client.cancel_token())).await;
     }
-    // The answer to what comes after the statement says that it has ended.
+    // This runs after the statement, so its answer shows that the statement has ended.
     timeout(LIMIT, client.batch_execute("BEGIN")).await.is_ok() && by_sql
 }
 
@@ -199,13 +203,14 @@ async fn cancelled_by_sql(source: &TlsPool, backend: Backend) -> bool {
     let sql = format!("SELECT pg_cancel_backend({})", backend.pid);
     let done = timeout(ELSEWHERE, other.batch_execute(&sql)).await;
     if done.is_err() {
-        // Not to be run later, when the number may mean somebody else.
+        // The statement must not run later, when the process id may mean another client.
         drop(Object::take(other));
     }
     matches!(done, Ok(Ok(())))
 }
 
-/// A duration as PostgreSQL's settings take it: whole milliseconds, where zero would be none at all.
+/// A duration for PostgreSQL's settings: whole milliseconds, and at least one, since zero means no
+/// limit.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, i32::MAX as u64)
 }

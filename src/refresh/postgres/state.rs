@@ -1,4 +1,4 @@
-//! [`ViewState`]: what PostgreSQL says of a view at one moment.
+//! [`ViewState`]: a view as PostgreSQL describes it at one moment.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -6,10 +6,10 @@ use tokio_postgres::types::Type;
 use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Backend, Session};
 
-/// A relation by its name.
+/// A relation that was found by its name.
 pub(crate) struct Relation {
     pub(crate) oid: u32,
-    /// With its schema, quoted by PostgreSQL.
+    /// The name with its schema, quoted by PostgreSQL.
     pub(crate) quoted: String,
     pub(crate) kind: Kind,
 }
@@ -49,34 +49,35 @@ impl Kind {
     }
 }
 
-/// What tells one state of a view's rows from the next, as far as its catalog row does.
+/// Distinguishes one version of a view's rows from the next, as far as its catalog row allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ViewVersion {
-    /// The transaction that wrote the view's row in `pg_class`: every refresh rewrites it.
+    /// The transaction that wrote the view's row in `pg_class`. Every refresh rewrites that row.
     pub(crate) xmin: String,
-    /// A digest of what other commands change in that row (GRANT, ALTER), so that they are not taken
-    /// for a refresh.
+    /// A digest of what other commands (GRANT, ALTER) change in that row, so that they are not
+    /// mistaken for a refresh.
     pub(crate) shape: String,
 }
 
 impl ViewVersion {
-    /// Whether the view was refreshed between the two, and nothing else was done to it.
+    /// Whether the view was refreshed between the two versions, and not changed in another way.
     pub(crate) fn shows_refresh_since(&self, earlier: &ViewVersion) -> bool {
         self.xmin != earlier.xmin && self.shape == earlier.shape
     }
 }
 
-/// A view at one moment.
+/// The state of a view at one moment.
 pub(crate) struct ViewState {
     pub(crate) version: ViewVersion,
     pub(crate) populated: bool,
-    /// Whether some index lets it be refreshed `CONCURRENTLY`.
+    /// Whether an index allows it to be refreshed `CONCURRENTLY`.
     pub(crate) has_usable_index: bool,
     /// `server_version_num`
     pub(crate) server_version: i32,
-    /// Whether rows that are written are counted.
+    /// Whether the server counts the rows that are written.
     pub(crate) counts: bool,
-    /// Rows that this session has written to it and not reported yet, by earlier transactions too.
+    /// Rows that this session has written to the view and not reported yet, also in earlier
+    /// transactions.
     pub(crate) written: Written,
     /// PostgreSQL's clock, in microseconds since 1970.
     pub(crate) now: i64,
@@ -87,7 +88,7 @@ pub(crate) struct ViewState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written(pub(crate) [i64; 3]);
 
-/// As `is_usable_unique_index` in PostgreSQL's `matview.c` has it.
+/// The condition in `is_usable_unique_index` of PostgreSQL's `matview.c`.
 pub(super) const USABLE_INDEX: &str = "i.indisunique AND i.indimmediate AND i.indisvalid \
     AND am.amname = 'btree' AND i.indpred IS NULL AND i.indexprs IS NULL \
     AND 0 < ALL (i.indkey::int2[])";
@@ -95,7 +96,8 @@ pub(super) const USABLE_INDEX: &str = "i.indisunique AND i.indimmediate AND i.in
 const SHAPE: &str = "md5(ROW(c.relname, c.relnamespace, c.reltype, c.relowner, c.relam, \
     c.reltablespace, c.relacl, c.reloptions, c.relreplident, c.relnatts)::text)";
 
-/// Names are resolved and quoted by PostgreSQL: by `to_regclass`, which executes nothing.
+/// Finds a relation by its name. PostgreSQL resolves and quotes the name, with `to_regclass`, which
+/// executes nothing.
 pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Relation, RefreshError> {
     if name.contains('\0') {
         let why = "its name holds a zero byte, which no name in postgresql does";
@@ -113,7 +115,7 @@ pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Relation, 
 }
 
 async fn missing(session: &mut Session, name: &str) -> RefreshError {
-    // A name that needs quotes and has none is folded to lower case.
+    // PostgreSQL folds a name to lower case if it needs quotes and has none.
     let sql = "SELECT format('%I.%I', n.nspname, c.relname) \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.relkind = 'm' AND (lower(c.relname) = lower($1) \
@@ -130,7 +132,7 @@ async fn missing(session: &mut Session, name: &str) -> RefreshError {
 }
 
 impl Relation {
-    /// This, if it is a materialized view.
+    /// Returns the relation if it is a materialized view.
     pub(crate) fn materialized(self, name: &str) -> Result<Relation, RefreshError> {
         if self.kind == Kind::Materialized {
             return Ok(self);
@@ -140,7 +142,7 @@ impl Relation {
     }
 }
 
-/// `None` if it is not there any more.
+/// Reads the state of a view; `None` if the view no longer exists.
 pub(crate) async fn look(
     session: &mut Session,
     oid: u32,
@@ -174,7 +176,7 @@ fn written(row: &Row, at: usize) -> Written {
     Written([row.get(at), row.get(at + 1), row.get(at + 2)])
 }
 
-/// What has become of a view in this transaction: its state, and the rows written so far.
+/// The version of a view within this transaction, and the rows written to it so far.
 pub(crate) async fn look_again(
     session: &mut Session,
     oid: u32,
@@ -185,8 +187,8 @@ pub(crate) async fn look_again(
     Ok((ViewVersion { xmin: row.get(0), shape: row.get(1) }, written(row, 2)))
 }
 
-/// The state of several views, by the names they were given under: the cheapest question there is,
-/// for asking again and again.
+/// The versions of several views, by the names they were given under. It is the cheapest query for
+/// this, since it is repeated at each poll.
 pub(crate) async fn glance(
     session: &mut Session,
     names: &[String],

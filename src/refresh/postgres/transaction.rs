@@ -1,4 +1,4 @@
-//! [`RefreshTx`]: the transaction that a view is refreshed in.
+//! [`RefreshTx`]: the transaction in which a view is refreshed.
 
 use std::time::Duration;
 
@@ -8,20 +8,21 @@ use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Session, Source, millis};
 use super::state::{self, Relation, ViewState, ViewVersion, Written};
 
-/// The first half of the name of a view's advisory lock; the other is its OID.
+/// The first half of the key of a view's advisory lock. The second half is the view's OID.
 pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
 
-/// What holds in the transaction.
+/// The timeouts within the transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) lock: Duration,
     pub(crate) statement: Option<Duration>,
 }
 
-/// The right to refresh one view, for as long as one transaction lasts.
+/// The permission to refresh one view, for the duration of one transaction.
 ///
-/// The right is an advisory lock of the transaction's: no two processes have it at a time, and
-/// however it ends (commit, error, a killed process, a dead network), PostgreSQL takes it back.
+/// The permission is an advisory lock of the transaction. No two processes have it at the same
+/// time. However the transaction ends (commit, error, a killed process, a dead network), PostgreSQL
+/// releases the lock.
 pub(crate) struct RefreshTx {
     pub(crate) session: Session,
     pub(crate) view: Relation,
@@ -29,10 +30,10 @@ pub(crate) struct RefreshTx {
     name: String,
 }
 
-/// The transaction has the lock.
+/// The result of trying to take the lock.
 pub(crate) enum LockAttempt {
     Ours(Box<RefreshTx>),
-    /// Somebody else, who is at it.
+    /// Another session holds the lock and refreshes the view.
     Busy {
         holder: Option<String>,
         version: ViewVersion,
@@ -46,7 +47,7 @@ pub(crate) enum RefreshMode {
     Plainly,
 }
 
-/// What a refresh has done, before it is committed.
+/// What a refresh has changed, before it is committed.
 pub(crate) struct Refreshed {
     pub(crate) version: ViewVersion,
     pub(crate) rows: [u64; 3],
@@ -93,8 +94,8 @@ impl RefreshTx {
             )
             .await
             .map_err(failed)?;
-        // A statement of its own, after the lock: the one that took it could still see the view as
-        // it was before the last holder committed.
+        // A statement of its own, after the lock: the statement that took the lock could still see
+        // the view as it was before the previous holder committed.
         let state = state::look(session, view.oid).await.map_err(failed)?;
         let Some(state) = state else {
             let why = "it was dropped a moment ago";
@@ -107,26 +108,27 @@ impl RefreshTx {
     /// Refreshes the view, within the transaction.
     pub(crate) async fn refresh(&mut self, how: RefreshMode) -> Result<Refreshed, RefreshError> {
         let concurrently = if how == RefreshMode::Concurrently { "CONCURRENTLY " } else { "" };
-        // Its name in full, as PostgreSQL quoted it.
+        // The full name, as quoted by PostgreSQL.
         let sql = format!("REFRESH MATERIALIZED VIEW {concurrently}{}", self.view.quoted);
         self.session.run(&sql).await.map_err(|error| self.failed(error))?;
         let again = state::look_again(&mut self.session, self.view.oid).await;
         let (version, written) = again.map_err(|error| self.failed(error))?;
-        // Rows of earlier transactions of this session may not have been reported yet.
+        // Rows of earlier transactions of this session may not have been reported yet; subtract
+        // them.
         let Written(before) = self.state.written;
         let Written(after) = written;
         let rows = std::array::from_fn(|at| after[at].saturating_sub(before[at]).max(0) as u64);
         Ok(Refreshed { version, rows })
     }
 
-    /// Makes it so. The lock is free from then on, and not before others can see what was done.
+    /// Commits. The lock is released, and not before others can see the new rows.
     pub(crate) async fn commit(mut self: Box<Self>) -> Result<Session, RefreshError> {
         let done = self.session.commit().await;
         done.map_err(|error| self.failed(error))?;
         Ok(self.session)
     }
 
-    /// Ends the transaction with nothing done.
+    /// Rolls back.
     pub(crate) async fn give_up(mut self: Box<Self>) -> Result<Session, RefreshError> {
         let done = self.session.roll_back().await;
         done.map_err(|error| self.failed(error))?;
@@ -138,7 +140,7 @@ impl RefreshTx {
     }
 }
 
-/// Brings PostgreSQL's numbers about a view up to date, in a transaction within the same limits.
+/// Updates PostgreSQL's statistics of a view, in a transaction with the same limits.
 pub(crate) async fn analyze(
     session: &mut Session,
     quoted: &str,
@@ -159,10 +161,10 @@ fn settings(limits: Limits) -> String {
     if let Some(statement) = limits.statement {
         sql.push_str(&format!("SET LOCAL statement_timeout = {};", millis(statement)));
     }
-    // While a hook is asked. It has a limit of its own.
+    // While a hook runs, the transaction is idle. The hook has a time limit of its own.
     sql.push_str("SET LOCAL idle_in_transaction_session_timeout = 0;");
-    // A refresh whose process was killed would run to its end and keep all others waiting. Where
-    // PostgreSQL can notice that the client has gone, let it.
+    // The refresh of a killed process would run to its end and make all others wait. This makes
+    // PostgreSQL detect that the client is gone, on systems where it can.
     sql.push_str(
         "SELECT set_config('client_connection_check_interval', '1000', true) \
          WHERE version() LIKE '%linux%'",
@@ -170,7 +172,7 @@ fn settings(limits: Limits) -> String {
     sql
 }
 
-/// Who holds the lock of a view.
+/// Describes the session that holds the lock of a view.
 pub(super) async fn holder(
     session: &mut Session,
     oid: u32,

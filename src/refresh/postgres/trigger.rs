@@ -1,13 +1,13 @@
-//! The event trigger that tells of every refresh, whoever makes it.
+//! The event trigger that sends a notification for every refresh, no matter which session makes it.
 
 use super::error::RefreshError;
 use super::session::Session;
 
-/// The channel on which it tells.
+/// The channel of the notifications.
 pub(crate) const CHANNEL: &str = "larder_refresh";
 
-/// What is installed. A failing event trigger would fail everybody's refreshes, so what goes wrong
-/// in it is swallowed: the notice is lost then, and polling notices the refresh.
+/// Installs the event trigger. If it failed, it would fail the refreshes of everybody, so its
+/// function ignores errors. A notification is lost then, and polling detects the refresh.
 pub(crate) const INSTALL: &str = "\
 CREATE SCHEMA IF NOT EXISTS larder;
 CREATE OR REPLACE FUNCTION larder.tell_of_refresh() RETURNS event_trigger
@@ -38,7 +38,7 @@ EXCEPTION WHEN dependent_objects_still_exist THEN
 END $larder$;
 ";
 
-/// Runs all of it or nothing.
+/// Runs all statements, or none of them.
 pub(crate) async fn run(session: &mut Session, sql: &str) -> Result<(), RefreshError> {
     let failed = |error| RefreshError::of_postgres("larder_refresh", error);
     session.begin("").await.map_err(failed)?;

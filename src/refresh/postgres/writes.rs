@@ -1,4 +1,4 @@
-//! [`Writes`]: how PostgreSQL's counters stand, to see later whether a table was written to.
+//! [`Writes`]: PostgreSQL's write counters, to detect later whether a table was written to.
 
 use std::time::Duration;
 
@@ -6,27 +6,31 @@ use tokio_postgres::types::Type;
 
 use super::session::Session;
 
-/// A digest of the counters of some tables. Equal digests: no write was counted in between.
+/// A digest of the write counters of some tables. If two digests are equal, no write was counted in
+/// between.
 ///
-/// It is made of the counts of rows inserted, updated and deleted of each table, its partitions and
-/// children; of their files, which TRUNCATE replaces; and of when counting began, for a crash or a
-/// reset starts it anew. Rolled-back writes count as well: then a view is refreshed in vain.
+/// It contains, for each table and its partitions and children, the numbers of rows inserted,
+/// updated and deleted, and its file, which TRUNCATE replaces. It also contains the time when
+/// counting began, since a crash or a reset restarts the counters. Rolled-back writes are counted
+/// as well; they cause a refresh that was not needed.
 ///
 /// Source: "The Cumulative Statistics System",
 /// <https://www.postgresql.org/docs/current/monitoring-stats.html>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Writes(pub(crate) String);
 
-/// How long to wait until every session that was idle before has reported: 10 s after it became idle,
-/// which was less than 1 s after the last write that it may owe (`PGSTAT_IDLE_INTERVAL` and
-/// `PGSTAT_MIN_INTERVAL` in PostgreSQL's `pgstat.c`), and a second for a busy machine.
+/// How long to wait until each session that was idle at the beginning has reported. It reports 10 s
+/// after it became idle, and it became idle less than 1 s after the last write that it may not have
+/// reported (`PGSTAT_IDLE_INTERVAL` and `PGSTAT_MIN_INTERVAL` in PostgreSQL's `pgstat.c`). One more
+/// second is for a busy machine.
 pub(crate) const REPORTED_AFTER: Duration = Duration::from_secs(12);
 
-/// Before PostgreSQL 15 an idle session keeps what it has not reported, without end.
+/// The first `server_version_num` where idle sessions report. Before PostgreSQL 15, an idle session
+/// keeps its unreported writes indefinitely.
 pub(crate) const COUNTED_SINCE: i32 = 150_000;
 
-/// How the counters of these tables stand now; `None` if one of them has no counters, or if this role
-/// may not see what other sessions have yet to report.
+/// The current counters of these tables. `None` if one of them has no counters, or if this role may
+/// not see which other sessions have yet to report.
 pub(crate) async fn read(
     session: &mut Session,
     tables: &[u32],
@@ -51,18 +55,18 @@ pub(crate) async fn read(
     Ok(row.get::<_, bool>(0).then(|| Writes(row.get(1))))
 }
 
-/// A session that may owe a report of what it has written.
+/// A session that may have writes it has not reported yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnreportedSession {
     pid: i32,
-    /// When its transaction and its statement began, in microseconds. Between two of which both
-    /// differ it was idle once, outside of a transaction, and reported then.
+    /// When its transaction and its statement began, in microseconds. If both differ between two
+    /// observations, the session was idle outside of a transaction in between, and reported then.
     transaction: i64,
     statement: i64,
 }
 
 impl UnreportedSession {
-    /// Whether one of these sessions has not been idle since it was in the other list.
+    /// Whether one of the sessions in `earlier` has not been idle since.
     pub(crate) fn persists(earlier: &[UnreportedSession], now: &[UnreportedSession]) -> bool {
         earlier.iter().any(|old| {
             now.iter().any(|new| {
@@ -73,21 +77,22 @@ impl UnreportedSession {
     }
 }
 
-/// The sessions that may have written something, after `since` and until `ago` before now, and not
-/// reported it yet.
+/// The sessions that may have written something after `since` and until `ago` before now, and may
+/// not have reported it yet.
 ///
 /// A session reports when it becomes idle outside of a transaction, if its last report is a second
-/// old, and otherwise when it has been idle for ten. So an idle one may owe, for ten seconds, what
-/// it wrote less than a second before it became idle. One that is at work may owe that as well: work
-/// that came within the ten seconds put the report off until it is done. Other users' sessions show
-/// that only to a role with `pg_read_all_stats`, which whoever asks has to have.
+/// old. Otherwise it reports when it has been idle for ten seconds. So for ten seconds, an idle
+/// session may have unreported writes from less than a second before it became idle. A busy session
+/// may have them too: work that began within the ten seconds delays the report until it is done.
+/// Only a role with `pg_read_all_stats` sees this of other users' sessions, so the caller's role
+/// must have it.
 pub(crate) async fn unreported(
     session: &mut Session,
     since: i64,
     ago: Duration,
 ) -> Result<Vec<UnreportedSession>, tokio_postgres::Error> {
-    // `state` is NULL for a moment before a new session has begun anything, and of what may not be
-    // seen.
+    // `state` is NULL for a moment before a new session has begun anything, and for sessions that
+    // this role may not see.
     let sql = "\
         SELECT a.pid, \
           coalesce((extract(epoch FROM a.xact_start) * 1000000)::int8, 0), \

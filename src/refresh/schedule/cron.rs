@@ -1,12 +1,15 @@
 //! [`Cron`]: the ticks of a cron expression in a time zone.
 //!
-//! croner reads the expressions and finds the local times that fit; which instants show a local time
-//! is told here. croner's own search by instants gives the same ticks for a single time of day and
-//! for expressions with a `*` in the time, which a test holds it to. But more than one time of day
-//! is an interval to it: of `0 2,14 * * *` it leaves out the 02:00 that falls in a gap, and finds
-//! two where the clocks are put back. A time in a gap that ends on the next day is lost if the next
-//! day does not fit, and the search ends at a gap of more than two hours. Local times know no such
-//! cases, and their order is that of the instants: forwards and backwards the same ticks are found.
+//! croner parses the expressions and finds the local times that match. This module decides which
+//! instants have a local time.
+//!
+//! croner's own search by instants gives the same ticks for a single time of day, and for
+//! expressions with a `*` in the time; a test checks this. It differs in three cases. It treats
+//! more than one time of day as an interval: of `0 2,14 * * *` it leaves out the 02:00 that falls
+//! in a gap, and finds two where clocks are put back. It loses a time in a gap that ends on the
+//! next day, if the next day does not match. It stops at a gap of more than two hours. Local times
+//! have no such cases, and are in the same order as their instants, so that the same ticks are
+//! found forwards and backwards.
 
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
@@ -16,11 +19,12 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use crate::error::WrongSetting;
 
-/// Where the calendar ends: the beginning of the year 4900, UTC, in seconds since 1970. croner's
-/// own end is that of the year 5000, by local clocks and not the same in both directions.
+/// The end of the calendar: the beginning of the year 4900, UTC, in seconds since 1970. croner's
+/// own end is the beginning of the year 5000, in local time, and differs between the two
+/// directions.
 const END: u64 = 92_461_910_400;
 
-/// No two clocks of the world are further apart.
+/// More than the difference between any two local times of the world, in seconds.
 const WIDEST: u64 = 2 * 24 * 60 * 60;
 
 /// A cron expression in a time zone. Times are whole seconds since 1970-01-01 00:00 UTC.
@@ -28,8 +32,8 @@ const WIDEST: u64 = 2 * 24 * 60 * 60;
 pub(crate) struct Cron {
     pattern: croner::Cron,
     zone: TimeZone,
-    /// Whether the expression names times of day, of which each is due once a day. The same rule as
-    /// in Vixie cron: no `*` in the fields for it.
+    /// Whether the expression names times of day, each of which is due once a day. As in Vixie
+    /// cron, this is so if the fields for the time contain no `*`.
     names_times: bool,
 }
 
@@ -57,10 +61,11 @@ impl Cron {
         let parts = &pattern.pattern;
         let of_day = [&parts.seconds, &parts.minutes, &parts.hours];
         let names_times = !of_day.iter().any(|field| field.from_wildcard);
-        // A field of commas alone. croner would look for it second by second.
+        // A field of commas only. croner would search for it second by second.
         let empty = of_day.iter().any(|field| field.values().is_empty());
         let cron = Cron { pattern, zone, names_times };
-        // The calendar repeats itself after 400 years: what does not come by its end never does.
+        // The calendar repeats after 400 years: an expression that does not match before its end
+        // never does.
         if empty || cron.next(0).is_none() {
             return Err(refused("no time ever matches".into()));
         }
@@ -72,9 +77,10 @@ impl Cron {
         if at >= END {
             return None;
         }
-        let tick = match self.names_times {
-            true => self.instant(self.forwards(self.shown_up_to(at)?, false)?)?,
-            false => self.next_shown(at + 1)?,
+        let tick = if self.names_times {
+            self.instant(self.forwards(self.shown_up_to(at)?, false)?)?
+        } else {
+            self.next_shown(at + 1)?
         };
         (tick < END).then_some(tick)
     }
@@ -82,20 +88,21 @@ impl Cron {
     /// The last tick up to and including `until`, if it lies after `after`.
     pub(super) fn latest(&self, after: u64, until: u64) -> Option<u64> {
         let until = until.min(END - 1);
-        let tick = match self.names_times {
-            true => self.instant(self.backwards(self.shown_up_to(until)?)?)?,
-            false => self.last_shown(after, until)?,
+        let tick = if self.names_times {
+            self.instant(self.backwards(self.shown_up_to(until)?)?)?
+        } else {
+            self.last_shown(after, until)?
         };
         (tick > after).then_some(tick)
     }
 
-    /// The latest local time that the clocks have shown up to `at`: not that of `at` itself while
-    /// they show a time for the second time. Of the local times up to this one every instant is
-    /// past, and of those after it none.
+    /// The latest local time that clocks have shown up to `at`. While they repeat an hour, this is
+    /// not the local time of `at` itself. For all local times up to the result, the instant has
+    /// passed. For those after it, it has not.
     fn shown_up_to(&self, at: u64) -> Option<DateTime> {
         let now = timestamp(at)?;
         let recent = timestamp(at.saturating_sub(WIDEST))?;
-        // The change at this very second counts: the time before it was shown already.
+        // A change at this very second counts: the time before it was shown already.
         self.zone
             .preceding(timestamp(at + 1)?)
             .map(|change| change.timestamp())
@@ -106,13 +113,13 @@ impl Cron {
             .max()
     }
 
-    /// The one instant of a local time: the first of two, and the end of the gap for none.
+    /// The one instant of a local time: the first of two, and in a gap the end of the gap.
     fn instant(&self, local: DateTime) -> Option<u64> {
         let found = match self.zone.to_ambiguous_timestamp(local).offset() {
             AmbiguousOffset::Unambiguous { offset } => offset.to_timestamp(local).ok()?,
             AmbiguousOffset::Fold { before, .. } => before.to_timestamp(local).ok()?,
-            // By the clock that is not set forward yet the time lies after the gap's end, by the
-            // one that is, before it.
+            // With the offset before the change, the time lies after the end of the gap; with the
+            // offset after it, before the end.
             AmbiguousOffset::Gap { after, .. } => {
                 self.zone.following(after.to_timestamp(local).ok()?).next()?.timestamp()
             }
@@ -120,9 +127,9 @@ impl Cron {
         seconds(found)
     }
 
-    /// The first instant from `from` on whose local time fits.
+    /// The first instant from `from` on whose local time matches.
     fn next_shown(&self, mut from: u64) -> Option<u64> {
-        // From one change of the clocks to the next, local times go on like instants.
+        // Between two changes of the clocks, local times advance like instants.
         while from < END {
             let offset = self.zone.to_offset(timestamp(from)?);
             let local = self.forwards(offset.to_datetime(timestamp(from)?), true)?;
@@ -136,7 +143,7 @@ impl Cron {
         None
     }
 
-    /// The last instant up to `until` whose local time fits, if there is one after `after`.
+    /// The last instant up to `until` whose local time matches, if there is one after `after`.
     fn last_shown(&self, after: u64, mut until: u64) -> Option<u64> {
         while until > after {
             let offset = self.zone.to_offset(timestamp(until)?);
@@ -164,12 +171,13 @@ fn timestamp(seconds: u64) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
 }
 
-/// None before 1970, where no tick is.
+/// `None` before 1970, where there are no ticks.
 fn seconds(at: Timestamp) -> Option<u64> {
     u64::try_from(at.as_second()).ok()
 }
 
-/// croner's reason in the form of ours: lower case, no stop, and no name of a type of its own.
+/// croner's reason in the form of our own: lower case, no trailing stop, and without the name of
+/// one of its types.
 fn reason(error: &CronError) -> String {
     let whole = error.to_string();
     let reason = match error {
@@ -197,14 +205,14 @@ mod tests {
         Cron::new(expression, zone).unwrap()
     }
 
-    /// The midnight that begins a day, by the clocks of `zone`.
+    /// The midnight that begins a day in `zone`.
     fn midnight(zone: &str, (year, month, day): (i16, i8, i8)) -> u64 {
         let local = date(year, month, day).at(0, 0, 0, 0);
         seconds(TimeZone::get(zone).unwrap().to_timestamp(local).unwrap()).unwrap()
     }
 
-    /// The ticks of `days` days as local times with the offset from UTC, found forwards, and
-    /// backwards as well.
+    /// The ticks of `days` days as local times with the offset from UTC, found forwards and also
+    /// backwards.
     fn ticks(expression: &str, zone: &str, from: (i16, i8, i8), days: u64) -> Vec<String> {
         let cron = cron(expression, zone);
         let from = midnight(zone, from) - 1;
@@ -265,7 +273,7 @@ mod tests {
             ticks("30 23 * * SAT", "America/Nuuk", (2025, 3, 22), 15),
             ["22 23:30 -02:00", "30 00:00 -01:00", "05 23:30 -01:00"]
         );
-        // A whole day was left out when the date line was moved.
+        // A whole day was skipped when the date line was moved.
         assert_eq!(
             ticks("0 12 * * *", "Pacific/Apia", (2011, 12, 29), 2),
             ["29 12:00 -10:00", "31 00:00 +14:00", "31 12:00 +14:00"]

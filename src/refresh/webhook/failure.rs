@@ -1,4 +1,4 @@
-//! Why a webhook could not be made, and why a message was not delivered.
+//! Why a webhook could not be created, and why a message was not delivered.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-/// Why a [`Webhook`](crate::refresh::Webhook) could not be made.
+/// Why a [`Webhook`](crate::refresh::Webhook) could not be created.
 ///
-/// The message names the setting and what is allowed. It holds nothing of what was given, which may
-/// be a secret.
+/// The message names the setting and what is allowed. It does not contain the given value, which
+/// may be a secret.
 #[derive(Debug)]
 pub struct WebhookError {
     pub(super) setting: Option<&'static str>,
@@ -21,7 +21,7 @@ impl WebhookError {
         WebhookError { setting: Some(setting), why }
     }
 
-    /// The setting whose value was refused, if one was: `url`, `secret` or `header`.
+    /// The setting whose value was rejected, if one was: `url`, `secret` or `header`.
     pub fn setting(&self) -> Option<&'static str> {
         self.setting
     }
@@ -48,7 +48,7 @@ pub(super) enum Miss {
 }
 
 impl Miss {
-    /// Whether another attempt may fare better.
+    /// Whether another attempt may succeed.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Miss::Status { status, .. } => {
@@ -79,15 +79,15 @@ impl fmt::Display for Miss {
 /// Why there was no further attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The next would have ended the same way.
+    /// The next attempt would have failed in the same way.
     Final,
-    /// There were as many as are made.
+    /// All attempts were used.
     Attempts,
-    /// The next would have begun too late.
+    /// The next attempt would have begun too late.
     Limit(Duration),
 }
 
-/// Why a message was given up.
+/// A message that could not be delivered, and why.
 #[derive(Debug)]
 pub(super) struct Undelivered {
     /// Scheme, host and port.
@@ -117,7 +117,7 @@ impl fmt::Display for Undelivered {
 
 impl StdError for Undelivered {}
 
-/// The error at the bottom: of those of `reqwest` it is the one that says what happened.
+/// The innermost source of an error. With `reqwest`, it is the one that says what happened.
 pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
     let mut root = error;
     while let Some(source) = root.source() {

@@ -1,4 +1,4 @@
-//! [`Message`]: one event as bytes, and what proves where they come from.
+//! [`Message`]: one event as bytes, with the signature that proves its origin.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +15,8 @@ use crate::refresh::event::RefreshEvent;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 use crate::refresh::report::RefreshOutcome;
 
-/// What all attempts to deliver one event have in common, so that a receiver can tell a repetition.
+/// What all attempts to deliver one event have in common, so that a receiver can recognize
+/// repetitions.
 pub(super) struct Message {
     pub(super) id: String,
     pub(super) body: Bytes,
@@ -26,7 +27,7 @@ impl Message {
         Message { id: new_id(), body: Bytes::from(body(event, process).to_string()) }
     }
 
-    /// The headers of an attempt at this time, over those that the user has set.
+    /// The headers of an attempt at this time. They replace those that the user has set.
     pub(super) fn headers(
         &self,
         users: &HeaderMap,
@@ -51,8 +52,9 @@ impl Message {
     }
 }
 
-/// 128 random bits: each `RandomState` is keyed from the system's randomness, unlike `fastrand`, whose
-/// seed is a clock and the number of a thread and so may be that of another process of the fleet.
+/// A random id of 128 bits. Each `RandomState` is keyed from the system's randomness. `fastrand` is
+/// not: its seed is a clock and the number of a thread, and may be that of another process of the
+/// fleet.
 fn new_id() -> String {
     let half = || RandomState::new().hash_one(SystemTime::now());
     format!("msg_{:016x}{:016x}", half(), half())
@@ -116,7 +118,7 @@ fn described(error: &RefreshError) -> Value {
 mod tests {
     use super::*;
 
-    /// The example that documentation of Standard Webhooks gives.
+    /// The example in the documentation of Standard Webhooks.
     #[test]
     fn a_signature_is_that_of_the_specification() {
         let secret = BASE64.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();

@@ -1,4 +1,4 @@
-//! A webhook against a receiver that wiremock plays, by way of the hook that it becomes.
+//! A webhook, used as a hook, against a receiver that wiremock plays.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::refresh::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReas
 const KEY: &[u8] = b"sixteen bytes, or more";
 const LONG: Duration = Duration::from_secs(60);
 
-/// One that comes back at once and is patient where a test does not say otherwise, and uses no proxy
-/// that this machine's environment may name.
+/// A webhook that retries at once, and that waits long unless a test says otherwise. It uses no
+/// proxy from the environment of this machine.
 fn webhook(url: &str) -> Webhook {
     let webhook = Webhook::new(url)
         .unwrap()
@@ -56,7 +56,7 @@ async fn run(webhook: Webhook, event: RefreshEvent) -> Result<(), HookFailure> {
     RefreshHook::from(webhook).run(event).await
 }
 
-/// What the hook says that has failed.
+/// The failure that the hook reports.
 async fn failure(webhook: Webhook) -> String {
     match run(webhook, refreshed()).await.unwrap_err().kind {
         FailureKind::Failed(why) => why,
@@ -70,7 +70,7 @@ async fn answering(status: u16) -> MockServer {
     server
 }
 
-/// Answers with this status to the first request alone; for the others, mount something else.
+/// Answers only the first request, with this response. Mount another mock for the others.
 async fn first(server: &MockServer, response: ResponseTemplate) {
     Mock::given(any()).respond_with(response).up_to_n_times(1).expect(1).mount(server).await;
 }
@@ -92,7 +92,7 @@ async fn received(server: &MockServer) -> Vec<Request> {
     server.received_requests().await.unwrap()
 }
 
-/// HMAC as its definition has it, without the crate that signs.
+/// HMAC by its definition, without the crate that signs.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     assert!(key.len() <= 64);
     let pad = |with: u8| {
@@ -210,13 +210,13 @@ async fn a_connection_that_breaks_is_made_again() {
     let (connection, _) = listener.accept().await.unwrap();
     let server = MockServer::builder().listener(listener.into_std().unwrap()).start().await;
     then_ok(&server).await;
-    // Only now that the receiver is behind the same socket and knows what to say is the first attempt
-    // hung up on, so that the next cannot come too early.
+    // The first connection is closed only now: the receiver has the same socket, and its answer is
+    // set. So the next attempt cannot come too early.
     drop(connection);
     call.await.unwrap().unwrap();
 }
 
-/// An address where nobody listens, for as long as the socket is held: connections are refused.
+/// An address that refuses connections for as long as the socket is held: nobody listens there.
 fn dead() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -280,7 +280,7 @@ async fn no_attempt_goes_beyond_the_limit() {
     let late = ResponseTemplate::new(200).set_delay(LONG * 60);
     Mock::given(any()).respond_with(late).mount(&server).await;
     let limit = Duration::from_millis(20);
-    // Each may take far longer than all of them together.
+    // Each attempt may take far longer than the limit for all of them.
     let why = failure(to(&server).limit(limit).attempts(u32::MAX)).await;
     assert!(why.contains("no answer within") && why.contains("`limit` of 20ms"), "{why}");
 }
@@ -300,7 +300,7 @@ async fn a_receiver_that_says_when_gets_the_message_again() {
         let server = MockServer::start().await;
         first(&server, ResponseTemplate::new(status).insert_header("retry-after", "0")).await;
         then_ok(&server).await;
-        // It would not come back by itself within the limit.
+        // It would not retry by itself within the limit.
         run(to(&server).backoff(LONG * 60, LONG * 60), refreshed()).await.unwrap();
     }
 }

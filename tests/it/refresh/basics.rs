@@ -1,4 +1,4 @@
-//! One view, refreshed when asked for.
+//! Refreshes of one view on demand.
 
 use larder::Origin;
 use larder::refresh::{

@@ -1,4 +1,4 @@
-//! Is it told before it goes wrong?
+//! Does a check report a problem before a refresh fails because of it?
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Does a refresh end when it is to, in PostgreSQL too, and go on when it can?
+//! Does a refresh end when it should, in PostgreSQL too, and go on when it can?
 
 use std::future::pending;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Does every way in which PostgreSQL refuses a refresh lead to a message to act on?
+//! Does each way in which PostgreSQL rejects a refresh lead to a message that says what to do?
 
 use std::time::Duration;
 

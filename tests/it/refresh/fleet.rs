@@ -1,4 +1,4 @@
-//! Does a fleet of processes refresh a view once at each tick, whatever becomes of one of them?
+//! Does a fleet of processes refresh a view once at each tick, even if one of them fails?
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,4 +1,4 @@
-//! Does the cache follow what others do to a view?
+//! Do cached results become stale when others refresh, change or rename a view?
 
 use std::time::{Duration, Instant};
 

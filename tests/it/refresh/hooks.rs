@@ -1,4 +1,4 @@
-//! Are hooks told what happens, and do they harm nothing?
+//! Do hooks receive their events, and can they harm nothing?
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};

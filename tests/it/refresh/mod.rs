@@ -1,4 +1,4 @@
-//! Are materialized views refreshed, and does the cache follow?
+//! Are materialized views refreshed, and do cached results become stale?
 
 mod basics;
 mod check;

@@ -1,4 +1,4 @@
-//! Names and settings that are odd or wrong.
+//! Names and settings that are unusual or invalid.
 
 use std::time::Duration;
 

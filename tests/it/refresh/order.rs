@@ -1,4 +1,4 @@
-//! Are views refreshed from the bottom up?
+//! Are views refreshed after the views that they read?
 
 use larder::refresh::FindingKind;
 use tokio_postgres::Client;

@@ -1,4 +1,5 @@
-//! Are views refreshed through PgBouncer in transaction mode, with nothing left in its sessions?
+//! Do refreshes work through PgBouncer in transaction mode, and leave nothing behind in its
+//! sessions?
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Is a view refreshed when its time has come, once, and at no other time?
+//! Is a view refreshed when it is due, once, and at no other time?
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Is a view left out when nothing it reads was written, and never otherwise?
+//! Is a refresh skipped if nothing that the view reads was written, and only then?
 
 use std::time::{Duration, SystemTime};
 
