@@ -46,8 +46,7 @@ pub struct QueryCacheBuilder {
     publish_stats: Option<Duration>,
     clock: Clock,
     settings: Settings,
-    #[cfg(feature = "cli")]
-    past_memory: bool,
+    memory_off: bool,
 }
 
 /// Shown to nobody.
@@ -85,8 +84,7 @@ impl Default for QueryCacheBuilder {
             publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),
-            #[cfg(feature = "cli")]
-            past_memory: false,
+            memory_off: false,
         }
     }
 }
@@ -182,11 +180,36 @@ impl QueryCacheBuilder {
         })
     }
 
-    /// Answers nothing from memory, so that Redis can be measured alone. Not for users: `l1_ttl` has
-    /// a least value, since a tier that nobody is answered from is a mistake in a configuration.
-    #[cfg(feature = "cli")]
-    pub(crate) fn past_memory(mut self) -> Self {
-        self.past_memory = true;
+    /// Turns the memory tier off: every read asks Redis.
+    ///
+    /// Reads that come while another read of the same key is under way still share its answer. A
+    /// result that may be served [stale](QueryCacheBuilder::stale_while_revalidate) is kept in memory
+    /// for that. No query can turn the tier on again by an `l1_ttl` of its own. Without Redis, every
+    /// read is a load.
+    ///
+    /// Use it where a result must not outlive an invalidation by the milliseconds that a notice
+    /// takes to arrive, or to measure Redis alone.
+    ///
+    /// # Default
+    ///
+    /// Results are kept in memory for the [`l1_ttl`](QueryCacheBuilder::l1_ttl).
+    ///
+    /// ```
+    /// # use larder::{Origin, QueryCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cache = QueryCache::builder().memory_off().build().await?;
+    /// let one = cache.query("SELECT 1");
+    /// for _ in 0..2 {
+    ///     let read = one.load(|| async { Ok::<_, std::io::Error>(1_i32) });
+    ///     // There is no Redis here either, so each read loads.
+    ///     assert_eq!(read.answer().await?.origin(), Origin::Loaded);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory_off(mut self) -> Self {
+        self.memory_off = true;
         self
     }
 

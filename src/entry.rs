@@ -193,7 +193,7 @@ fn header(head: &[u8; HEADER]) -> Header {
 }
 
 /// What bytes say that look like an entry, whether or not they hold together.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) format: u8,
@@ -205,7 +205,7 @@ pub(crate) struct Claim {
 }
 
 /// `None` if nobody of ours has written them.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     if bytes.get(..4)? != MAGIC {
         return None;

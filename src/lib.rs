@@ -120,6 +120,8 @@
 //! | `tracing` | spans and events under the target `larder`: see [below](#tracing) |
 //! | `metrics` | the cache's numbers through the `metrics` facade: see [below](#metrics) |
 //! | `prometheus` | `PrometheusEndpoint`: an HTTP endpoint for Prometheus with them |
+//! | `tls` | `rediss://` URLs: Redis over TLS |
+//! | `admin` | `larder::admin`: what Redis holds for one result, and what its user may do |
 //! | `cron` | [`MaterializedView::cron`]: refreshes by cron expressions, in time zones |
 //! | `webhook` | [`Webhook`]: a hook that posts a signed JSON event over HTTP |
 //! | `test-util` | `MemoryStore`: a shared tier in memory, for tests of several caches |
@@ -133,7 +135,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
+#[cfg(feature = "admin")]
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod admin;
 mod answer;
+mod backoff;
 mod backplane;
 mod build_error;
 mod builder;
@@ -141,11 +147,6 @@ mod cache;
 mod checksum;
 mod clock;
 mod codec;
-/// The command of the same name. It is no part of the library's interface: it may change in any
-/// release.
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod command;
 mod currency;
 // Not in `currency.rs`, which the tests under loom include as it is.
 #[cfg(test)]
@@ -160,6 +161,7 @@ mod flight;
 mod fuzz;
 mod heartbeat;
 mod held;
+mod judge;
 mod key;
 mod load;
 mod local;
@@ -186,7 +188,7 @@ mod stats;
 mod store;
 mod sync;
 mod tag;
-#[cfg(feature = "cli")]
+#[cfg(feature = "tls")]
 mod tls;
 mod trace;
 mod value;
@@ -221,7 +223,7 @@ pub use self::refresh::{
 #[cfg_attr(docsrs, doc(cfg(feature = "webhook")))]
 pub use self::refresh::{Webhook, WebhookError};
 pub use self::rows::{Column, Iter, Row, RowIndex, Rows};
-pub use self::stats::{CacheStats, Latency, QueryStats};
+pub use self::stats::{CacheStats, FleetStats, Latency, ProcessStats, QueryStats, ViewStats};
 #[cfg(any(test, feature = "test-util"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use self::store::memory::MemoryStore;

@@ -13,6 +13,9 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Redis keeps time in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// The `l1_ttl` of a cache whose memory tier is off, and of all its queries. Nobody can set it.
+pub(crate) const MEMORY_OFF: Duration = Duration::ZERO;
+
 /// What was set, on the cache or on a query; what was not set falls back to the next wider one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
@@ -118,7 +121,7 @@ impl Policy {
                         allowed: format!("at most the `ttl`, which is {ttl:?}"),
                     });
                 }
-                l1_ttl
+                if self.l1_ttl == MEMORY_OFF { MEMORY_OFF } else { l1_ttl }
             }
             // The default of `l1_ttl` is the `ttl`, whatever that was set to.
             None if self.l1_ttl == self.ttl => ttl,
@@ -298,6 +301,14 @@ mod tests {
         let cache = Policy::default().with(&settings(Some(10 * MINUTE), Some(2 * MINUTE))).unwrap();
         let query = cache.with(&settings(Some(MINUTE), None)).unwrap();
         assert_eq!((query.ttl, query.l1_ttl), (MINUTE, MINUTE));
+    }
+
+    #[test]
+    fn no_query_turns_the_memory_tier_on_again() {
+        let off = Policy { l1_ttl: MEMORY_OFF, ..Policy::default() };
+        for set in [settings(Some(MINUTE), None), settings(None, Some(MINUTE))] {
+            assert_eq!(off.clone().with(&set).unwrap().l1_ttl, MEMORY_OFF);
+        }
     }
 
     #[test]

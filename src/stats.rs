@@ -13,9 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use self::latency::Latency;
-pub(crate) use self::published::{Numbers, PublishedView, Snapshot};
-#[cfg(feature = "cli")]
-pub(crate) use self::published::{Published, Roll};
+pub use self::published::{FleetStats, ProcessStats, ViewStats};
+pub(crate) use self::published::{Numbers, Snapshot};
 pub(crate) use self::publisher::Publisher;
 pub use self::query::QueryStats;
 pub(crate) use self::query::{Tallies, Tally, check_name};

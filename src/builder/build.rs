@@ -22,7 +22,7 @@ use crate::local::{Local, Sweeper};
 #[cfg(feature = "metrics")]
 use crate::metrics::Reporter;
 use crate::parts::{Core, Phase};
-use crate::policy::{Policy, WrongSetting};
+use crate::policy::{MEMORY_OFF, Policy, WrongSetting};
 use crate::rows::ColumnSets;
 use crate::stats::{Counters, Numbers, Publisher};
 use crate::store::Store;
@@ -41,11 +41,9 @@ impl QueryCacheBuilder {
     /// answer, unless it is [optional](QueryCacheBuilder::redis_optional); no Tokio runtime around.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
-        #[cfg_attr(not(feature = "cli"), expect(unused_mut))]
         let mut policy = Policy::default().with(&self.settings)?;
-        #[cfg(feature = "cli")]
-        if self.past_memory {
-            policy.l1_ttl = Duration::ZERO;
+        if self.memory_off {
+            policy.l1_ttl = MEMORY_OFF;
         }
         let namespace = self.checked_namespace()?;
         if self.max_bytes == 0 {

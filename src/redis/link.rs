@@ -13,15 +13,16 @@ use redis::{
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::script::Call;
+use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::store::{Listener, Notice, StoreError};
 use crate::trace;
 
 /// How long connecting may take, the greeting included.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect: from the first to the last, doubling. With the last one and
 /// the time an attempt takes, a Redis that is back is used again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -289,8 +290,8 @@ impl Link {
 }
 
 /// A client for connections to a server, as all of them are to be.
-pub(super) fn client(url: &str) -> Result<Client, RedisError> {
-    #[cfg(feature = "cli")]
+pub(crate) fn client(url: &str) -> Result<Client, RedisError> {
+    #[cfg(feature = "tls")]
     if url.starts_with("rediss:") {
         crate::tls::prepare();
     }
@@ -400,44 +401,28 @@ pub(super) struct Sent {
 
 /// Connects again, whenever the connection was given up.
 async fn keep(shared: Arc<Shared>) {
-    let mut pause = Pause::default();
+    let mut backoff = backoff();
     let mut connected = None;
     loop {
         shared.broken.notified().await;
         // A server that accepts connections and breaks them at once is not besieged with them.
         if let Some(at) = connected {
-            pause.rest(clock::since(Clock::system().now(), at)).await;
+            backoff.rest(clock::since(Clock::system().now(), at)).await;
         }
         loop {
             // One that greets more slowly than it may answer is no better than one that is silent.
             match connect(&shared.client, shared.limit).await {
                 Ok(connection) => break shared.install(connection),
-                Err(_) => pause.rest(Duration::ZERO).await,
+                Err(_) => backoff.rest(Duration::ZERO).await,
             }
         }
         connected = Some(Clock::system().now());
     }
 }
 
-/// What lies between attempts to connect.
-pub(super) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Pause {
-        Pause(FIRST_PAUSE)
-    }
-}
-
-impl Pause {
-    /// Waits, longer each time, after a connection that `lived` so long.
-    pub(super) async fn rest(&mut self, lived: Duration) {
-        if lived >= STEADY {
-            self.0 = FIRST_PAUSE;
-        }
-        // Not all processes of a fleet at the same instant.
-        sleep(self.0.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
-        self.0 = (2 * self.0).min(LAST_PAUSE);
-    }
+/// The pauses between attempts to connect.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LAST_PAUSE, STEADY)
 }
 
 /// Calls a script, by its whole code if Redis does not know it.
@@ -481,7 +466,7 @@ async fn connect(
     bounded(CONNECT, greeting).await
 }
 
-pub(super) async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     limit: Duration,
     attempt: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, RedisError> {

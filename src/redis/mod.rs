@@ -1,11 +1,9 @@
 //! [`RedisStore`]: the shared tier.
 
-mod batch;
-#[cfg(feature = "cli")]
-pub(crate) mod console;
+pub(crate) mod batch;
 #[cfg(test)]
 mod differential;
-mod link;
+pub(crate) mod link;
 mod published;
 mod script;
 mod subscription;
@@ -48,7 +46,7 @@ pub(crate) struct RedisStore {
 /// How things are called in Redis. What follows the prefix of an entry is the hash, so that neither
 /// SQL nor a parameter can be read from a key's name. The braces keep an entry and its lease on one
 /// node of a cluster.
-struct Names {
+pub(crate) struct Names {
     /// `larder:<namespace>:<entry format>:{`
     entries: String,
     directory: String,

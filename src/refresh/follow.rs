@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::backoff;
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
+use crate::backoff;
 use crate::error::BoxError;
 use crate::metrics;
 use crate::postgres::matview::lineage::Lineage;

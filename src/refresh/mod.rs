@@ -1,6 +1,5 @@
 //! Materialized views, refreshed on schedule by one process of the fleet at a time.
 
-mod backoff;
 mod basis;
 mod builder;
 mod check;

@@ -22,7 +22,7 @@ use crate::metrics;
 use crate::postgres::matview::RefreshError;
 use crate::postgres::matview::session::Source;
 use crate::postgres::matview::sight::Seen;
-use crate::stats::PublishedView;
+use crate::stats::ViewStats;
 use crate::trace;
 
 pub(super) struct Shared {
@@ -251,7 +251,7 @@ impl Drop for Shown<'_> {
 
 impl Shared {
     /// How it stands with the views, as it is published for the whole fleet.
-    pub(super) fn published(&self) -> Vec<PublishedView> {
+    pub(super) fn published(&self) -> Vec<ViewStats> {
         self.views.iter().map(|view| view.status().published()).collect()
     }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::backoff;
 use super::basis::{Doubt, Patience};
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::schedule::Schedule;
 use super::shared::{Closing, Shared, View};
 use super::status::Activity;
 use super::turn::{Attempt, Occasion};
+use crate::backoff;
 use crate::postgres::matview::sight::Seen;
 use crate::postgres::matview::writes::REPORTED_AFTER;
 

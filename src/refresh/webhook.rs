@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep};
 pub use self::failure::WebhookError;
 use self::failure::{End, Miss, Undelivered, root};
 use self::message::Message;
-use super::backoff;
 use super::event::RefreshEvent;
 use super::hook::{HookError, RefreshHook};
+use crate::backoff;
 
 /// Longer than anybody waits, and short enough for sums of it to be times.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
