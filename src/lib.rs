@@ -90,13 +90,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
+mod backoff;
 mod cache;
 mod clock;
-/// The command of the same name. It is no part of the library's interface: it may change in any
-/// release.
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod command;
 mod currency;
 mod error;
 mod fleet;
@@ -135,7 +131,9 @@ pub use self::value::tag::{Tag, Tagged};
 
 /// Statistics: counters and latencies of a cache and of each query.
 pub mod stats {
-    pub use crate::telemetry::stats::{CacheStats, Latency, QueryStats};
+    pub use crate::telemetry::stats::{
+        CacheStats, FleetStats, Latency, ProcessStats, QueryStats, ViewStats,
+    };
 }
 
 /// The parameters of queries, and the traits that make a type of your own a parameter.

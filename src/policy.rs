@@ -12,6 +12,9 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Redis keeps time in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// The `l1_ttl` of a cache whose memory tier is off, and of all its queries. Nobody can set it.
+pub(crate) const MEMORY_OFF: Duration = Duration::ZERO;
+
 /// What was set, on the cache or on a query; what was not set falls back to the next wider one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
@@ -82,12 +85,12 @@ impl Policy {
     /// overridden to something shorter, the inherited `l1_ttl` gives way.
     pub(crate) fn with(self, settings: &Settings) -> Result<Policy, WrongSetting> {
         let ttl = settings.ttl.unwrap_or(self.ttl);
-        let policy = Policy {
+        let mut policy = Policy {
             ttl,
-            l1_ttl: settings.l1_ttl.unwrap_or(match self.l1_ttl == self.ttl {
+            l1_ttl: settings.l1_ttl.unwrap_or_else(|| {
                 // The default of `l1_ttl` is the `ttl`, whatever that was set to.
-                true => ttl,
-                false => self.l1_ttl.min(ttl),
+                let inherits = self.l1_ttl == self.ttl || self.l1_ttl == MEMORY_OFF;
+                if inherits { ttl } else { self.l1_ttl.min(ttl) }
             }),
             jitter: settings.jitter.unwrap_or(self.jitter),
             load_deadline: settings.load_deadline.unwrap_or(self.load_deadline),
@@ -102,6 +105,9 @@ impl Policy {
             early_refresh: settings.early_refresh.unwrap_or(self.early_refresh),
         };
         policy.check()?;
+        if self.l1_ttl == MEMORY_OFF {
+            policy.l1_ttl = MEMORY_OFF;
+        }
         Ok(policy)
     }
 
@@ -263,6 +269,14 @@ mod tests {
         let cache = Policy::default().with(&settings(Some(10 * MINUTE), Some(2 * MINUTE))).unwrap();
         let query = cache.with(&settings(Some(MINUTE), None)).unwrap();
         assert_eq!((query.ttl, query.l1_ttl), (MINUTE, MINUTE));
+    }
+
+    #[test]
+    fn no_query_turns_the_memory_tier_on_again() {
+        let off = Policy { l1_ttl: MEMORY_OFF, ..Policy::default() };
+        for set in [settings(Some(MINUTE), None), settings(None, Some(MINUTE))] {
+            assert_eq!(off.clone().with(&set).unwrap().l1_ttl, MEMORY_OFF);
+        }
     }
 
     #[test]

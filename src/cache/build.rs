@@ -23,7 +23,7 @@ use crate::fleet::notices::Backplane;
 use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
-use crate::policy::Policy;
+use crate::policy::{MEMORY_OFF, Policy};
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
 #[cfg(feature = "metrics")]
@@ -46,11 +46,9 @@ impl QueryCacheBuilder {
     /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
-        #[cfg_attr(not(feature = "cli"), expect(unused_mut))]
         let mut policy = Policy::default().with(&self.settings)?;
-        #[cfg(feature = "cli")]
-        if self.past_memory {
-            policy.l1_ttl = Duration::ZERO;
+        if self.memory_off {
+            policy.l1_ttl = MEMORY_OFF;
         }
         let namespace = self.checked_namespace()?;
         if self.max_bytes == 0 {

@@ -44,8 +44,7 @@ pub struct QueryCacheBuilder {
     pub(super) publish_stats: Option<Duration>,
     pub(super) clock: Clock,
     pub(super) settings: Settings,
-    #[cfg(feature = "cli")]
-    pub(super) past_memory: bool,
+    pub(super) memory_off: bool,
 }
 
 /// A secret, which `Debug` does not show.
@@ -83,8 +82,7 @@ impl Default for QueryCacheBuilder {
             publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),
-            #[cfg(feature = "cli")]
-            past_memory: false,
+            memory_off: false,
         }
     }
 }
@@ -181,11 +179,35 @@ impl QueryCacheBuilder {
         })
     }
 
-    /// Answers nothing from memory, so that Redis can be measured alone. It is not public: a memory
-    /// tier that answers nothing is a mistake in a configuration, so `l1_ttl` has a minimum.
-    #[cfg(feature = "cli")]
-    pub(crate) fn past_memory(mut self) -> Self {
-        self.past_memory = true;
+    /// Turns the memory tier off: every read asks Redis.
+    ///
+    /// Reads of a key that is being read already still share its answer. A result that may be served
+    /// [stale](QueryCacheBuilder::stale_while_revalidate) is kept in memory for that purpose. A query
+    /// cannot turn the tier on again by an `l1_ttl` of its own. Without Redis, every read is a load.
+    ///
+    /// Use it where a result must not outlive an invalidation by the milliseconds that a notice
+    /// takes to arrive, or to measure Redis alone.
+    ///
+    /// # Default
+    ///
+    /// Results are kept in memory for the [`l1_ttl`](QueryCacheBuilder::l1_ttl).
+    ///
+    /// ```
+    /// # use larder::{Origin, QueryCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cache = QueryCache::builder().memory_off().build().await?;
+    /// let one = cache.query("SELECT 1");
+    /// for _ in 0..2 {
+    ///     let read = one.load(|| async { Ok::<_, std::io::Error>(1_i32) });
+    ///     // There is no Redis here either, so each read loads.
+    ///     assert_eq!(read.answer().await?.origin(), Origin::Loaded);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory_off(mut self) -> Self {
+        self.memory_off = true;
         self
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::l1::L1;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::stats::{CacheStats, Published, PublishedView, QueryStats};
+use crate::telemetry::stats::{CacheStats, ProcessStats, QueryStats, ViewStats};
 
 /// Collects all statistics of a cache. Clones share their sources.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub(crate) struct Collector {
 }
 
 /// Returns the status of a refresher's views, or `None` once the refresher is gone.
-type Views = Box<dyn Fn() -> Option<Vec<PublishedView>> + Send + Sync>;
+type Views = Box<dyn Fn() -> Option<Vec<ViewStats>> + Send + Sync>;
 
 #[derive(Default)]
 struct Refreshers(Mutex<Vec<Views>>);
@@ -51,7 +51,7 @@ impl Collector {
         self.refreshers.0.lock().push(refresher);
     }
 
-    fn of_views(&self) -> Vec<PublishedView> {
+    fn of_views(&self) -> Vec<ViewStats> {
         let mut views = vec![];
         let mut refreshers = self.refreshers.0.lock();
         refreshers.retain(|refresher| refresher().map(|its| views.extend(its)).is_some());
@@ -66,7 +66,7 @@ impl Collector {
         interval: Duration,
     ) -> Option<Bytes> {
         let queries = self.of_queries();
-        let published = Published {
+        let published = ProcessStats {
             id: id.to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
@@ -76,7 +76,7 @@ impl Collector {
             cache: self.of_cache(&queries),
             queries,
             views: self.of_views(),
-            ..Published::default()
+            ..ProcessStats::default()
         };
         published.to_bytes()
     }

@@ -1,19 +1,39 @@
-//! The statistics that all processes of a namespace publish.
+//! What all processes of a namespace publish about their caches.
 
 use crate::cache::QueryCache;
-use crate::l2::StoreError;
-use crate::telemetry::stats::Roll;
+use crate::error::Error;
+use crate::telemetry::stats::FleetStats;
 
 impl QueryCache {
-    /// Returns the statistics of all processes of the namespace, or none without a shared tier.
-    #[allow(dead_code)] // Used by the command only.
-    pub(crate) async fn roll(&self) -> Result<Roll, StoreError> {
-        match &self.inner.fleet {
-            Some(fleet) => {
-                let snapshots = fleet.store.published().await?;
-                Ok(Roll::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))
-            }
-            None => Ok(Roll::default()),
-        }
+    /// The statistics of all processes that use this namespace and
+    /// [publish](crate::QueryCacheBuilder::publish_stats) theirs.
+    ///
+    /// Without a Redis to share, nothing is published and the list is empty. A process that was
+    /// killed stays in the list for three of its intervals. One call is one round trip to Redis; a
+    /// user of Redis of limited rights needs `+hgetall` for it.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let fleet = cache.fleet_stats().await?;
+    /// for process in &fleet.processes {
+    ///     println!("{} {}: {} hits", process.host, process.pid, process.cache.l1_hits);
+    /// }
+    /// # assert!(fleet.processes.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): Redis does not answer in time, or
+    /// refuses.
+    pub async fn fleet_stats(&self) -> Result<FleetStats, Error> {
+        let Some(fleet) = &self.inner.fleet else { return Ok(FleetStats::default()) };
+        let unavailable = |_| Error::unavailable("the statistics of the fleet");
+        let snapshots = fleet.store.published().await.map_err(unavailable)?;
+        Ok(FleetStats::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))
     }
 }

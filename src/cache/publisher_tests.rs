@@ -1,4 +1,4 @@
-//! Published statistics are read by every process of the namespace. Other data is skipped.
+//! ProcessStats statistics are read by every process of the namespace. Other data is skipped.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use test_servers::Redis;
 use crate::cache::QueryCache;
 use crate::clock::ManualClock;
 use crate::l2::memory::MemoryStore;
-use crate::telemetry::stats::Roll;
+use crate::telemetry::stats::FleetStats;
 
 const EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,10 +29,14 @@ async fn read(cache: &QueryCache, number: i32) {
 }
 
 /// Reads the roll until it is as expected, and returns it.
-async fn until(cache: &QueryCache, what: &str, expected: impl Fn(&Roll) -> bool) -> Roll {
+async fn until(
+    cache: &QueryCache,
+    what: &str,
+    expected: impl Fn(&FleetStats) -> bool,
+) -> FleetStats {
     let calls = async {
         loop {
-            let roll = cache.roll().await.unwrap();
+            let roll = cache.fleet_stats().await.unwrap();
             if expected(&roll) {
                 return roll;
             }
@@ -75,7 +79,7 @@ async fn each_cache_of_a_namespace_is_shown_until_it_has_ended() {
 
     let watcher = QueryCache::builder().namespace("roll").redis(redis.url()).build().await.unwrap();
     here.shutdown().await;
-    assert_eq!(watcher.roll().await.unwrap().processes.len(), 0);
+    assert_eq!(watcher.fleet_stats().await.unwrap().processes.len(), 0);
 }
 
 #[tokio::test]
@@ -88,7 +92,7 @@ async fn one_that_died_without_a_word_is_forgotten() {
     let bytes = crate::value::codec::Codec::json(&dead).unwrap();
     let store = &here.inner.fleet.as_ref().unwrap().store;
     store.publish("dead", bytes, 2 * EVERY).await.unwrap();
-    assert_eq!(here.roll().await.unwrap().processes.len(), 2);
+    assert_eq!(here.fleet_stats().await.unwrap().processes.len(), 2);
     until(&here, "it is not verified_at", |roll| roll.processes.len() == 1).await;
     let fields = || redis.command(&["HLEN", "larder:roll:stats"]).unwrap();
     until(&here, "it is not kept", |_| fields().trim() == "1").await;
@@ -128,7 +132,7 @@ async fn what_is_damaged_or_of_another_version_harms_nobody() {
     ] {
         redis.command(&["HSET", "larder:roll:stats", field, said]).unwrap();
     }
-    let roll = here.roll().await.unwrap();
+    let roll = here.fleet_stats().await.unwrap();
     assert_eq!((roll.processes.len(), roll.skipped), (2, 6));
     read(&here, 1).await;
     assert_eq!(here.stats().unpublished, 0);
@@ -144,7 +148,7 @@ async fn what_is_damaged_or_of_another_version_harms_nobody() {
         }
     };
     tokio::time::timeout(PATIENCE, counted).await.expect("it is counted");
-    assert!(here.roll().await.is_err());
+    assert!(here.fleet_stats().await.is_err());
     redis.command(&["DEL", "larder:roll:stats"]).unwrap();
     until(&here, "it is there again", |roll| roll.processes.len() == 1).await;
 }
@@ -160,5 +164,5 @@ async fn a_store_in_memory_keeps_the_roll_as_redis_does() {
     drop(there);
     until(&here, "one is gone", |roll| roll.processes.len() == 1).await;
     clock.advance(3 * PATIENCE);
-    assert_eq!(here.roll().await.unwrap().processes.len(), 0);
+    assert_eq!(here.fleet_stats().await.unwrap().processes.len(), 0);
 }

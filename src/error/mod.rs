@@ -54,6 +54,8 @@ pub enum ErrorKind {
     Setting,
     /// The runtime that ran the load, or the cache, has shut down.
     Closed,
+    /// Redis does not answer in time, or refuses, and there is nothing else to answer from.
+    Unavailable,
     /// An invalidation is in force in this process, and Redis has not acknowledged it: other
     /// processes may not know of it yet.
     Unacknowledged,
@@ -125,6 +127,18 @@ impl Error {
             ErrorKind::Closed,
             "the load was dropped before it ended: the runtime that it ran on, or the cache, has \
              shut down",
+            None,
+        )
+    }
+
+    /// `what` was asked of the shared tier.
+    pub(crate) fn unavailable(what: &str) -> Error {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "redis was asked for {what} and did not answer as expected; check that redis \
+                 answers and that its user may run the command"
+            ),
             None,
         )
     }

@@ -193,7 +193,7 @@ fn header(head: &[u8; HEADER]) -> Header {
 }
 
 /// The claims of bytes that look like an entry, whether or not they pass the checks.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) format: u8,
@@ -205,7 +205,7 @@ pub(crate) struct Claim {
 }
 
 /// Returns `None` if the bytes do not begin like an entry of Larder.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     if bytes.get(..4)? != MAGIC {
         return None;

@@ -11,7 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod namespace;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
-#[cfg(feature = "cli")]
+#[cfg(feature = "tls")]
 pub(crate) mod tls;
 
 use std::time::Duration;

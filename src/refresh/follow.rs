@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::backoff;
 use super::events;
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
+use crate::backoff;
 use crate::error::BoxError;
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::listen::Listen;

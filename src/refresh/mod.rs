@@ -4,7 +4,6 @@
 //! the view become stale in the caches.
 
 mod attempt;
-mod backoff;
 mod basis;
 mod builder;
 mod check;

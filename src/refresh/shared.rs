@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::refresh::postgres::RefreshError;
 use crate::refresh::postgres::session::Source;
 use crate::refresh::postgres::state::ViewVersion;
-use crate::telemetry::stats::PublishedView;
+use crate::telemetry::stats::ViewStats;
 
 pub(super) struct Shared {
     pub(super) source: Source,
@@ -250,7 +250,7 @@ impl Drop for Shown<'_> {
 
 impl Shared {
     /// The status of the views, as it is published for the whole fleet.
-    pub(super) fn published(&self) -> Vec<PublishedView> {
+    pub(super) fn published(&self) -> Vec<ViewStats> {
         self.views.iter().map(|view| view.status().published()).collect()
     }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::report::RefreshReport;
 use crate::refresh::postgres::RefreshError;
-use crate::telemetry::stats::PublishedView;
+use crate::telemetry::stats::ViewStats;
 
 /// The status of a view, in this process.
 #[derive(Debug, Clone)]
@@ -65,13 +65,13 @@ impl ViewStatus {
     }
 
     /// The status as it is published for the whole fleet.
-    pub(super) fn published(&self) -> PublishedView {
+    pub(super) fn published(&self) -> ViewStats {
         let unix_ms = |time: SystemTime| {
             time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_millis() as u64)
         };
         let refreshed = self.last_refreshed.as_deref();
         let ended = refreshed.and_then(|report| report.started.checked_add(report.duration));
-        PublishedView {
+        ViewStats {
             view: self.view.to_string(),
             activity: self.activity().to_string(),
             last: self.last.as_ref().map(|last| last.outcome.to_string()),

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::attempt::Attempt;
-use super::backoff;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::schedule::Schedule;
 use super::shared::{Closing, Shared, View};
 use super::status::Activity;
 use super::trigger::{Patience, PendingReports, Trigger};
+use crate::backoff;
 use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::writes::REPORTED_AFTER;
 

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep};
 pub use self::failure::WebhookError;
 use self::failure::{End, Miss, Undelivered, root};
 use self::message::Message;
-use super::backoff;
 use super::event::RefreshEvent;
 use super::hook::{HookError, RefreshHook};
+use crate::backoff;
 
 /// The longest duration of a setting: beyond any practical wait, and sums of it do not overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::latency::Histogram;
 pub use self::latency::Latency;
-pub(crate) use self::process::{LASTS, PublishedView};
-pub(crate) use self::process::{Published, Roll};
+pub(crate) use self::process::LASTS;
+pub use self::process::{FleetStats, ProcessStats, ViewStats};
 pub use self::query::QueryStats;
 
 /// What a cache did since it was built: a snapshot by [`QueryCache::stats`](crate::QueryCache::stats).

@@ -44,7 +44,7 @@ impl CacheKey {
     }
 
     /// The key of 64 hexadecimal digits.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     pub(crate) fn of_hex(hex: &str) -> Option<CacheKey> {
         blake3::Hash::from_hex(hex).ok().map(|hash| CacheKey(*hash.as_bytes()))
     }

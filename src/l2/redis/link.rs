@@ -14,15 +14,16 @@ use redis::{
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::script::Call;
+use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
 use crate::telemetry::trace;
 
 /// The time limit for connecting, including the greeting.
-pub(super) const CONNECT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between attempts to connect doubles from the first to the last. With the longest pause
 /// and the time of an attempt, a Redis that is back is in use again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -290,8 +291,8 @@ impl Link {
 }
 
 /// Creates a client with the settings that all connections to a server use.
-pub(super) fn client(url: &str) -> Result<Client, RedisError> {
-    #[cfg(feature = "cli")]
+pub(crate) fn client(url: &str) -> Result<Client, RedisError> {
+    #[cfg(feature = "tls")]
     if url.starts_with("rediss:") {
         crate::l2::tls::prepare();
     }
@@ -402,45 +403,29 @@ pub(super) struct Sent {
 
 /// Reconnects whenever the connection was given up.
 async fn keep(shared: Arc<Shared>) {
-    let mut pause = Pause::default();
+    let mut backoff = backoff();
     let mut connected = None;
     loop {
         shared.broken.notified().await;
         // Avoids a rush of attempts at a server that accepts connections and breaks them at once.
         if let Some(at) = connected {
-            pause.rest(clock::since(Clock::system().now(), at)).await;
+            backoff.rest(clock::since(Clock::system().now(), at)).await;
         }
         loop {
             // A server whose greeting exceeds the time limit of a reply is no better than a silent
             // one.
             match connect(&shared.client, shared.limit).await {
                 Ok(connection) => break shared.install(connection),
-                Err(_) => pause.rest(Duration::ZERO).await,
+                Err(_) => backoff.rest(Duration::ZERO).await,
             }
         }
         connected = Some(Clock::system().now());
     }
 }
 
-/// The pause between attempts to connect.
-pub(super) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Pause {
-        Pause(FIRST_PAUSE)
-    }
-}
-
-impl Pause {
-    /// Waits, longer each time up to a limit. A connection that `lived` long enough resets it.
-    pub(super) async fn rest(&mut self, lived: Duration) {
-        if lived >= STEADY {
-            self.0 = FIRST_PAUSE;
-        }
-        // Randomised, so that the processes of a fleet do not all reconnect at the same instant.
-        sleep(self.0.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
-        self.0 = (2 * self.0).min(LAST_PAUSE);
-    }
+/// The pauses between attempts to connect.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LAST_PAUSE, STEADY)
 }
 
 /// Calls a script by its digest, or by its whole code if Redis does not know it.
@@ -485,7 +470,7 @@ async fn connect(
     bounded(CONNECT, greeting).await
 }
 
-pub(super) async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     limit: Duration,
     attempt: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, RedisError> {

@@ -1,11 +1,9 @@
 //! [`RedisStore`]: the shared tier in Redis.
 
-mod batch;
-#[cfg(feature = "cli")]
-pub(crate) mod console;
+pub(crate) mod batch;
 #[cfg(test)]
 mod differential;
-mod link;
+pub(crate) mod link;
 mod published;
 mod script;
 mod subscription;
@@ -50,7 +48,7 @@ pub(crate) struct RedisStore {
 /// The names of keys and channels in Redis. After its prefix, the name of an entry has only the
 /// hash, so that a name reveals neither SQL nor parameters. The braces keep an entry and its lease
 /// on one node of a cluster.
-struct Names {
+pub(crate) struct Names {
     /// `larder:<namespace>:<entry format>:{`
     entries: String,
     directory: String,

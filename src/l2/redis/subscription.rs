@@ -8,7 +8,7 @@ use redis::{Client, RedisError};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::link::{CONNECT, Pause};
+use super::link::{CONNECT, backoff};
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
@@ -31,12 +31,12 @@ impl Subscription {
         listener: Arc<dyn Listener>,
     ) -> Subscription {
         Subscription(tokio::spawn(async move {
-            let mut pause = Pause::default();
+            let mut backoff = backoff();
             loop {
                 let begin = tokio::time::Instant::now();
                 let _ = listen(&client, &channel, &*listener).await;
                 listener.hear(Notice::Unsubscribed);
-                pause.rest(begin.elapsed()).await;
+                backoff.rest(begin.elapsed()).await;
             }
         }))
     }

@@ -1,7 +1,7 @@
-//! [`Published`]: what a process says in Redis about what its cache did, for all to see.
+//! [`ProcessStats`]: the statistics that a process publishes in Redis, and [`FleetStats`], those of
+//! all.
 //!
-//! It is told in JSON, with a version. Whoever reads it passes over what it cannot read: another
-//! version's, or something damaged.
+//! A snapshot is JSON with a version. A reader skips a snapshot of another version and a damaged one.
 
 use std::time::Duration;
 
@@ -11,94 +11,112 @@ use serde::{Deserialize, Serialize};
 use super::{CacheStats, QueryStats};
 use crate::value::codec::Codec;
 
-/// Counted up when a field changes its meaning. New fields need no new version.
+/// Increased when a field changes its meaning. New fields need no new version.
 const VERSION: u32 = 1;
 
-/// A process's cache as of the last time that it published its numbers.
-#[allow(dead_code)] // Read by the command only.
+/// The statistics that all processes of a namespace published: a snapshot by
+/// [`QueryCache::fleet_stats`](crate::QueryCache::fleet_stats).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct FleetStats {
+    /// The caches that publish now, sorted by host, process number and id.
+    pub processes: Vec<ProcessStats>,
+    /// How many more published something that this build cannot read, because it is of another
+    /// version or damaged.
+    pub skipped: usize,
+}
+
+/// The statistics of one process's cache, as it published them last.
+///
+/// Counters begin at zero when the cache is built. Two snapshots of one [`id`](ProcessStats::id)
+/// give rates: divide what was added by the difference of the two
+/// [`uptime_ms`](ProcessStats::uptime_ms).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Published {
+#[non_exhaustive]
+pub struct ProcessStats {
     pub(crate) version: u32,
-    /// Tells this cache from all others, of this process and before it.
-    pub(crate) id: String,
-    pub(crate) host: String,
-    pub(crate) pid: u32,
-    /// The version of this crate.
-    pub(crate) larder: String,
-    /// How long ago the cache was built.
-    pub(crate) uptime_ms: u64,
-    /// How often it publishes.
-    pub(crate) interval_ms: u64,
-    pub(crate) cache: CacheStats,
-    pub(crate) queries: Vec<QueryStats>,
-    /// Of all refreshers that the cache was given to.
-    pub(crate) views: Vec<PublishedView>,
-    /// How long before it was read it was written, by Redis's clock.
+    /// Names this cache and no other. A cache that is built anew has another one.
+    pub id: String,
+    /// The name of the host that the process runs on.
+    pub host: String,
+    /// The process number on that host.
+    pub pid: u32,
+    /// The version of this crate that the process is built with.
+    pub larder: String,
+    /// How long ago the cache was built, in milliseconds.
+    pub uptime_ms: u64,
+    /// The interval of [`publish_stats`](crate::QueryCacheBuilder::publish_stats), in milliseconds.
+    pub interval_ms: u64,
+    /// What the cache did in sum.
+    pub cache: CacheStats,
+    /// What it did for each query.
+    pub queries: Vec<QueryStats>,
+    /// The views of all refreshers that the cache was given to.
+    pub views: Vec<ViewStats>,
+    /// How old the snapshot is, by the clock of Redis.
     #[serde(skip)]
-    pub(crate) age: Duration,
+    pub age: Duration,
 }
 
-/// How it stands with a view in that process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The state of one materialized view in one process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
-pub(crate) struct PublishedView {
-    pub(crate) view: String,
-    pub(crate) activity: String,
-    /// What came of the last attempt that did not fail.
-    pub(crate) last: Option<String>,
-    /// How long the last refresh took that this process made.
-    pub(crate) took_ms: Option<u64>,
-    /// Milliseconds since 1970, by that process's clock.
-    pub(crate) next_unix_ms: Option<u64>,
-    pub(crate) last_refreshed_unix_ms: Option<u64>,
-    pub(crate) refreshes: u64,
-    pub(crate) noticed: u64,
-    pub(crate) failures_in_a_row: u32,
-    pub(crate) last_error: Option<String>,
-    pub(crate) hook_failures: u64,
+#[non_exhaustive]
+pub struct ViewStats {
+    /// The view, as it was named to the refresher.
+    pub view: String,
+    /// What the refresher does with the view at present, such as `idle` or `refreshing`.
+    pub activity: String,
+    /// The outcome of the last attempt that did not fail.
+    pub last: Option<String>,
+    /// How long the last refresh by this process took, in milliseconds.
+    pub took_ms: Option<u64>,
+    /// When the next refresh is due, in milliseconds since 1970 by that process's clock.
+    pub next_unix_ms: Option<u64>,
+    /// When this process refreshed the view last, in milliseconds since 1970 by its clock.
+    pub last_refreshed_unix_ms: Option<u64>,
+    /// Refreshes by this process.
+    pub refreshes: u64,
+    /// Refreshes by others that this process noticed.
+    pub noticed: u64,
+    /// Failures since the last success.
+    pub failures_in_a_row: u32,
+    /// The message of the last failure, until a success.
+    pub last_error: Option<String>,
+    /// Hooks that failed.
+    pub hook_failures: u64,
 }
 
-/// All that a fleet publishes.
-#[allow(dead_code)] // Read by the command only.
-#[derive(Debug, Default)]
-pub(crate) struct Roll {
-    /// By host, process and id.
-    pub(crate) processes: Vec<Published>,
-    /// How many could not be read: of another version, or damaged.
-    pub(crate) skipped: usize,
-}
-
-/// For so many intervals a process's numbers are shown after it has last been heard of.
+/// A snapshot is kept for this many intervals after it was published.
 pub(crate) const LASTS: u32 = 3;
 
-impl Published {
+impl ProcessStats {
     /// As it is kept in the store.
     pub(crate) fn to_bytes(&self) -> Option<Bytes> {
-        Codec::json(&Published { version: VERSION, ..self.clone() })
+        Codec::json(&ProcessStats { version: VERSION, ..self.clone() })
     }
 
-    /// What was published, which its store keeps for `remaining` longer.
-    fn read(bytes: &Bytes, remaining: Duration) -> Option<Published> {
-        let mut published: Published = Codec::Json.decode(bytes)?;
-        let lasted = LASTS * Duration::from_millis(published.interval_ms.min(u64::from(u32::MAX)));
-        published.age = lasted.saturating_sub(remaining);
-        (published.version == VERSION).then_some(published)
+    /// A snapshot that the store keeps for `remaining` longer.
+    fn read(bytes: &Bytes, remaining: Duration) -> Option<ProcessStats> {
+        let mut process: ProcessStats = Codec::Json.decode(bytes)?;
+        let lasted = LASTS * Duration::from_millis(process.interval_ms.min(u64::from(u32::MAX)));
+        process.age = lasted.saturating_sub(remaining);
+        (process.version == VERSION).then_some(process)
     }
 }
 
-impl Roll {
-    /// Of all snapshots in the store: each one's bytes, and how long it is kept.
-    pub(crate) fn new(snapshots: impl IntoIterator<Item = (Bytes, Duration)>) -> Roll {
-        let mut roll = Roll::default();
+impl FleetStats {
+    /// Of all snapshots in the store: the bytes of each, and how long it is kept.
+    pub(crate) fn new(snapshots: impl IntoIterator<Item = (Bytes, Duration)>) -> FleetStats {
+        let mut fleet = FleetStats::default();
         for (bytes, remaining) in snapshots {
-            match Published::read(&bytes, remaining) {
-                Some(published) => roll.processes.push(published),
-                None => roll.skipped += 1,
+            match ProcessStats::read(&bytes, remaining) {
+                Some(process) => fleet.processes.push(process),
+                None => fleet.skipped += 1,
             }
         }
-        let place = |one: &Published| (one.host.clone(), one.pid, one.id.clone());
-        roll.processes.sort_by_cached_key(place);
-        roll
+        let place = |one: &ProcessStats| (one.host.clone(), one.pid, one.id.clone());
+        fleet.processes.sort_by_cached_key(place);
+        fleet
     }
 }

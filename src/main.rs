@@ -1,8 +1,0 @@
-//! The command `larder`; see `larder --help`.
-#![forbid(unsafe_code)]
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    larder::command::main()
-}
