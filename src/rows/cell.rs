@@ -1,4 +1,4 @@
-//! One value into what the user's struct has for it.
+//! Deserializes one value into the user's type.
 
 use std::fmt;
 
@@ -14,8 +14,8 @@ use super::column::Column;
 use super::cursor::Cursor;
 use super::text::{self, MALFORMED};
 
-/// Why a row did not fit. Words of serde and ours: types and names, and at most the value that was
-/// of the wrong type, which serde quotes for numbers and strings; that part is cut off.
+/// Why a row did not fit: a message with types and names. Where serde would quote a number or a
+/// string of the wrong type, the message names only its type.
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) String);
 
@@ -41,7 +41,7 @@ impl de::Error for Refused {
     }
 }
 
-/// What serde met, without the value itself.
+/// The sort of value that serde found, without the value itself.
 fn name(unexpected: &de::Unexpected<'_>) -> &'static str {
     use de::Unexpected::*;
     match unexpected {
@@ -57,12 +57,13 @@ fn name(unexpected: &de::Unexpected<'_>) -> &'static str {
     }
 }
 
-/// A value: a column's, an array's element, a composite's field.
+/// One value: of a column, of an array's element or of a composite's field.
 #[derive(Clone, Copy)]
 pub(super) struct Cell<'a> {
     type_: &'a Type,
     raw: Option<&'a [u8]>,
-    /// Errors name the column; within an array or a composite the outer cell does.
+    /// The column's name, for errors. An array's element or a composite's field has none; the outer
+    /// cell adds it.
     column: Option<&'a str>,
 }
 
@@ -75,7 +76,7 @@ impl<'a> Cell<'a> {
         Cell { type_, raw, column: None }
     }
 
-    /// The type under any domains.
+    /// The type; of a domain, its base type.
     fn base(&self) -> &'a Type {
         let mut type_ = self.type_;
         while let Kind::Domain(of) = type_.kind() {
@@ -142,7 +143,8 @@ impl<'a> Cell<'a> {
         }
     }
 
-    /// `numeric` where the struct has a number: `sum(bigint)` and `avg(integer)` are `numeric`.
+    /// A `numeric` parsed as a number; `None` for other types and for NULL. `sum(bigint)` and
+    /// `avg(integer)` are `numeric`, and a struct may have a number for them.
     fn parsed<N: std::str::FromStr>(&self) -> Option<Result<N, Refused>> {
         if *self.base() != Type::NUMERIC {
             return None;
@@ -159,7 +161,7 @@ fn utf8(raw: &[u8]) -> Result<&str, Refused> {
     std::str::from_utf8(raw).map_err(|_| Refused("the text is not UTF-8".into()))
 }
 
-/// `jsonb` is sent as a version byte, 1, and the text.
+/// PostgreSQL sends `jsonb` as a version byte, 1, and the text.
 fn json_text<'a>(type_: &Type, raw: &'a [u8]) -> Result<&'a [u8], Refused> {
     match *type_ {
         Type::JSONB => raw.strip_prefix(&[1]).ok_or_else(|| Refused(MALFORMED.into())),
@@ -169,7 +171,8 @@ fn json_text<'a>(type_: &Type, raw: &'a [u8]) -> Result<&'a [u8], Refused> {
 
 fn of_json(error: serde_json::Error) -> Refused {
     match error.classify() {
-        // Of the data category serde_json's words may quote the value; where it was is enough.
+        // In the data category, serde_json's message may quote the value, so only the position is
+        // reported.
         serde_json::error::Category::Data => {
             Refused(format!("the json at character {} has another form", error.column()))
         }
@@ -177,8 +180,8 @@ fn of_json(error: serde_json::Error) -> Refused {
     }
 }
 
-/// An array: number of dimensions, a flag, the element's OID, length and lower bound of each
-/// dimension, elements. Several dimensions are arrays of arrays.
+/// An array: the number of dimensions, a flag, the element's OID, the length and lower bound of
+/// each dimension, and the elements. Several dimensions become sequences of sequences.
 fn array<'a, V: Visitor<'a>>(
     element: &'a Type,
     raw: &'a [u8],
@@ -189,11 +192,12 @@ fn array<'a, V: Visitor<'a>>(
         cursor.take(8)?;
         let mut lengths = [0; 6];
         for length in &mut lengths[..count] {
-            // PostgreSQL sends an empty array without dimensions.
+            // PostgreSQL sends an empty array without dimensions, so every length is positive.
             *length = cursor.be_i32().filter(|&length| length > 0)?;
             cursor.take(4)?;
         }
-        // Each element takes four bytes at least: a count is not believed before they are there.
+        // Each element takes at least four bytes, so a count that the remaining bytes cannot hold
+        // is rejected.
         let elements = lengths[..count].iter().try_fold(4_usize, |product, &length| {
             product.checked_mul(usize::try_from(length).ok()?)
         })?;
@@ -219,7 +223,8 @@ struct Elements<'a, 'c> {
 }
 
 impl<'a> Elements<'a, '_> {
-    /// Visits all of them. A visitor that wants fewer would leave the others for whoever reads on.
+    /// Visits all elements. It is an error if the visitor takes fewer: the next reader of the
+    /// cursor would read the rest.
     fn visit<V: Visitor<'a>>(mut self, visitor: V) -> Result<V::Value, Refused> {
         let value = visitor.visit_seq(&mut self)?;
         match self.left {
@@ -286,7 +291,7 @@ impl<'a> Deserializer<'a> for Dimension<'a, '_> {
     }
 }
 
-/// A composite: number of fields, then the OID of each and its value.
+/// A composite: the number of fields, then the OID and the value of each.
 fn composite<'a, V: Visitor<'a>>(
     type_: &'a Type,
     raw: &'a [u8],
@@ -297,7 +302,7 @@ fn composite<'a, V: Visitor<'a>>(
     };
     let mut cursor = Cursor::new(raw);
     let mut parse = || {
-        // PostgreSQL sends the fields that are left after any were dropped, as the type lists them.
+        // PostgreSQL sends the fields that the type lists; dropped ones are in neither.
         if usize::try_from(cursor.be_i32()?).ok()? != fields.len() {
             return None;
         }
@@ -312,7 +317,7 @@ fn composite<'a, V: Visitor<'a>>(
     visitor.visit_map(MapDeserializer::new(cells.into_iter()))
 }
 
-/// Cells as a sequence, every one of which must be wanted.
+/// Visits cells as a sequence. It is an error if the visitor does not take all of them.
 pub(super) fn all_of<'a, V: Visitor<'a>>(
     cells: Vec<Cell<'a>>,
     visitor: V,
@@ -323,7 +328,7 @@ pub(super) fn all_of<'a, V: Visitor<'a>>(
     Ok(value)
 }
 
-/// Numbers, and `numeric` where a number is asked for.
+/// The methods for numbers, which also accept a `numeric`.
 macro_rules! numbers {
     ($($method:ident $visit:ident)*) => {$(
         fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
@@ -378,7 +383,7 @@ impl<'a> Deserializer<'a> for Cell<'a> {
 
     fn deserialize_seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
         match (self.base(), self.raw) {
-            // A `Vec<u8>` asks for a sequence, unlike the types of `serde_bytes`.
+            // A `Vec<u8>` deserializes from a sequence, unlike the types of `serde_bytes`.
             (&Type::BYTEA, Some(raw)) => {
                 self.named(visitor.visit_seq(SeqDeserializer::new(raw.iter().copied())))
             }
@@ -387,7 +392,7 @@ impl<'a> Deserializer<'a> for Cell<'a> {
     }
 
     fn deserialize_tuple<V: Visitor<'a>>(self, _: usize, visitor: V) -> Result<V::Value, Refused> {
-        // A composite by position.
+        // The fields of a composite, by position.
         let fields = match (self.base().kind(), self.raw) {
             (Kind::Composite(fields), Some(raw)) => {
                 let mut cursor = Cursor::new(raw);
@@ -432,7 +437,7 @@ impl<'a> Deserializer<'a> for Cell<'a> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        // A column that nobody asked for may be of a type that serde has no form for.
+        // An ignored column may have a type that serde has no form for.
         visitor.visit_unit()
     }
 
@@ -450,7 +455,7 @@ impl<'a> IntoDeserializer<'a, Refused> for Cell<'a> {
     }
 }
 
-/// An enum's label is a unit variant.
+/// An enum's label becomes a unit variant.
 impl<'a> EnumAccess<'a> for Cell<'a> {
     type Error = Refused;
     type Variant = Variant;

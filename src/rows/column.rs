@@ -1,4 +1,4 @@
-//! [`Column`]: name and type of a column, and the bytes they travel as.
+//! [`Column`]: the name and type of a column, and their encoding.
 
 use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -26,23 +26,23 @@ impl Column {
         &self.name
     }
 
-    /// Its type, as `tokio_postgres` describes it: enums with their variants, composites with their
-    /// fields, domains with what they are made of.
+    /// The column's type, as `tokio_postgres` describes it: enums with their variants, composites
+    /// with their fields, domains with their base type.
     pub fn type_(&self) -> &Type {
         &self.type_
     }
 
-    /// The OID of the table that it is a plain column of, if it is one.
+    /// The OID of the column's table, if the column is a plain column of a table.
     pub fn table_oid(&self) -> Option<u32> {
         self.table_oid
     }
 
-    /// Its number within that table.
+    /// The column's number within that table.
     pub fn column_id(&self) -> Option<i16> {
         self.column_id
     }
 
-    /// The type's modifier, such as the length of a `varchar(20)`; -1 if it has none.
+    /// The type modifier, such as the length of a `varchar(20)`; -1 if there is none.
     pub fn type_modifier(&self) -> i32 {
         self.type_modifier
     }
@@ -57,10 +57,10 @@ impl fmt::Debug for Column {
     }
 }
 
-/// The columns of a result, shared by all results that have the same ones.
+/// The columns of a result, shared by all results with the same columns.
 pub(crate) struct ColumnSet {
     columns: Vec<Column>,
-    /// Which of them have the name of an earlier one; empty if none has.
+    /// For each column, whether an earlier one has the same name; empty if all names are different.
     repeated: Vec<bool>,
     encoded: Bytes,
 }
@@ -81,8 +81,8 @@ impl ColumnSet {
 
 /// The column sets that are in use.
 ///
-/// A query has the same columns however often it is asked, so a thousand cached results of it hold
-/// one set between them, and reading one from Redis compares bytes instead of building names and
+/// A query returns the same columns each time it runs. A thousand cached results of it therefore
+/// share one set, and reading a result from Redis compares bytes instead of building names and
 /// types. The lock is taken when a result is loaded or read from Redis, never on a hit in memory.
 #[derive(Default)]
 pub struct ColumnSets(Mutex<Known>);
@@ -90,12 +90,13 @@ pub struct ColumnSets(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     sets: HashMap<Bytes, Weak<ColumnSet>>,
-    /// Dead sets are swept when this many are known; then it becomes twice the living.
+    /// Dead sets are removed when the map has this many sets; the limit then becomes twice the
+    /// number of live ones, and at least 64.
     sweep_at: usize,
 }
 
 impl ColumnSets {
-    /// The set that `encoded` describes, or nothing if it describes none.
+    /// The set that `encoded` describes; `None` if the bytes are malformed.
     pub(crate) fn decode(&self, encoded: &[u8]) -> Option<Arc<ColumnSet>> {
         let mut known = self.0.lock();
         if let Some(set) = known.sets.get(encoded).and_then(Weak::upgrade) {
@@ -133,11 +134,12 @@ impl ColumnSets {
     }
 }
 
-/// A type nested deeper than this is not PostgreSQL's: it would be bytes made to exhaust the stack.
+/// The deepest nesting of types that is decoded. PostgreSQL does not nest types deeper; bytes that
+/// do were made to exhaust the stack.
 const DEEPEST: usize = 64;
 
-/// How the kind of a type is written. `BUILT_IN` is followed by the OID alone; the others by the
-/// OID, the schema, the name and what the kind holds.
+/// The byte that encodes the kind of a type. After `BUILT_IN` comes the OID alone; after the others
+/// come the OID, the schema, the name and the data of the kind.
 mod tag {
     pub(super) const BUILT_IN: u8 = 0;
     pub(super) const SIMPLE: u8 = 1;
@@ -148,8 +150,8 @@ mod tag {
     pub(super) const MULTIRANGE: u8 = 6;
     pub(super) const DOMAIN: u8 = 7;
     pub(super) const COMPOSITE: u8 = 8;
-    /// A kind that a later `tokio_postgres` knows. It is written so that the entry can be made, and
-    /// never read: the result is then a miss for whoever reads it from Redis.
+    /// A kind of a later `tokio_postgres`. Its encoding cannot be decoded, so an entry that
+    /// contains it is a miss for every process that reads it from Redis.
     pub(super) const UNKNOWN: u8 = 255;
 }
 
@@ -205,7 +207,8 @@ fn put_type(out: &mut Vec<u8>, type_: &Type) {
 fn decode(encoded: &[u8]) -> Option<Vec<Column>> {
     let mut cursor = Cursor::new(encoded);
     let count = cursor.u32()?;
-    // Not `with_capacity(count)`: the number is only as good as the bytes that follow it.
+    // Not `with_capacity(count)`: the count is part of untrusted bytes and must not size an
+    // allocation.
     let mut columns = vec![];
     for _ in 0..count {
         columns.push(Column {

@@ -1,7 +1,7 @@
-//! [`Cursor`]: reads numbers and slices off bytes that may end at any point.
+//! [`Cursor`]: reads numbers and slices from bytes that may end at any point.
 
-/// Every read says `None` when the bytes end before it does; nothing is ever allocated by a length
-/// that the bytes only claim.
+/// Every read returns `None` if too few bytes remain. No length in the bytes ever sizes an
+/// allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct Cursor<'a>(&'a [u8]);
 

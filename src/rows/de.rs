@@ -1,4 +1,4 @@
-//! Rows into the user's structs, by serde.
+//! Deserializes rows into the user's types, with serde.
 
 use serde::de::value::MapDeserializer;
 use serde::de::{Deserialize, Deserializer, Visitor};
@@ -38,7 +38,7 @@ impl<'a> RowDeserializer<'a> {
     }
 }
 
-/// A row of one column may be deserialized into what its value can be.
+/// A row of one column deserializes into every type that its value deserializes into.
 macro_rules! of_the_only_cell {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
@@ -57,7 +57,8 @@ impl<'a> Deserializer<'a> for RowDeserializer<'a> {
     fn deserialize_map<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
         let set = self.0.image.columns();
         let columns = set.columns().iter().enumerate();
-        // As for `get`, the first of several columns of one name; serde would refuse the second.
+        // Of several columns with one name only the first, as for `get`: serde rejects a repeated
+        // name.
         let shown = columns.filter(|(index, _)| set.is_first_of_its_name(*index));
         let named = shown.map(|(index, column)| (column.name(), self.cell(index)));
         visitor.visit_map(MapDeserializer::new(named))
@@ -73,8 +74,8 @@ impl<'a> Deserializer<'a> for RowDeserializer<'a> {
     }
 
     fn deserialize_seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refused> {
-        // A `Vec<i64>` from a row of one array column is that array, and so for what else is a
-        // sequence in itself; from any other row it is the row's values.
+        // If the only column can itself be a sequence (an array, `bytea`, JSON), the sequence is
+        // that value. Otherwise it is the values of the row.
         if let [column] = self.0.columns()
             && (matches!(column.type_().kind(), Kind::Array(_))
                 || [Type::BYTEA, Type::JSON, Type::JSONB].contains(column.type_()))

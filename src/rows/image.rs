@@ -1,4 +1,4 @@
-//! [`Image`]: a result as one run of bytes, the same in memory and in Redis.
+//! [`Image`]: a result in one buffer, with the same layout in memory and in Redis.
 //!
 //! ```text
 //! 0    4   length of the columns, in bytes      all numbers little-endian
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The ends come last so that a load can write the cells as they arrive. A cell begins where the
-//! one before it ends, so any cell is found by reading two numbers.
+//! previous one ends, so reading two numbers locates any cell.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::error::{BoxError, Error};
 const PREFIX: usize = 12;
 const NULL: u32 = 1 << 31;
 
-/// Public only for the signatures it stands in; it cannot be named from outside.
+/// Public only because public signatures contain it; users of the crate cannot name it.
 pub struct Image {
     bytes: Bytes,
     columns: Arc<ColumnSet>,
@@ -69,10 +69,10 @@ impl Image {
         Some(&self.bytes[self.cells.start..self.cells.end][start as usize..end as usize])
     }
 
-    /// Reads bytes that came from outside.
+    /// Decodes bytes that come from outside.
     ///
-    /// `None` unless every cell that could be asked for lies within them: an image that was
-    /// accepted never panics later.
+    /// Returns `None` unless all cells lie within the bytes. Reading a cell of a decoded image
+    /// therefore never panics.
     pub(crate) fn decode(bytes: Bytes, sets: &ColumnSets) -> Option<Image> {
         let mut cursor = Cursor::new(&bytes);
         let columns = cursor.u32()? as usize;
@@ -91,7 +91,7 @@ impl Image {
         let mut ascending = true;
         for end in ends.chunks_exact(4) {
             let end = u32::from_le_bytes(end.try_into().expect("four bytes")) & !NULL;
-            // Not an early return: without it the loop has no branch and runs at memory speed.
+            // No early return: without one, the loop has no branch and runs at memory speed.
             ascending &= last <= end;
             last = end;
         }
@@ -104,7 +104,7 @@ impl Image {
     }
 }
 
-/// An image in the making: rows are written as they arrive.
+/// Builds an image from rows as they arrive.
 pub(crate) struct ImageWriter {
     bytes: Vec<u8>,
     ends: Vec<u8>,
@@ -159,7 +159,7 @@ impl ImageWriter {
     }
 }
 
-/// A cell's bytes, of whatever type.
+/// The bytes of a cell of any type.
 struct RawCell<'a>(&'a [u8]);
 
 impl<'a> FromSql<'a> for RawCell<'a> {
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An image of `int4` columns named `c0`, `c1`, … whose cells are any bytes.
+    /// An image of `int4` columns named `c0`, `c1`, … whose cells have any bytes.
     pub(crate) fn image(sets: &ColumnSets, width: u32, rows: &[Vec<Option<Vec<u8>>>]) -> Image {
         let mut columns = vec![];
         columns.extend_from_slice(&width.to_le_bytes());

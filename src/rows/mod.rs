@@ -1,4 +1,4 @@
-//! [`Rows`]: a result as PostgreSQL sent it.
+//! [`Rows`]: a query result in the form that PostgreSQL sent it.
 
 mod cell;
 mod column;
@@ -22,12 +22,11 @@ use crate::error::{BoxError, Error};
 
 /// The rows of a result.
 ///
-/// They hold the cells in PostgreSQL's binary form, in one buffer with the names and types of the
-/// columns, and decode a cell when it is asked for: with the same `get` and the same [`FromSql`]
-/// as `tokio_postgres::Row`, so every type that works there works here, NULLs, enums, arrays,
-/// composites and ranges included.
+/// The cells stay in PostgreSQL's binary form, in one buffer with the names and types of the
+/// columns. [`Row::get`] decodes a cell with the same [`FromSql`] as `tokio_postgres::Row::get`, so
+/// every type that works there works here, including NULLs, enums, arrays, composites and ranges.
 ///
-/// A clone costs a reference count. All readers of a cached result share one buffer.
+/// A clone costs one reference count. All readers of a cached result share one buffer.
 ///
 /// ```no_run
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
@@ -53,7 +52,7 @@ impl Rows {
         self.0.rows()
     }
 
-    /// Whether the result has no rows. It has columns all the same.
+    /// Whether the result has no rows. It still has its columns.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -63,22 +62,22 @@ impl Rows {
         self.0.columns().columns()
     }
 
-    /// How many bytes the result takes, columns included: in memory, and as an entry's payload in
-    /// Redis.
+    /// The size of the result in bytes, columns included: in memory, and as the payload of an entry
+    /// in Redis.
     pub fn byte_len(&self) -> usize {
         self.0.bytes().len()
     }
 
-    /// The row of that number, counted from zero.
+    /// The row with this number, counted from zero; `None` if there is no such row.
     pub fn get(&self, index: usize) -> Option<Row<'_>> {
         (index < self.len()).then_some(Row { image: &self.0, index })
     }
 
-    /// The row of that number, counted from zero.
+    /// The row with this number, counted from zero.
     ///
     /// # Panics
     ///
-    /// If the result has no such row, as indexing a slice does. [`get`](Rows::get) does not panic.
+    /// If the result has no such row, as when indexing a slice. [`get`](Rows::get) does not panic.
     #[track_caller]
     pub fn row(&self, index: usize) -> Row<'_> {
         match self.get(index) {
@@ -97,12 +96,12 @@ impl Rows {
         Iter { rows: self, front: 0, back: self.len() }
     }
 
-    /// Every row as a `T`; see [`Row::deserialize`].
+    /// Deserializes every row into a `T`; see [`Row::deserialize`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) for the first row that does not
-    /// fit.
+    /// fit `T`.
     pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<Vec<T>, Error> {
         self.iter().map(Row::deserialize).collect()
     }
@@ -117,7 +116,7 @@ impl fmt::Debug for Rows {
     }
 }
 
-/// Two results are equal if their columns and every cell's bytes are.
+/// Two results are equal if their columns and the bytes of all their cells are equal.
 impl PartialEq for Rows {
     fn eq(&self, other: &Rows) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0.bytes() == other.0.bytes()
@@ -135,7 +134,7 @@ impl<'a> IntoIterator for &'a Rows {
     }
 }
 
-/// The rows of [`Rows`], in order.
+/// An iterator over the rows of [`Rows`], in order.
 #[derive(Debug, Clone)]
 pub struct Iter<'a> {
     rows: &'a Rows,
@@ -198,8 +197,8 @@ impl<'a> Row<'a> {
     ///
     /// # Panics
     ///
-    /// If there is no such column or its value is no `T`, as `tokio_postgres::Row::get` does.
-    /// [`try_get`](Row::try_get) does not panic.
+    /// If there is no such column, or if its value cannot be read as a `T`, as with
+    /// `tokio_postgres::Row::get`. [`try_get`](Row::try_get) does not panic.
     #[track_caller]
     pub fn get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> T {
         match self.try_get(index) {
@@ -210,13 +209,14 @@ impl<'a> Row<'a> {
 
     /// The value of a column, by its number or its name.
     ///
-    /// A name is looked for exactly first and then regardless of ASCII case, as `tokio_postgres`
-    /// does. Of several columns of that name it is the first.
+    /// A name matches exactly or, failing that, regardless of ASCII case, as in `tokio_postgres`.
+    /// If several columns have the name, the first is read.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Column`](crate::ErrorKind::Column) if there is no such column, if its type is
-    /// none that `T` can be made of, or if `T` refuses the value: NULL, unless it is an `Option`.
+    /// [`ErrorKind::Column`](crate::ErrorKind::Column) if there is no such column, if `T` does not
+    /// accept the column's type, or if `T` rejects the value. NULL is rejected unless `T` is an
+    /// `Option`.
     pub fn try_get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> Result<T, Error> {
         let Some(at) = index.position(self.columns()) else {
             return Err(Error::column(format!("there is no column {index:?} in the result"), None));
@@ -238,7 +238,7 @@ impl<'a> Row<'a> {
         T::from_sql_nullable(column.type_(), self.image.cell(self.index, at)).map_err(refused)
     }
 
-    /// The bytes of a column as PostgreSQL sent them, or `None` if it is NULL.
+    /// The bytes of a column as PostgreSQL sent them; `None` for NULL.
     ///
     /// # Panics
     ///
@@ -248,22 +248,27 @@ impl<'a> Row<'a> {
         self.image.cell(self.index, column)
     }
 
-    /// The row as a `T`, by serde: a struct or a map by the names of the columns, a tuple by their
-    /// order, or the value itself if there is one column only.
+    /// Deserializes the row into a `T` with serde: into a struct or a map by column name, into a
+    /// tuple by column order, or, if there is only one column, into the value itself.
     ///
-    /// PostgreSQL's types become what serde's formats usually make of them: numbers, strings,
-    /// bytes, sequences (arrays), maps (composites), `json` and `jsonb` what they contain (`null`
-    /// is `None`).
-    /// `numeric` is a string, or a number where one is asked for; `uuid`, dates and times are
-    /// strings as in RFC 4122 and RFC 3339, intervals as in ISO 8601, enums their labels. Where
-    /// two columns have one name, the first one counts. A column the struct does not know is passed
-    /// over.
+    /// PostgreSQL's types take the forms that serde formats usually have for them:
+    ///
+    /// - Numbers, strings and bytes keep their type. Arrays become sequences, and composites become
+    ///   maps.
+    /// - `json` and `jsonb` become the value that they contain; `null` becomes `None`.
+    /// - `numeric` becomes a string, or a number if `T` has a number there.
+    /// - `uuid`, dates and times become strings as in RFC 4122 and RFC 3339, intervals as in ISO
+    ///   8601.
+    /// - An enum becomes its label.
+    ///
+    /// If two columns have the same name, the first is used. A column that the struct does not have
+    /// is ignored.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit; it names
-    /// the column. Types without a usual form in serde (`point`, ranges, …) are refused as well:
-    /// read them with [`get`](Row::get).
+    /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit `T`; the
+    /// error names the column. Types without a usual serde form (`point`, ranges, …) are rejected
+    /// as well: read them with [`get`](Row::get).
     pub fn deserialize<T: Deserialize<'a>>(self) -> Result<T, Error> {
         de::from_row(self)
     }
@@ -275,7 +280,7 @@ impl fmt::Debug for Row<'_> {
     }
 }
 
-/// How a column is named in [`Row::get`]: by number or by name.
+/// An index of a column for [`Row::get`]: a number or a name.
 pub trait RowIndex: sealed::Sealed + fmt::Debug {
     #[doc(hidden)]
     fn position(&self, columns: &[Column]) -> Option<usize>;

@@ -1,22 +1,23 @@
-//! The textual forms of PostgreSQL's binary values, for serde.
+//! Converts PostgreSQL's binary values to text, for serde.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::cursor::Cursor;
 
-/// A value that does not have the bytes its type promises.
+/// The reason for an error if a value's bytes do not match its type.
 pub(super) const MALFORMED: &str = "its bytes are not of its type";
 
 const DAY: i64 = 86_400_000_000;
 /// 2000-01-01, PostgreSQL's day zero, in days since 1970-01-01.
 const EPOCH: i64 = 10_957;
 
-/// `numeric`: base-10,000 digits, the weight of the first, the sign and the number of decimals to
-/// show (`numeric_send` in PostgreSQL's `src/backend/utils/adt/numeric.c`).
+/// `numeric`: the number of digits, the weight of the first, the sign, the number of decimals to
+/// show, and the base-10,000 digits (`numeric_send` in PostgreSQL's
+/// `src/backend/utils/adt/numeric.c`).
 pub(super) fn numeric(raw: &[u8]) -> Option<String> {
     let mut cursor = Cursor::new(raw);
-    // Up to 65,535, although its neighbours are signed.
+    // Unsigned, up to 65,535, unlike the weight.
     let count = cursor.be_i16()? as u16;
     let weight = i32::from(cursor.be_i16()?);
     let sign = cursor.be_i16()? as u16;
@@ -32,7 +33,7 @@ pub(super) fn numeric(raw: &[u8]) -> Option<String> {
         digits.push(cursor.be_i16().filter(|digit| (0..10_000).contains(digit))?);
     }
     let digit = |place: i32| {
-        // `place` 0 is the digit just before the point; digits left out are zeros.
+        // `place` 0 is the digit just before the point. Omitted digits are zeros.
         usize::try_from(weight - place).ok().and_then(|at| digits.get(at)).copied().unwrap_or(0)
     };
     let mut out = String::new();
@@ -81,10 +82,11 @@ pub(super) fn timestamp(raw: &[u8], zone: &str) -> Option<String> {
     })
 }
 
-/// A day since 2000-01-01 as year, month and day.
+/// A number of days since 2000-01-01 as year, month and day.
 ///
-/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in
-/// March, so that the leap day is the last of its year, and repeat every 400.
+/// The algorithm is `civil_from_days` in Howard Hinnant's "chrono-Compatible Low-Level Date
+/// Algorithms". Its years begin in March, so that the leap day is the last day of its year, and its
+/// calendar repeats every 400 years.
 fn day(days: i64) -> String {
     let shifted = days + EPOCH + 719_468;
     let era = shifted.div_euclid(146_097);
@@ -96,14 +98,14 @@ fn day(days: i64) -> String {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    // ISO 8601: a sign where the year does not have four digits.
+    // ISO 8601: a year without exactly four digits has a sign.
     match year {
         0..=9999 => format!("{year:04}-{month:02}-{day:02}"),
         _ => format!("{year:+05}-{month:02}-{day:02}"),
     }
 }
 
-/// Microseconds since midnight; 24:00:00 is a time for PostgreSQL.
+/// A time of day from microseconds since midnight. PostgreSQL allows 24:00:00.
 fn clock(micros: i64) -> String {
     let seconds = micros / 1_000_000;
     let mut out = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -170,7 +172,8 @@ pub(super) fn uuid(raw: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// `inet` and `cidr`: family, prefix length, whether it is a `cidr`, number of bytes, bytes.
+/// `inet` and `cidr`: the family, the prefix length, whether it is a `cidr`, the number of bytes,
+/// and the bytes.
 pub(super) fn inet(raw: &[u8]) -> Option<String> {
     let &[_, prefix, cidr, _, ref address @ ..] = raw else { return None };
     let (address, full) = match *address {
