@@ -1,8 +1,10 @@
-//! Typed values to bytes and back, beside the raw formats; and `Rows`, which need neither.
+//! Encoding and decoding of typed values, compared with the raw formats; and `Rows`, which need
+//! neither.
 //!
-//! There is no door to the codec alone. What is measured is a cache over `MemoryStore`, which costs
-//! no network: a load until its result is stored, and a read of what is stored; each once with the
-//! value and once with a number in its place, which is the way there and back without the value.
+//! The codec has no public interface of its own. The bench measures a cache over `MemoryStore`,
+//! which costs no network: a load until its result is stored, and a read of a stored result. Each
+//! is measured once with the value and once with a number in its place, which shows the cost
+//! without the value.
 
 mod common;
 

@@ -1,8 +1,8 @@
-//! One load for all who ask at once: what it costs when nobody else asks, and when 64 or a thousand
-//! do. The floors hand out one result as well, and do nothing else: a task and a `watch` channel, and
-//! a `OnceCell` in which whoever comes first makes it.
+//! One load for all concurrent readers: its cost with one reader, with 64 and with a thousand. The
+//! floors share one result as well and do nothing else: a task and a `watch` channel, and a
+//! `OnceCell` that the first reader fills.
 //!
-//! In memory alone, and on one thread: what is measured is the flight, not the scheduler.
+//! In memory only, and on one thread: the bench measures the flight, not the scheduler.
 
 mod common;
 

@@ -1,11 +1,12 @@
-//! How many reads memory answers, beside plain moka caches and an exact LRU of as many entries.
+//! The share of reads that memory answers, compared with plain moka caches and an exact LRU of the
+//! same number of entries.
 //!
 //! ```sh
 //! cargo bench --bench hit_ratio                   # keys drawn by Zipf's law
-//! cargo bench --bench hit_ratio -- some.trace.xz  # keys as somebody once asked for them
+//! cargo bench --bench hit_ratio -- some.trace.xz  # keys of a recorded trace
 //! ```
 //!
-//! A trace is big-endian 32-bit keys, one for each access, in xz or not.
+//! A trace has one big-endian 32-bit key for each access, and may be compressed with xz.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! An invalidation, with a thousand results under its tag and with a million, beside a raw `INCR`
-//! and `PUBLISH` in one transaction: the least that counts it and tells others.
+//! An invalidation, with a thousand results under its tag and with a million. It is compared with a
+//! raw `INCR` and `PUBLISH` in one transaction: the least that counts it and notifies others.
 
 mod common;
 

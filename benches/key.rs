@@ -1,4 +1,4 @@
-//! What a key costs, beside blake3 over the same bytes.
+//! The cost of a key, compared with blake3 over the same bytes.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
-//! A hit in memory, beside its floor: the hash of the parameters and a `get` of an `Arc` from a
-//! plain moka cache, which coalesces nothing, expires nothing and counts nothing, and one look at the
-//! clock. The cache is over Redis, and its results depend on two tags: each hit is checked to be
-//! current.
+//! A hit in memory, compared with its floor: the hash of the parameters, a `get` of an `Arc` from a
+//! plain moka cache, which coalesces nothing, expires nothing and counts nothing, and one reading
+//! of the clock. The cache is over Redis, and its results depend on two tags: each hit is checked
+//! to be current.
 
 mod common;
 

@@ -1,6 +1,7 @@
-//! A hit in Redis, beside a raw `GET` of the same bytes over one multiplexed connection: its reply
-//! thrown away, which is the floor; its reply kept until the next one of the key, as a cache does;
-//! and in a raw pipeline with the other two commands that a strict read consists of.
+//! A hit in Redis, compared with a raw `GET` of the same bytes over one multiplexed connection, in
+//! three forms: with the reply thrown away, which is the floor; with the reply kept until the next
+//! one of the key, as a cache does; and in a raw pipeline with the other two commands of a strict
+//! read.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};

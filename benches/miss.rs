@@ -1,5 +1,5 @@
-//! A miss: the look into Redis, the query, and the way into both tiers; beside the query alone, and
-//! beside what one would write by hand: `GET`, the query, JSON, `SET`.
+//! A miss: the lookup in Redis, the query, and the writes to both tiers. It is compared with the
+//! query alone, and with what one would write by hand: `GET`, the query, JSON, `SET`.
 
 mod common;
 

@@ -1,7 +1,8 @@
 //! How long after an invalidation was acknowledged do other processes still serve the old result
-//! from memory? Eight processes, each of which asks again and again; this one invalidates.
+//! from memory? Eight processes read it continuously; this one invalidates it.
 //!
-//! Not by criterion: what is measured happens in other processes. They look every 50 µs or so.
+//! Not measured by criterion, because the reads are in other processes. They read every 50 µs or
+//! so.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Materialized views: how long after a refresh's commit other processes still answer the old rows,
-//! what readers feel while refreshes go on, and what Larder's transaction adds to a bare `REFRESH`.
+//! Materialized views: how long after a refresh's commit other processes still answer with the old
+//! rows, how refreshes affect readers, and what Larder's transaction adds to a bare `REFRESH`.
 //!
-//! Not by criterion: what is measured happens in other processes, or takes seconds. Arguments name
-//! parts to run: `cargo bench --bench refresh -- overhead`.
+//! Not measured by criterion, because the measurements are in other processes or take seconds.
+//! Arguments name parts to run: `cargo bench --bench refresh -- overhead`.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! How long a result lives and how long its load may take: set on the cache, overridden per query.
+//! [`Policy`]: how long a result lives and how long its load may take. It is set on the cache and
+//! overridden per query.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use crate::clock::{self, Instant};
 use crate::error::WrongSetting;
 
-/// The longest life that may be asked for. Anything above is taken for a slip of the unit.
+/// The longest lifetime that is allowed. A longer one is taken for a mistake in the unit.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Redis keeps time in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -31,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) early_refresh: Option<f64>,
 }
 
-/// Which errors of PostgreSQL are kept as answers, and for how long.
+/// Which errors of PostgreSQL are cached as answers, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Negative {
     pub(crate) sqlstates: Arc<[Box<str>]>,
@@ -46,16 +47,16 @@ pub(crate) struct Policy {
     pub(crate) jitter: f64,
     pub(crate) load_deadline: Duration,
     pub(crate) max_value_bytes: usize,
-    /// For so long after its `ttl` a result may be served while a new one is loaded.
+    /// How long after its `ttl` a result may be served while a new one is loaded.
     pub(crate) stale_while_revalidate: Duration,
-    /// For so long after its `ttl` a result may be served if the load fails.
+    /// How long after its `ttl` a result may be served if the load fails.
     pub(crate) stale_if_error: Duration,
-    /// Whether the two above may serve what was invalidated as well.
+    /// Whether the two above may also serve invalidated results.
     pub(crate) allow_invalidated: bool,
-    /// The life of an empty result.
+    /// The lifetime of an empty result.
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) negative_sqlstates: Option<Negative>,
-    /// XFetch's β; 0 for never.
+    /// XFetch's β; 0 disables early refreshes.
     pub(crate) early_refresh: f64,
 }
 
@@ -79,10 +80,10 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// `settings` over the defaults in `self`.
+    /// Applies `settings` over the defaults in `self`.
     ///
-    /// An `l1_ttl` above the `ttl` is refused where both were set together. Where only the `ttl` was
-    /// overridden to something shorter, the inherited `l1_ttl` gives way.
+    /// An `l1_ttl` above the `ttl` is refused if both were set together. If only a shorter `ttl`
+    /// was set, the inherited `l1_ttl` is reduced to it.
     pub(crate) fn with(self, settings: &Settings) -> Result<Policy, WrongSetting> {
         let ttl = settings.ttl.unwrap_or(self.ttl);
         let mut policy = Policy {
@@ -153,10 +154,10 @@ impl Policy {
         }
     }
 
-    /// The life of one new entry: the `ttl`, or that of an empty result, shortened by a random part
-    /// of the jitter. It is never longer than the `ttl`, because the `ttl` is a promise about
-    /// staleness. In whole milliseconds, as an entry in Redis carries it: with a fraction more it
-    /// would outlive its own words.
+    /// The lifetime of one new entry: the `ttl`, or the `negative_ttl` of an empty result,
+    /// shortened by a random part of the jitter. It is never longer than the `ttl`, which is a
+    /// promise about staleness. It is in whole milliseconds, as an entry in Redis stores it; with a
+    /// fraction, the result would live longer than its entry states.
     pub(crate) fn draw_ttl(&self, empty: bool) -> Duration {
         let ttl = match self.negative_ttl {
             Some(negative) if empty => negative.min(self.ttl),
@@ -169,31 +170,32 @@ impl Policy {
         whole_millis(drawn).max(SHORTEST)
     }
 
-    /// For how long after its `ttl` a result is kept, for those who may be served a stale one.
+    /// How long after its `ttl` a result is kept, for reads that may be served a stale one.
     pub(crate) fn longest_stale(&self) -> Duration {
         whole_millis(self.stale_while_revalidate.max(self.stale_if_error))
     }
 
-    /// Until when a copy that came at `copied`, of a result that dies at `dies`, is kept in memory.
+    /// Until when memory keeps a copy that was made at `copied` of a result that expires at `dies`.
     pub(crate) fn kept(&self, copied: Instant, dies: Instant) -> Instant {
-        match self.longest_stale().is_zero() {
-            true => dies.min(clock::after(copied, self.l1_ttl)),
-            false => dies,
+        if self.longest_stale().is_zero() {
+            dies.min(clock::after(copied, self.l1_ttl))
+        } else {
+            dies
         }
     }
 
-    /// The life that a failed load gets as an answer, if it gets any.
+    /// The lifetime of a failed load as a cached answer, if its error is cached.
     pub(crate) fn negative_life(&self, sqlstate: &str) -> Option<Duration> {
         let negative = self.negative_sqlstates.as_ref()?;
         negative.sqlstates.iter().any(|named| **named == *sqlstate).then_some(negative.ttl)
     }
 
-    /// Whether to load a result anew although it has `remaining` to live, by the XFetch rule:
+    /// Whether to load a result again although it has `remaining` to live, by the XFetch rule:
     /// `load × β × −ln(uniform) ≥ remaining`.
     ///
-    /// The longer a load takes the earlier it is begun, and of many readers most likely one begins
-    /// it. Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention,
-    /// PVLDB 8(8), 2015.
+    /// The longer a load takes, the earlier it begins, and of many readers most likely only one
+    /// begins it. Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede
+    /// Prevention, PVLDB 8(8), 2015.
     #[inline]
     pub(crate) fn is_due_early(&self, load: Duration, remaining: Duration) -> bool {
         self.early_refresh > 0.0

@@ -1,12 +1,12 @@
 //! The order of the rooms of `src`: imports point down, and no files import each other in a loop.
 //!
-//! `ARCHITECTURE.md` draws the rooms and says what each is for.
+//! `ARCHITECTURE.md` draws the rooms and describes each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up. A room imports only from rooms before it.
+/// The rooms from bottom to top. A room imports only from rooms before it in this list.
 const ROOMS: &[&str] = &[
     "sync",
     "error",
@@ -28,9 +28,9 @@ const ROOMS: &[&str] = &[
 ];
 
 struct File {
-    /// As a module path: `l2::redis::link`.
+    /// The file's module path, such as `l2::redis::link`.
     module: String,
-    /// Without comments and without unit tests.
+    /// The file's text, without comments and unit tests.
     code: String,
 }
 
@@ -81,7 +81,7 @@ fn code(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// Every path that a file takes from elsewhere in the crate, as a module path.
+/// Every path that a file imports from elsewhere in the crate, as a module path.
 fn imports(file: &File) -> Vec<String> {
     let mut all = vec![];
     for (start, to) in [("crate::", ""), ("super::", above(&file.module))] {
@@ -95,7 +95,7 @@ fn imports(file: &File) -> Vec<String> {
                 rest.chars().take_while(|it| it.is_alphanumeric() || "_:".contains(*it)).collect();
             let path = path.trim_end_matches(':');
             match (to, path) {
-                // Of inline modules, or several of the root's public names.
+                // The parent of an inline module; then, several public names of the root.
                 ("", "") if start == "super::" => {}
                 ("", "") => all.push("lib".to_owned()),
                 ("", path) => all.push(path.to_owned()),
@@ -131,7 +131,7 @@ fn imports_point_down() {
                 continue;
             }
             seen += 1;
-            // What is taken from the root by its public name comes from the top.
+            // A public name of the root is not a room, so importing it counts as pointing up.
             if rank(other).is_none_or(|below| below >= floor) {
                 wrong.push(format!("{}: crate::{import}", file.module));
             }
@@ -167,7 +167,7 @@ fn no_files_import_each_other_in_a_loop() {
     }
 }
 
-/// Whether a walk along the arrows comes back to where it has been; `way` is that walk then.
+/// Whether a walk along the imports returns to a file that it has visited; `way` is then that walk.
 fn meets_itself<'a>(
     at: &'a str,
     arrows: &BTreeMap<&'a str, BTreeSet<&'a str>>,

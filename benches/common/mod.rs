@@ -1,18 +1,19 @@
-//! What the benches share.
+//! Code that the benches share.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod turns;
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// 180 bytes, as a report's SQL may be.
+/// SQL of 180 bytes, a usual length for a report.
 pub const SQL: &str = "SELECT region, status, count(*) AS orders, sum(amount) AS total, avg(amount) AS mean \
      FROM orders WHERE customer_id = $1 AND region = $2 GROUP BY region, status ORDER BY 1, 2";
 
 pub const ORDERS: &str = "CREATE TABLE orders AS SELECT 42::int8 AS customer_id, 'eu' AS region,
      'status ' || n AS status, n * 0.5 AS amount FROM generate_series(1, 10) AS n";
 
-/// The least that names a call: one block of keyed blake3 over kind and value of each parameter.
+/// The least work that identifies a call: one block of keyed blake3 over kind and value of each
+/// parameter.
 pub fn floor_key(digest: &[u8; 32], id: i64, region: &str) -> [u8; 32] {
     let mut bytes = [0; 64];
     bytes[0] = 1;
@@ -23,7 +24,7 @@ pub fn floor_key(digest: &[u8; 32], id: i64, region: &str) -> [u8; 32] {
     *blake3::keyed_hash(digest, &bytes[..11 + region.len()]).as_bytes()
 }
 
-/// Takes the first eight bytes of a key for its hash.
+/// Uses the first eight bytes of a key as its hash.
 #[derive(Default)]
 pub struct FirstBytes(u64);
 
@@ -41,8 +42,8 @@ impl Hasher for FirstBytes {
 
 pub type PassThrough = BuildHasherDefault<FirstBytes>;
 
-/// Numbers below `keys`, the n-th with a chance of 1 in n to the power of `skew`; the same again for
-/// the same seed.
+/// Random numbers below `keys`; the n-th has a probability proportional to 1 / n^`skew`. The same
+/// seed gives the same numbers.
 pub fn zipf(keys: usize, skew: f64, seed: u64) -> impl Iterator<Item = usize> {
     let weights = (1..=keys).map(|rank| (rank as f64).powf(-skew));
     let sums: Vec<f64> = weights

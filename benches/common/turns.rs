@@ -1,16 +1,16 @@
-//! Ways to do the same thing, compared turn by turn.
+//! Compares several ways to do the same work, in turns.
 //!
-//! A machine's speed drifts. What criterion measures one after the other differs by that; what is
-//! measured in one turn, hardly does. So every turn does each of them once, and what counts is the
-//! median of the turns' ratios.
+//! A machine's speed drifts. Measurements that criterion takes one after the other differ by that
+//! drift; measurements within one turn hardly do. So every turn runs each way once, and the result
+//! is the median of the turns' ratios.
 
 use std::time::{Duration, Instant};
 
-/// What each of `N` ways took, turn by turn, in seconds for one piece of work.
+/// The duration of each of `N` ways in each turn, in seconds per unit of work.
 pub struct Turns<const N: usize>(Vec<[f64; N]>);
 
-/// Takes so many turns. Each way is given how much to do, and returns how long it took; the first is
-/// the floor.
+/// Runs `count` turns. Each way receives the amount of work and returns how long it took; the first
+/// way is the floor.
 pub fn turns<const N: usize>(
     count: usize,
     work: u64,
@@ -20,7 +20,7 @@ pub fn turns<const N: usize>(
     for turn in 0..count {
         let mut took = [0.0; N];
         for place in 0..N {
-            // Whoever goes first has cold caches, and not always the same shall.
+            // The first way of a turn has cold caches, so the order shifts from turn to turn.
             let way = (place + turn) % N;
             took[way] = ways[way](work).as_secs_f64() / work as f64;
         }
@@ -38,7 +38,7 @@ impl<const N: usize> Turns<N> {
         median(self.0.iter().map(|turn| turn[way] / turn[over]))
     }
 
-    /// A line of the table in `README.md`: one way beside another.
+    /// Prints a line of the table in `README.md`: one way compared with another.
     pub fn print(&self, case: &str, way: usize, over: usize) {
         println!(
             "| {case} | {} | {} | {:.2} of {} turns |",
@@ -50,7 +50,7 @@ impl<const N: usize> Turns<N> {
     }
 }
 
-/// The head of that table.
+/// Prints the head of that table.
 pub fn print_head(floor: &str, other: &str) {
     println!("\n| case | {floor} | {other} | ratio |\n| --- | --- | --- | --- |");
 }
@@ -71,7 +71,7 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
-/// How long it takes to do something so many times.
+/// The time it takes to run `what` `count` times.
 pub fn repeat<T>(count: u64, mut what: impl FnMut() -> T) -> Duration {
     let begin = Instant::now();
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! [`Error`]: what reaches the caller, and nothing about the cache's own trouble.
+//! [`Error`]: the errors that callers receive. A read never fails because of the cache's own tiers.
 
 mod setting;
 
@@ -11,18 +11,18 @@ use tokio_postgres::error::{DbError, SqlState};
 
 pub(crate) use self::setting::WrongSetting;
 
-/// The error of a source or a query function, whatever its type was.
+/// The error of a source or a query function, of any type.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why a read has no answer.
+/// Why a read, the decoding of its result, or an invalidation failed.
 ///
-/// A read fails only when the result itself cannot be had: the query failed, ran into its deadline
-/// or panicked. Trouble of the cache is never an error of a read; it is counted in
+/// A read fails only if the result itself cannot be obtained: the query failed, exceeded its
+/// deadline or panicked. A failure of the cache is never an error of a read; it is counted in
 /// [`CacheStats`](crate::stats::CacheStats).
 ///
-/// The error is shared by every caller that waited for the same load, so it is cheap to clone. What
-/// PostgreSQL said is its [`source`](StdError::source), and its SQLSTATE is at hand in
-/// [`sqlstate`](Error::sqlstate). Neither the message nor the debug output holds parameter values.
+/// All callers that waited for the same load share the error, so it is cheap to clone. PostgreSQL's
+/// own error is its [`source`](StdError::source), and [`sqlstate`](Error::sqlstate) returns the
+/// SQLSTATE. Neither the message nor the debug output contains parameter values.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -32,21 +32,22 @@ struct Inner {
     source: Option<BoxError>,
 }
 
-/// What sort of thing went wrong.
+/// The category of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The query or the query function failed; its own error is the source.
     Query,
-    /// No connection to PostgreSQL could be had from the pool.
+    /// The pool provided no connection to PostgreSQL.
     Connect,
-    /// The load ran into its deadline. On a pool, PostgreSQL was told to cancel the query.
+    /// The load exceeded its deadline. On a pool, a cancel request was sent to PostgreSQL.
     Deadline,
     /// The query function panicked.
     Panicked,
-    /// A column was asked for that the result does not have, or as a type it cannot be read as.
+    /// The result does not have the requested column, or the column cannot be read as the requested
+    /// type.
     Column,
-    /// A row does not fit the struct it was to be deserialized into.
+    /// A row does not fit the type that it was to be deserialized into.
     Deserialize,
     /// The result is larger than [`Rows`](crate::Rows) can hold (2 GiB).
     TooLarge,
@@ -56,7 +57,7 @@ pub enum ErrorKind {
     Closed,
     /// Redis does not answer in time, or refuses, and there is nothing else to answer from.
     Unavailable,
-    /// An invalidation is in force in this process, and Redis has not acknowledged it: other
+    /// An invalidation is in force in this process, but Redis has not acknowledged it: other
     /// processes may not know of it yet.
     Unacknowledged,
 }
@@ -95,8 +96,8 @@ impl Error {
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        // The panic message is the user's own text and may hold anything, so it is a source to be
-        // asked for, not a part of our words.
+        // The panic message is the user's own text and may contain anything, so it is the error's
+        // source and not part of its message.
         let source = said.map(|said| BoxError::from(said.to_owned()));
         Error::new(ErrorKind::Panicked, "the query function panicked", source)
     }
@@ -154,22 +155,22 @@ impl Error {
         )
     }
 
-    /// What sort of error this is.
+    /// The category of this error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// PostgreSQL's five-letter code for what went wrong, if PostgreSQL said so.
+    /// PostgreSQL's five-character error code, if the error came from PostgreSQL.
     ///
-    /// It is looked for along the chain of sources, so it is found as well when the query function
+    /// The whole chain of sources is searched, so the code is also found if the query function
     /// wrapped the driver's error in one of its own.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         self.postgres().and_then(tokio_postgres::Error::code)
     }
 
-    /// PostgreSQL's whole report of the error (message, detail, hint, position), if there is one.
+    /// PostgreSQL's full report of the error (message, detail, hint, position), if there is one.
     ///
-    /// It may quote parameter values; it is for the caller, not for a log.
+    /// It may quote parameter values. Use it in the caller, and do not write it to a log.
     pub fn db_error(&self) -> Option<&DbError> {
         self.postgres().and_then(tokio_postgres::Error::as_db_error)
     }
@@ -191,7 +192,7 @@ impl fmt::Display for Error {
         f.write_str(&self.0.attempt)?;
         let Some(db) = self.db_error() else { return Ok(()) };
         write!(f, ": ")?;
-        // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) quote values.
+        // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) may quote values.
         if !db.code().code().starts_with("22") && !db.code().code().starts_with("P0") {
             write!(f, "{} ", db.message())?;
         }

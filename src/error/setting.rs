@@ -1,8 +1,8 @@
-//! [`WrongSetting`]: a value that a setting cannot have.
+//! [`WrongSetting`]: a setting with a value that is not allowed.
 
 use std::fmt;
 
-/// A setting that cannot be: which one, what was given, what is allowed.
+/// A setting with a value that is not allowed: its name, the given value, and the allowed ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WrongSetting {
     pub(crate) setting: &'static str,

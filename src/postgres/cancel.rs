@@ -1,4 +1,4 @@
-//! Telling PostgreSQL that nobody waits for a query any more.
+//! Cancels a query in PostgreSQL when nobody waits for its result any more.
 
 use std::fmt;
 use std::future::Future;
@@ -15,21 +15,22 @@ use tokio_postgres::{CancelToken, NoTls, Socket};
 
 use crate::error::Error;
 
-/// Sends a cancel request: over a connection of its own, as PostgreSQL's protocol has it
-/// (<https://www.postgresql.org/docs/current/protocol-flow.html>, "Canceling Requests in Progress").
+/// Sends a cancel request over a separate connection, as PostgreSQL's protocol requires
+/// (<https://www.postgresql.org/docs/current/protocol-flow.html>, "Canceling Requests in
+/// Progress").
 pub(crate) type Canceller =
     Arc<dyn Fn(CancelToken) -> BoxFuture<'static, Result<(), tokio_postgres::Error>> + Send + Sync>;
 
-/// How long a cancel request may take, and how long the query may take to heed it.
+/// The time limit of a cancel request, and then of the end of the cancelled query.
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn plain() -> Canceller {
     over(NoTls)
 }
 
-/// Sends nothing. PgBouncer 1.18 and 1.19.0 crash, with all their clients' connections, when the
-/// connection of a cancel request is closed before they have passed it on, as tokio-postgres closes it
-/// (<https://github.com/pgbouncer/pgbouncer/pull/846>).
+/// Sends no request. PgBouncer 1.18 and 1.19.0 crash, and all their clients lose their connections,
+/// if the connection of a cancel request is closed before PgBouncer has forwarded the request.
+/// tokio-postgres closes it that early (<https://github.com/pgbouncer/pgbouncer/pull/846>).
 pub(crate) fn none() -> Canceller {
     Arc::new(|_| Box::pin(async { Ok(()) }))
 }
@@ -49,10 +50,10 @@ where
 
 /// A pool whose queries are cancelled over TLS.
 ///
-/// A load that runs into its deadline is cancelled in PostgreSQL through a new connection. A pool
-/// does not tell how it encrypts its own, so by default that one is made without TLS, which a client
-/// configured with `sslmode=require` refuses. Hand the connector over once more and the request
-/// travels like everything else:
+/// A load that exceeds its deadline is cancelled in PostgreSQL over a new connection. A pool does
+/// not expose how it encrypts its own connections, so by default the new one has no TLS, and a
+/// client configured with `sslmode=require` refuses that. Pass the connector here once more, and
+/// cancel requests are encrypted like all other traffic:
 ///
 /// ```no_run
 /// # use tokio_postgres::NoTls as MakeRustlsConnect;
@@ -70,7 +71,7 @@ pub struct TlsPool {
 }
 
 impl TlsPool {
-    /// `pool`, with `tls` for cancel requests.
+    /// Wraps `pool`; cancel requests use `tls`.
     pub fn new<C>(pool: Pool, tls: C) -> TlsPool
     where
         C: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -82,7 +83,7 @@ impl TlsPool {
     }
 }
 
-/// Cancel requests travel without TLS.
+/// Cancel requests are sent without TLS.
 impl From<Pool> for TlsPool {
     fn from(pool: Pool) -> TlsPool {
         TlsPool { pool, canceller: plain() }
@@ -95,7 +96,7 @@ impl fmt::Debug for TlsPool {
     }
 }
 
-/// Whether a connection has had a cancel request sent to it.
+/// Whether a cancel request was sent for a connection.
 #[derive(Clone, Default)]
 pub(super) struct Cancelled(Arc<AtomicBool>);
 
@@ -105,20 +106,20 @@ impl Cancelled {
     }
 }
 
-/// Runs a query as a task of its own, which PostgreSQL is told to cancel if the returned future is
-/// dropped before it has ended.
+/// Runs a query in its own task. If the returned future is dropped before the query has ended, the
+/// task cancels the query in PostgreSQL.
 ///
-/// A cancel request names a connection, not a query, and takes effect at some time after it was
-/// sent: the query may end by itself meanwhile. So the task keeps the connection until PostgreSQL
-/// has answered, and `cancelled` tells it that the connection must be closed then. Handed on, it
-/// would have its next user's query cancelled.
+/// A cancel request names a connection, not a query, and takes effect some time after it was sent;
+/// the query may have ended by itself meanwhile. So the task keeps the connection until PostgreSQL
+/// has answered, and then closes it because `cancelled` is set. If the connection went back to the
+/// pool, the request could cancel its next user's query.
 pub(super) async fn cancelled_on_drop<T: Send + 'static>(
     token: CancelToken,
     canceller: Canceller,
     cancelled: Cancelled,
     query: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    // Dropped together with this future; the task notices.
+    // Dropped together with this future, which completes `given_up` in the task.
     let (_awaited, given_up) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let query = match select(Box::pin(query), given_up).await {
@@ -126,8 +127,8 @@ pub(super) async fn cancelled_on_drop<T: Send + 'static>(
             Either::Right((_, query)) => query,
         };
         cancelled.0.store(true, Ordering::SeqCst);
-        // If the request cannot be delivered, the query runs to its end and keeps its connection
-        // for as long, at most for the limit.
+        // If the request cannot be delivered, the query runs on and keeps its connection until it
+        // ends, at most for the limit.
         let _ = timeout(LIMIT, canceller(token)).await;
         let _ = timeout(LIMIT, query).await;
         Err(Error::closed())

@@ -1,4 +1,4 @@
-//! Where [`Rows`](crate::Rows) come from: PostgreSQL, through `tokio_postgres`.
+//! The sources of [`Rows`](crate::Rows): PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
 mod run;
@@ -14,15 +14,17 @@ use crate::error::Error;
 use crate::rows::{ColumnSets, Image};
 use crate::value::param::OwnedParams;
 
-/// What a query can be [fetched](crate::Bound::fetch) from: a [`deadpool_postgres::Pool`], which is
-/// a [`TlsPool`] where connections must be encrypted, or an `Arc` of a [`tokio_postgres::Client`];
-/// behind PgBouncer, [`TransactionPooling`].
+/// A source that a query can be [fetched](crate::Bound::fetch) from:
 ///
-/// Prefer the pool. A load past its deadline is cancelled in PostgreSQL if it has its connection for
-/// itself. On a shared client, PostgreSQL could not be told which of the queries on it is meant, so
-/// there the load ends for its callers and the query goes on.
+/// - a [`deadpool_postgres::Pool`], or a [`TlsPool`] where connections must be encrypted;
+/// - an `Arc` of a [`tokio_postgres::Client`];
+/// - behind PgBouncer, a [`TransactionPooling`].
 ///
-/// A transaction is no source, so none can read or fill the cache:
+/// Prefer the pool. A load past its deadline is cancelled in PostgreSQL only if it has a connection
+/// of its own. On a shared client, a cancel request cannot name one of several queries: the load
+/// ends for its callers, and the query continues.
+///
+/// A transaction is not a source, so it can neither read nor fill the cache:
 ///
 /// ```compile_fail
 /// # async fn run(cache: larder::QueryCache, client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -32,13 +34,13 @@ use crate::value::param::OwnedParams;
 /// # }
 /// ```
 ///
-/// A client on which somebody issued a `BEGIN` by hand looks like any other. Do not share one with
-/// the cache that does so.
+/// The cache cannot recognize a client on which someone ran `BEGIN` by hand. Do not share such a
+/// client with the cache.
 ///
-/// Behind a pooler that gives each transaction another session, such as PgBouncer in transaction
-/// mode, a plain pool is **wrong**: statements are prepared under names, and a session may have
-/// another process's statement under the same name, whose rows come back then. Use
-/// [`TransactionPooling`] there.
+/// Behind a pooler that gives each transaction a different session, such as PgBouncer in
+/// transaction mode, a plain pool is **wrong**. Statements are prepared under names, and a session
+/// may have another process's statement under the same name; a query then returns the rows of that
+/// statement. Use [`TransactionPooling`] there.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
@@ -97,16 +99,17 @@ impl sealed::Source for Arc<Client> {
     }
 }
 
-/// A pool behind PgBouncer in transaction mode, or another pooler that gives each transaction another
-/// session.
+/// A pool behind PgBouncer in transaction mode, or behind another pooler that gives each
+/// transaction a different session.
 ///
-/// A query is prepared and run within one transaction, and forgotten at its end. That takes two more
-/// round trips than on a plain pool, which must not be used there; see [`Source`]. With PgBouncer
-/// 1.21 or later and its `max_prepared_statements` above zero, a plain pool is right as well.
+/// A query is prepared and run within one transaction, and its statement is dropped at the end.
+/// This takes two more round trips than on a plain pool, which must not be used there; see
+/// [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
+/// pool is correct as well.
 ///
-/// No cancel request is sent for a load past its deadline: older poolers crash of it. Its connection is
-/// closed after 5 seconds, and PostgreSQL on Linux ends the query a second later; elsewhere it runs to
-/// its end.
+/// No cancel request is sent for a load past its deadline, because older poolers crash on it.
+/// Instead, its connection is closed after 5 seconds. PostgreSQL on Linux ends the query one second
+/// later; on other systems the query runs to its end.
 ///
 /// ```no_run
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
@@ -119,7 +122,7 @@ impl sealed::Source for Arc<Client> {
 pub struct TransactionPooling(TlsPool);
 
 impl TransactionPooling {
-    /// `pool`, which is a [`TlsPool`] where connections must be encrypted.
+    /// Wraps `pool`, which is a [`TlsPool`] where connections must be encrypted.
     pub fn new(pool: impl Into<TlsPool>) -> TransactionPooling {
         TransactionPooling(pool.into())
     }

@@ -25,8 +25,9 @@ pub(super) async fn on_pool(
     let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
     cancelled_on_drop(token, canceller, cancelled, async move {
         let result = prepared_rows(lent.client(), &sql, &params, &sets).await;
-        // PostgreSQL has answered, with all rows or with an error: the connection is at rest. Rows
-        // that we refused to take are still on their way.
+        // PostgreSQL has sent all rows or an error, so the connection is idle and can go back to
+        // the pool. After `TooLarge` it is not idle: the rows that were not read are still
+        // arriving.
         if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
             lent.give_back();
         }
@@ -35,7 +36,7 @@ pub(super) async fn on_pool(
     .await
 }
 
-/// The same in one transaction, with nothing that outlives it.
+/// Like [`on_pool`], in one transaction that leaves nothing behind in the session.
 pub(super) async fn in_transaction(
     pool: Pool,
     sql: Arc<str>,
@@ -48,8 +49,9 @@ pub(super) async fn in_transaction(
     let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
     cancelled_on_drop(token, canceller, cancelled, async move {
         let client = lent.client();
-        // Names of statements are the client's own, and others, in other processes, count theirs
-        // from zero as well: what a session has under ours may be anybody's.
+        // Each client names its statements by a count from zero, and so do clients in other
+        // processes. A statement that the session has under one of our names may therefore be
+        // another client's.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL; \
                      SELECT set_config('client_connection_check_interval', '1000', true) \
                      WHERE version() LIKE '%linux%'";
@@ -75,7 +77,7 @@ async fn unnamed_rows(
     sets: &ColumnSets,
 ) -> Result<Image, Error> {
     let statement = client.prepare(sql).await.map_err(of_postgres)?;
-    // Dropped here, before the transaction ends: the session forgets the statement.
+    // The statement is dropped here, before the transaction ends, so the session forgets it.
     rows(client, &statement, params, sets).await
 }
 
@@ -96,8 +98,8 @@ async fn prepared_rows(
     rows(client, &statement, params, sets).await
 }
 
-/// A pool's connection while a query runs on it. Dropped before the query has ended, it is closed
-/// instead of going back: its next user would wait for a query that is not theirs.
+/// A pool's connection while a query runs on it. If it is dropped before the query has ended, it is
+/// closed. It must not go back to the pool, where its next user would wait for this query.
 struct Lent {
     client: Option<Object>,
     cancelled: Cancelled,
@@ -123,8 +125,8 @@ impl Drop for Lent {
     }
 }
 
-/// Nothing is cancelled here. Queries of many share the connection, one behind the other, and a
-/// cancel request would hit whichever of them runs when it arrives.
+/// Runs a query on a shared client, without cancelling it. Many queries share the connection, one
+/// after the other, and a cancel request would hit whichever query runs when it arrives.
 pub(super) async fn on_client(
     client: Arc<Client>,
     sql: Arc<str>,
@@ -155,13 +157,13 @@ fn of_postgres(error: tokio_postgres::Error) -> Error {
     Error::query(error.into())
 }
 
-/// Whether a statement failed because it was prepared before the tables changed, or is not known to
-/// the server any more (`DISCARD ALL`, a pooler that hands out another session). Prepared again, it
-/// works; nothing of the query has run.
+/// Whether a statement failed because the tables changed after it was prepared, or because the
+/// server does not know it any more (`DISCARD ALL`, or a pooler that switched to another session).
+/// Nothing of the query has run, and it works when it is prepared again.
 fn outdated(error: &Error) -> bool {
     let Some(db) = error.db_error() else { return false };
     // "cached plan must not change result type" shares its SQLSTATE, feature_not_supported, with
-    // much else; the routine tells it apart.
+    // many other errors; the routine distinguishes it.
     db.code() == &SqlState::INVALID_SQL_STATEMENT_NAME
         || (db.code() == &SqlState::FEATURE_NOT_SUPPORTED
             && db.routine() == Some("RevalidateCachedQuery"))

@@ -134,8 +134,7 @@ impl ColumnSets {
     }
 }
 
-/// The deepest nesting of types that is decoded. PostgreSQL does not nest types deeper; bytes that
-/// do were made to exhaust the stack.
+/// The deepest nesting of types that is decoded, so that crafted bytes cannot exhaust the stack.
 const DEEPEST: usize = 64;
 
 /// The byte that encodes the kind of a type. After `BUILT_IN` comes the OID alone; after the others

@@ -77,7 +77,7 @@ impl Rows {
     ///
     /// # Panics
     ///
-    /// If the result has no such row, like indexing a slice. [`get`](Rows::get) does not panic.
+    /// If the result has no such row, as when indexing a slice. [`get`](Rows::get) does not panic.
     #[track_caller]
     pub fn row(&self, index: usize) -> Row<'_> {
         match self.get(index) {
@@ -197,7 +197,7 @@ impl<'a> Row<'a> {
     ///
     /// # Panics
     ///
-    /// If there is no such column, or if its value cannot be read as a `T`, like
+    /// If there is no such column, or if its value cannot be read as a `T`, as with
     /// `tokio_postgres::Row::get`. [`try_get`](Row::try_get) does not panic.
     #[track_caller]
     pub fn get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> T {

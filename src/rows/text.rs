@@ -17,7 +17,7 @@ const EPOCH: i64 = 10_957;
 /// `src/backend/utils/adt/numeric.c`).
 pub(super) fn numeric(raw: &[u8]) -> Option<String> {
     let mut cursor = Cursor::new(raw);
-    // Unsigned, up to 65,535; the fields after it are signed.
+    // Unsigned, up to 65,535, unlike the weight.
     let count = cursor.be_i16()? as u16;
     let weight = i32::from(cursor.be_i16()?);
     let sign = cursor.be_i16()? as u16;

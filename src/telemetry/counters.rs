@@ -9,7 +9,7 @@ pub(crate) use self::query::{CountersByName, QueryCounters, check_name};
 pub(crate) use self::striped::StripedCounter;
 use crate::telemetry::stats::{CacheStats, QueryStats};
 
-/// The counters behind [`CacheStats`]: those of queries, and those that are of no query's.
+/// The counters behind [`CacheStats`]: those of each query, and those that belong to no query.
 pub(crate) struct Counters {
     pub(crate) queries: CountersByName,
     pub(crate) coalesced: AtomicU64,
@@ -66,12 +66,12 @@ impl Counters {
         }
     }
 
-    /// All reads: whoever sees the number stand still knows that nobody uses the cache.
+    /// The number of all reads. As long as it does not change, nobody uses the cache.
     pub(crate) fn reads(&self) -> u64 {
         self.queries.l1_hits() + read(&self.misses)
     }
 
-    /// All but what memory holds, from this much of queries.
+    /// The statistics, with the sums over `queries`; the fields about memory remain zero.
     pub(crate) fn sum(&self, queries: &[QueryStats]) -> CacheStats {
         let mut sum = CacheStats {
             coalesced: read(&self.coalesced),

@@ -1,9 +1,9 @@
-//! Numbers for the `metrics` facade: whoever has installed a recorder gets them. Without the feature
-//! all of it is nothing.
+//! Metrics for the `metrics` facade, for programs that have installed a recorder. Without the
+//! feature, everything here does nothing.
 //!
-//! What is counted at every read is not reported at every read: a task reporting what came since it last did.
-//! A hit in memory therefore costs the same with metrics as without. Times are reported where they are
-//! taken, at look-ups in Redis and loads, which take far longer.
+//! Counters of reads are not reported at every read: a task regularly reports how much they grew. A
+//! hit in memory therefore costs the same with metrics as without. Durations are reported where
+//! they are measured, at lookups in Redis and loads, which take far longer than a report.
 
 #[cfg(feature = "metrics")]
 mod report;
@@ -19,7 +19,7 @@ pub(crate) use self::report::Reporter;
 const ABOUT: metrics::Metadata<'static> =
     metrics::Metadata::new("larder", metrics::Level::INFO, None);
 
-/// How a query's times are called.
+/// The keys of a query's durations.
 pub(crate) struct QueryMetrics {
     #[cfg(feature = "metrics")]
     lookups: metrics::Key,
@@ -43,13 +43,13 @@ impl QueryMetrics {
         }
     }
 
-    /// Redis was looked into.
+    /// Records a lookup in Redis.
     pub(crate) fn lookup(&self, took: Duration) {
         #[cfg(feature = "metrics")]
         time(&self.lookups, took);
     }
 
-    /// A load has ended, well or not.
+    /// Records a load, failed or not.
     pub(crate) fn load(&self, took: Duration) {
         #[cfg(feature = "metrics")]
         time(&self.loads, took);
@@ -76,7 +76,7 @@ fn refresh_took(view: &str, took: Duration) {
     time(&metrics::Key::from_parts(table::REFRESHES, &[("view", view.to_owned())]), took);
 }
 
-/// An attempt to refresh a view came to an end: with this outcome, and after this time if it was a
+/// Counts an attempt to refresh a view by its outcome, and records its duration if it was a
 /// refresh.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn refreshed(view: &str, outcome: &'static str, took: Option<Duration>) {
@@ -89,21 +89,21 @@ pub(crate) fn refreshed(view: &str, outcome: &'static str, took: Option<Duration
     }
 }
 
-/// A hook failed.
+/// Counts a failed hook.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn hook_failed(view: &str) {
     #[cfg(feature = "metrics")]
     of_view("larder_refresh_hook_failures_total", view, None);
 }
 
-/// A refresh was noticed that nobody had announced.
+/// Counts a detected refresh that had not been announced.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(crate) fn noticed(view: &str) {
     #[cfg(feature = "metrics")]
     of_view("larder_refreshes_noticed_total", view, None);
 }
 
-/// Tells the recorder what is what.
+/// Describes all metrics to the recorder.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     metrics::with_recorder(table::describe);

@@ -1,4 +1,4 @@
-//! What the cache reports of itself: counters, latencies, metrics, spans and events.
+//! What the cache reports about itself: counters, latencies, metrics, spans and events.
 
 pub(crate) mod counters;
 pub(crate) mod metrics;

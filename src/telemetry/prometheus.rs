@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-/// From a look-up in a Redis next door to a report of minutes.
+/// Bounds of the buckets: from a lookup in a nearby Redis to a report that takes minutes.
 const SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -28,17 +28,17 @@ const SECONDS: &[f64] = &[
 /// # }
 /// ```
 ///
-/// It installs a recorder of the [`metrics`](https://docs.rs/metrics) facade, of which a process has
-/// one: what other libraries tell the facade is served as well. A program that has installed a
-/// recorder of its own, for whichever system, needs no endpoint: the cache's numbers are there. Let
-/// its histograms whose names end in `_seconds` have buckets from 50 µs to minutes then.
+/// It installs a recorder of the [`metrics`](https://docs.rs/metrics) facade. A process has only
+/// one, so the metrics of other libraries are served as well. A program with a recorder of its own,
+/// for any system, needs no endpoint, because that recorder has the cache's metrics. Its histograms
+/// whose names end in `_seconds` should then have buckets from 50 µs to minutes.
 ///
-/// It has a thread of its own, so that it answers while the program's runtime is busy. Caches may be
-/// built before or after.
+/// It runs on its own thread, so it answers while the program's runtime is busy. Caches may be
+/// built before or after it starts.
 #[must_use = "it ends when it is dropped"]
 pub struct PrometheusEndpoint {
     address: SocketAddr,
-    /// Applied by the thread when it is dropped.
+    /// The thread ends when this is dropped.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -51,14 +51,14 @@ pub struct EndpointError {
 }
 
 impl PrometheusEndpoint {
-    /// Serves at this address: host and port, such as `127.0.0.1:9464`, or `0.0.0.0:9464` for all
-    /// interfaces. Whatever the path that is asked for. Nobody is asked who they are: let it be an
-    /// address that only Prometheus reaches.
+    /// Serves at an address: host and port, such as `127.0.0.1:9464`, or `0.0.0.0:9464` for all
+    /// interfaces. Every path returns the metrics. There is no authentication: choose an address
+    /// that only Prometheus can reach.
     ///
     /// # Errors
     ///
-    /// The address cannot be listened on, or this process has a recorder already; so it has when an
-    /// endpoint was started before, even if that has ended.
+    /// The address cannot be listened on, or this process already has a recorder. An endpoint that
+    /// was started before counts as one, even if it has ended.
     pub fn start(address: &str) -> Result<PrometheusEndpoint, EndpointError> {
         let error = |why: String| EndpointError { address: address.to_owned(), why };
         let resolved = address
@@ -80,7 +80,7 @@ impl PrometheusEndpoint {
         Ok(PrometheusEndpoint { address: resolved, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -117,7 +117,7 @@ fn serve(
 
 type Exporter = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Listens, and makes this the process's recorder.
+/// Listens, and installs the recorder of this process.
 fn install(address: SocketAddr) -> Result<Exporter, String> {
     let builder = PrometheusBuilder::new()
         .with_http_listener(address)
@@ -139,7 +139,7 @@ fn install(address: SocketAddr) -> Result<Exporter, String> {
 impl Drop for PrometheusEndpoint {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // So that the address is free when this returns.
+        // Wait for the thread, so that the address is free when this returns.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

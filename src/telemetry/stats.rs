@@ -1,4 +1,4 @@
-//! [`CacheStats`]: what the cache did.
+//! [`CacheStats`]: the counters of a cache.
 
 mod latency;
 mod process;
@@ -12,10 +12,11 @@ pub(crate) use self::process::LASTS;
 pub use self::process::{FleetStats, ProcessStats, ViewStats};
 pub use self::query::QueryStats;
 
-/// What a cache did since it was built: a snapshot by [`QueryCache::stats`](crate::QueryCache::stats).
+/// What a cache did since it was built: a snapshot from
+/// [`QueryCache::stats`](crate::QueryCache::stats).
 ///
-/// The numbers are counted one by one while the cache is in use, so they may be a few events apart
-/// from each other.
+/// The counters are read one after the other while the cache is in use, so they may differ by a few
+/// events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -24,27 +25,27 @@ pub struct CacheStats {
     pub l1_hits: u64,
     /// Reads answered from Redis.
     pub l2_hits: u64,
-    /// Reads that waited for another read's look-up or load of the same key, and have perhaps not
-    /// been answered yet.
+    /// Reads that waited for another read's lookup or load of the same key. Some of them may not
+    /// have been answered yet.
     pub coalesced: u64,
-    /// Reads answered with a load that they began: of their own, or of another process, which they
+    /// Reads answered with a load that they began, or with a load of another process that they
     /// waited for.
     #[serde(rename = "loaded")]
     pub reads_loaded: u64,
     /// Reads answered with an error.
     pub failed: u64,
-    /// Look-ups in Redis that found nothing, or nothing young enough for the query.
+    /// Lookups in Redis that found nothing, or only a result too old for the query.
     pub l2_misses: u64,
-    /// Look-ups in Redis that found something which is not this key's entry in a form that this
-    /// build reads: of another version, damaged, another key's, of the wrong Redis type.
+    /// Lookups in Redis that found something else than an entry of this key that this build can
+    /// read: an entry of another version or of another key, a damaged one, or a wrong Redis type.
     pub l2_refused: u64,
     /// Commands that Redis did not answer within the time limit or answered with an error, and
-    /// look-ups left out because there was no connection.
+    /// lookups skipped because there was no connection.
     pub l2_errors: u64,
     /// Results written to Redis.
     pub l2_writes: u64,
-    /// Results not written to Redis, because another process had taken the load over or stored a
-    /// newer one, or because they were invalidated before they came.
+    /// Results not written to Redis, because another process had taken over the load or stored a
+    /// newer result, or because they were invalidated before they arrived.
     pub l2_overtaken: u64,
     /// Results found in memory or in Redis that were not served because something they depend on
     /// had been invalidated since their load began.
@@ -52,44 +53,45 @@ pub struct CacheStats {
     pub invalidated: u64,
     /// Reads answered with a stale result, by policy.
     pub stale: u64,
-    /// Reads answered with an error that was kept as an answer.
+    /// Reads answered with a cached error.
     pub negative_hits: u64,
-    /// Loads begun while the result was still served: in its last moments, or stale.
+    /// Loads begun while the result was still served: shortly before it expired, or stale.
     #[serde(rename = "refreshes")]
     pub background_loads: u64,
-    /// Loads of other processes that were waited for.
+    /// Loads of other processes that this process waited for.
     pub lease_waits: u64,
     /// Calls of `invalidate`, `invalidate_query` and `clear`.
     pub invalidations: u64,
-    /// Those that Redis had not acknowledged when they returned.
+    /// Invalidations that Redis had not acknowledged when their call returned.
     #[serde(rename = "unannounced")]
     pub unacknowledged: u64,
-    /// How often the count of invalidations in Redis was found to have begun anew.
+    /// How often the count of invalidations in Redis was found to have restarted.
     pub epochs: u64,
     /// Loads begun.
     pub loads: u64,
-    /// Loads that failed, those included whose deadline passed before it was their turn.
+    /// Loads that failed, including those whose deadline passed before their turn.
     pub load_errors: u64,
     /// Results not stored because they are larger than `max_value_bytes`.
     pub oversized: u64,
-    /// Results not stored because the codec would not give them back as they were.
+    /// Results not stored because the codec would not have decoded them to the same value.
     pub unstorable: u64,
-    /// Bytes of the results that were loaded, encoded, as far as they may be stored.
+    /// Encoded bytes of the loaded results, of those that may be stored.
     pub loaded_bytes: u64,
     /// Bytes of entries read from Redis.
     pub l2_bytes_read: u64,
     /// Bytes of entries written to Redis.
     pub l2_bytes_written: u64,
-    /// Results in memory at present.
+    /// Results in memory now.
     pub entries: u64,
-    /// What they take at present.
+    /// Bytes that the results in memory take now.
     pub memory_bytes: u64,
-    /// What they may take: [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
+    /// The limit of `memory_bytes`: [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
     pub max_bytes: u64,
-    /// How often these numbers could not be [published](crate::QueryCacheBuilder::publish_stats).
+    /// How often these statistics could not be
+    /// [published](crate::QueryCacheBuilder::publish_stats).
     pub unpublished: u64,
-    /// How long Redis took to be looked into, in vain or not.
+    /// The duration of lookups in Redis, whether they found the result or not.
     pub lookup_latency: Latency,
-    /// How long loads took, failed ones included: the time that PostgreSQL was kept busy.
+    /// The duration of loads, failed ones included: the time that PostgreSQL was kept busy.
     pub load_latency: Latency,
 }

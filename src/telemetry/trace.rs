@@ -1,8 +1,7 @@
-//! Spans and events for `tracing`: what the cache has to tell beside its numbers. Without the feature
-//! all of them are nothing.
+//! Spans and events for `tracing`. Without the feature, all functions here do nothing.
 //!
-//! None of them holds SQL, a parameter, a value or a secret. A key is told by the first 16 digits of its
-//! hash, as its name in Redis shows them.
+//! No span or event contains SQL, a parameter, a value or a secret. A key appears as the first 16
+//! digits of its hash, as in its name in Redis.
 
 mod span;
 
@@ -14,7 +13,7 @@ use crate::currency::{Currency, Stamp};
 use crate::value::key::CacheKey;
 use crate::value::tag::Dependencies;
 
-/// A result was found and not served, because something that it depends on was invalidated.
+/// A result was found and not served, because something it depends on was invalidated.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn invalidated(
     key: &CacheKey,
@@ -31,7 +30,7 @@ pub(crate) fn invalidated(
             None => "a new epoch: redis had lost what it knew".to_owned(),
             Some(crate::value::tag::TagSlot::EVERYTHING) => "everything".to_owned(),
             Some(slot) => {
-                // An entry from Redis knows its slots only; the query knows its tags.
+                // An entry from Redis has only its slots; the query has the names of its tags.
                 let mut tags: Vec<&str> =
                     found.named(slot).chain(query.named(slot)).map(|tag| tag.as_str()).collect();
                 tags.dedup();
@@ -55,7 +54,7 @@ pub(crate) fn invalidated(
     }
 }
 
-/// The lineage of the directory in Redis has changed: all that was cached before is dead.
+/// The epoch in Redis has changed: results cached before it are not served any more.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn epoch(from: u64, to: u64) {
     #[cfg(feature = "tracing")]
@@ -68,18 +67,19 @@ pub(crate) fn epoch(from: u64, to: u64) {
     );
 }
 
-/// The connection to Redis is gone, or there again.
+/// The connection to Redis was lost or established.
 #[cfg(feature = "redis")]
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn connection(address: &str, up: bool) {
     #[cfg(feature = "tracing")]
-    match up {
-        true => tracing::info!(target: "larder", address, "connected to redis"),
-        false => tracing::warn!(
+    if up {
+        tracing::info!(target: "larder", address, "connected to redis");
+    } else {
+        tracing::warn!(
             target: "larder",
             address,
             "redis does not answer and is passed over; queries go to postgresql until it does"
-        ),
+        );
     }
 }
 
@@ -150,7 +150,7 @@ pub(crate) fn hook_failed(view: &str, failure: &dyn Display) {
     tracing::warn!(target: "larder", view, %failure, "a hook of a refresh failed");
 }
 
-/// A refresh was noticed that nobody had announced.
+/// A refresh was detected that had not been announced.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn noticed(view: &str) {
     #[cfg(feature = "tracing")]
@@ -161,7 +161,7 @@ pub(crate) fn noticed(view: &str) {
     );
 }
 
-/// Whether anybody would hear a warning.
+/// Whether a subscriber would record a warning.
 pub(crate) fn warns() -> bool {
     #[cfg(feature = "tracing")]
     return tracing::enabled!(target: "larder", tracing::Level::WARN);
@@ -169,12 +169,13 @@ pub(crate) fn warns() -> bool {
     return false;
 }
 
-/// A check found something about a view.
+/// A check has a finding about a view.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn finding(view: &str, finding: &dyn Display, is_fatal: bool) {
     #[cfg(feature = "tracing")]
-    match is_fatal {
-        true => tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed"),
-        false => tracing::warn!(target: "larder", view, %finding, "about a view"),
+    if is_fatal {
+        tracing::error!(target: "larder", view, %finding, "a view cannot be refreshed");
+    } else {
+        tracing::warn!(target: "larder", view, %finding, "about a view");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Where an answer came from.
+/// The source of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
@@ -12,25 +12,26 @@ pub enum Origin {
     L2,
     /// The query: this read ran it.
     Loaded,
-    /// Another read of the same result, under way when this one began: it was waited for.
+    /// Another read of the same result: it was in flight when this read began, and this read waited
+    /// for it.
     Coalesced,
-    /// Memory or Redis, and it is not current any more: a policy allowed it; see
+    /// Memory or Redis, with a result that is no longer current: a policy allowed it; see
     /// [`Answer::staleness`].
     Stale,
 }
 
-/// In what way a stale answer is not current.
+/// Why a stale answer is not current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Staleness {
     /// It is older than its time to live. Nothing that it depends on has been invalidated.
     Expired,
-    /// Something it depends on was invalidated after its load had begun, or may have been: Redis
-    /// could not be asked. Only [`allow_invalidated`](crate::Query::allow_invalidated) lets such
-    /// answers through.
+    /// Something it depends on was invalidated after its load had begun, or Redis could not be
+    /// reached to exclude that. Only [`allow_invalidated`](crate::Query::allow_invalidated) permits
+    /// such answers.
     Invalidated,
 }
 
-/// A result with its origin and its age; what [`Read::answer`](crate::Read::answer) gives.
+/// A result with its origin and its age, as [`Read::answer`](crate::Read::answer) returns it.
 #[derive(Debug, Clone)]
 pub struct Answer<V> {
     value: V,
@@ -53,23 +54,24 @@ impl<V> Answer<V> {
         &self.value
     }
 
-    /// The result, taken out.
+    /// Takes the result out of the answer.
     pub fn into_value(self) -> V {
         self.value
     }
 
-    /// Where it came from.
+    /// The source of the result.
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// In what way it is not current, if it is stale.
+    /// Why the result is not current; `None` if it is.
     pub fn staleness(&self) -> Option<Staleness> {
         self.staleness
     }
 
-    /// How long before this answer its load began: the result shows the database as of then or
-    /// later. For a result from Redis it is counted in Redis's time and exact to a millisecond.
+    /// The time between the start of the load and this answer. The result shows the database as of
+    /// that start or later. For a result from Redis, the age is measured by Redis's clock and exact
+    /// to a millisecond.
     pub fn age(&self) -> Duration {
         self.age
     }

@@ -1,4 +1,4 @@
-//! [`Codec`]: typed values to bytes and back.
+//! [`Codec`]: encodes typed values to bytes and decodes them.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 mod fingerprint;
 
-/// How typed values (those of [`wrap`](crate::Query::wrap) and [`load`](crate::Query::load)) are
-/// written in Redis. [`Rows`](crate::Rows) have a form of their own and need none.
+/// The encoding of typed values in Redis, which are those of [`wrap`](crate::Query::wrap) and
+/// [`load`](crate::Query::load). [`Rows`](crate::Rows) have their own encoding and need no codec.
 ///
 /// ```
 /// # use larder::{Codec, QueryCache};
@@ -22,31 +22,33 @@ mod fingerprint;
 /// # }
 /// ```
 ///
-/// Before a value is stored, it is read back. One that would come back as anything else is answered
-/// whole, not stored, and counted in [`CacheStats::unstorable`](crate::stats::CacheStats::unstorable).
-/// So is one nested deeper than 120 levels of serde's, in which each `Option` and newtype is one.
-/// What a type hides from serde, such as a field under `#[serde(skip)]`, nobody can see there.
+/// A value is stored only if its bytes decode to the same value. This is checked before each store.
+/// A value that fails the check is still returned to the caller, unchanged; it is not stored, and
+/// it is counted in [`CacheStats::unstorable`](crate::stats::CacheStats::unstorable). The same
+/// holds for a value with more than 120 levels of serde's nesting, where each `Option` and each
+/// newtype is one level. The check cannot see what a type hides from serde, such as a field under
+/// `#[serde(skip)]`.
 ///
-/// An entry says which codec wrote it and is read with that one, so a fleet may change its codec
-/// while it runs.
+/// An entry records the codec that wrote it and is decoded with that codec, so a fleet may change
+/// its codec while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Codec {
-    /// JSON, by `serde_json`. Numbers come back bit for bit, 128-bit integers included.
+    /// JSON, with `serde_json`. Numbers are preserved bit for bit, 128-bit integers included.
     ///
-    /// JSON has no NaN, no infinities, no map keys but strings (and what reads as one: integers,
-    /// booleans), and one `null` for `None`, `()` and `Some(None)`.
+    /// JSON has no NaN and no infinities. Its map keys are strings, or integers and booleans
+    /// written as strings. It has only one `null` for `None`, `()` and `Some(None)`.
     #[default]
     Json,
-    /// MessagePack, by `rmp-serde`, with the names of struct fields. Half to a third of JSON's time
-    /// and less space; holds NaN, infinities and any map key.
+    /// MessagePack, with `rmp-serde` and the names of struct fields. It takes a third to half of
+    /// JSON's time and less space, and it supports NaN, infinities and map keys of any type.
     #[cfg(feature = "msgpack")]
     #[cfg_attr(docsrs, doc(cfg(feature = "msgpack")))]
     MessagePack,
 }
 
 impl Codec {
-    /// What an entry calls it.
+    /// The codec's number in an entry.
     pub(crate) fn id(self) -> u8 {
         match self {
             Codec::Json => 1,
@@ -55,7 +57,7 @@ impl Codec {
         }
     }
 
-    /// The codec that an entry names, if this build has it.
+    /// The codec with this number in an entry, if this build has it.
     pub(crate) fn of_id(id: u8) -> Option<Codec> {
         match id {
             1 => Some(Codec::Json),
@@ -65,18 +67,17 @@ impl Codec {
         }
     }
 
-    /// Whether types that ask shall serialize as for people.
+    /// The codec's answer to serde's `is_human_readable`.
     fn human_readable(self) -> bool {
         self == Codec::Json
     }
 
-    /// The value's bytes, or `None` if they would not give the same value back.
+    /// The value's bytes, or `None` if they do not decode to the same value.
     ///
-    /// They are read back to see it. That triples the cost of a store, of which a load pays for
-    /// many, and it is done before anything is built on the bytes instead of failing at every later
-    /// read.
+    /// The check decodes the bytes. It triples the cost of a store, which is still small compared
+    /// to a load. Without it, such a value would fail at every later read instead of once, here.
     pub(crate) fn encode<T: Serialize + DeserializeOwned>(self, value: &T) -> Option<Bytes> {
-        // First, because it has a limit to how deep it descends.
+        // First, because it limits the depth of the recursion.
         let fingerprint = fingerprint::of(value, self.human_readable())?;
         let bytes = match self {
             Codec::Json => serde_json::to_vec(value).ok()?,
@@ -88,12 +89,12 @@ impl Codec {
         same.then(|| bytes.into())
     }
 
-    /// JSON of something of our own, which is read by whoever can.
+    /// One of our own types as JSON, without the check of [`encode`](Codec::encode).
     pub(crate) fn json(ours: &impl Serialize) -> Option<Bytes> {
         serde_json::to_vec(ours).ok().map(Bytes::from)
     }
 
-    /// Whether the bytes say nothing: null, or an empty sequence, map or text.
+    /// Whether the bytes encode an empty value: null, or an empty sequence, map or text.
     pub(crate) fn is_empty(self, bytes: &[u8]) -> bool {
         match self {
             Codec::Json => matches!(bytes, b"null" | b"[]" | b"{}" | b"\"\""),
@@ -108,7 +109,7 @@ impl Codec {
             #[cfg(feature = "msgpack")]
             Codec::MessagePack => {
                 let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-                // A level of a value takes up to three of the decoder's.
+                // One level of a value takes up to three levels of the decoder.
                 reader.set_max_depth(3 * fingerprint::DEEPEST);
                 T::deserialize(&mut reader).ok()
             }

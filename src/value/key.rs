@@ -6,50 +6,50 @@
 //! ```
 //!
 //! Every variable-length part is preceded by its length and every parameter by its kind, so the
-//! bytes can be read back in one way only: two calls that differ in anything have different bytes.
-//! The digest enters as the key of the hash and not as text before it, which leaves the whole first
-//! block of 64 bytes to the parameters; most calls are hashed in that one block.
+//! bytes can be parsed in one way only: two different calls have different bytes. The digest is the
+//! key of the hash and not a prefix of its input. This leaves the whole first block of 64 bytes to
+//! the parameters; most calls are hashed in that one block.
 
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use crate::value::tag::TagSlot;
 
-/// Changes whenever the bytes under the hash change, so that two builds never share a key by
+/// Changes whenever the format of the hashed bytes changes, so that two builds never share a key by
 /// accident.
 pub(crate) const KEY_FORMAT: u8 = 1;
 
-/// The blake3 hash that names a result, in memory and in Redis.
+/// The blake3 hash that identifies a result, in memory and in Redis.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CacheKey([u8; 32]);
 
 impl CacheKey {
-    /// Its first bytes, as a number.
+    /// The first eight bytes, as a number.
     #[inline]
     pub(crate) fn first(&self) -> u64 {
         u64::from_le_bytes(*self.0.first_chunk().expect("32 bytes hold 8"))
     }
 
-    /// Its last 128 bits, which an entry carries, in memory so that the key need not be held twice,
-    /// in Redis so that a reply to another key's question is noticed.
+    /// The last 128 bits, which every entry carries. In memory, they save a second copy of the key.
+    /// In Redis, they reveal a reply that belongs to another key.
     #[inline]
     pub(crate) fn fingerprint(&self) -> [u8; 16] {
         *self.0.last_chunk().expect("32 bytes hold 16")
     }
 
-    /// The key of bytes that came from elsewhere.
+    /// The key with these bytes.
     #[cfg(feature = "redis")]
     pub(crate) fn of_bytes(bytes: [u8; 32]) -> CacheKey {
         CacheKey(bytes)
     }
 
-    /// The key of 64 hexadecimal digits.
+    /// The key with these 64 hexadecimal digits.
     #[cfg(feature = "admin")]
     pub(crate) fn of_hex(hex: &str) -> Option<CacheKey> {
         blake3::Hash::from_hex(hex).ok().map(|hash| CacheKey(*hash.as_bytes()))
     }
 
-    /// A key of no call.
+    /// A random key, which belongs to no call.
     #[cfg(feature = "redis")]
     pub(crate) fn random() -> CacheKey {
         CacheKey(std::array::from_fn(|_| fastrand::u8(..)))
@@ -78,8 +78,8 @@ impl Hash for CacheKey {
     }
 }
 
-/// A key is a uniform hash already, so a table takes its first eight bytes as they are. That is
-/// worth about 20 ns of every hit.
+/// Hashes a key by taking its first eight bytes, because a key is already a uniform hash. This
+/// saves about 20 ns on every hit.
 pub(crate) type KeyHasher = BuildHasherDefault<FirstBytes>;
 
 #[derive(Default)]
@@ -101,7 +101,7 @@ impl Hasher for FirstBytes {
     }
 }
 
-/// What all calls of one query have in common, hashed once.
+/// The hash of everything that all calls of one query share, computed once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -123,7 +123,7 @@ impl Digest {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// How the query is called that has no other name.
+    /// The name of a query that was not given one.
     pub(crate) fn name(&self) -> String {
         let [first, ..] = self.0.as_chunks::<8>().0 else { unreachable!("32 bytes hold 8") };
         format!("{:016x}", u64::from_be_bytes(*first))
@@ -135,7 +135,8 @@ impl Digest {
     }
 }
 
-/// Authenticates entries: only who has the secret can make one that others accept.
+/// The key that authenticates entries: only a process with the secret can make an entry that others
+/// accept.
 #[derive(Clone)]
 pub(crate) struct MacKey([u8; 32]);
 
@@ -144,7 +145,7 @@ impl MacKey {
         MacKey(blake3::derive_key("larder 2026-11 authentication of entries", secret))
     }
 
-    /// Keyed blake3 of the parts one after the other, cut to 128 bits.
+    /// Keyed blake3 of the concatenated parts, truncated to 128 bits.
     pub(crate) fn mac(&self, parts: [&[u8]; 2]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for part in parts {
@@ -153,7 +154,8 @@ impl MacKey {
         *hasher.finalize().as_bytes().first_chunk().expect("32 bytes hold 16")
     }
 
-    /// Whether the parts have this MAC. How long it takes says nothing about where they differ.
+    /// Whether the parts have this MAC. The comparison takes constant time, so its duration does
+    /// not reveal where two MACs differ.
     pub(crate) fn verifies(&self, parts: [&[u8]; 2], mac: &[u8; 16]) -> bool {
         let mine = self.mac(parts);
         mine.iter().zip(mac).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
@@ -166,26 +168,27 @@ impl fmt::Debug for MacKey {
     }
 }
 
-/// Tells apart the values that one query with the same parameters can be read as: `Rows`, or one
+/// Distinguishes the types that one query with the same parameters can be read as: `Rows`, or one
 /// of several Rust types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape(pub(crate) u64);
 
-/// Takes the bytes of a call's parameters, for the hash that names its result.
+/// Collects the bytes of a call's parameters for the hash that identifies its result.
 ///
-/// It is met only when a type of one's own becomes a parameter; see [`Param`](crate::params::Param).
+/// It is needed only to make a type of your own a parameter; see [`Param`](crate::params::Param).
 pub struct KeyEncoder {
     digest: Digest,
     short: [u8; SHORT],
     filled: usize,
-    /// Takes what `short` held each time that is full. Boxed: the state of a hasher is 1.9 KB.
+    /// Absorbs the content of `short` each time it is full. Boxed, because the state of a hasher is
+    /// 1.9 KB.
     long: Option<Box<blake3::Hasher>>,
 }
 
-/// The first byte of a kind of the user's own; the built-in ones have lower numbers.
+/// The first byte of a user-defined kind; the built-in kinds have lower numbers.
 const NAMED: u8 = 255;
 
-/// Calls whose parameters fit here are hashed without touching the heap.
+/// Parameters that fit into this many bytes are hashed without a heap allocation.
 const SHORT: usize = 128;
 
 impl KeyEncoder {
@@ -196,10 +199,10 @@ impl KeyEncoder {
         encoder
     }
 
-    /// Writes bytes whose number is the same for every value of the kind.
+    /// Writes bytes whose length is the same for every value of the kind.
     #[inline]
     pub fn fixed<const N: usize>(&mut self, bytes: [u8; N]) {
-        // Of a size known when compiled, the copy is a store and not a call.
+        // The size is known at compile time, so the copy is a store and not a call.
         match self.short[self.filled..].first_chunk_mut() {
             Some(room) => {
                 *room = bytes;
@@ -209,22 +212,22 @@ impl KeyEncoder {
         }
     }
 
-    /// Writes bytes of any number, preceded by their number.
+    /// Writes bytes of any length, preceded by their length.
     #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
         self.write(bytes);
     }
 
-    /// Writes how many values follow.
+    /// Writes the number of values that follow.
     #[inline]
     pub fn length(&mut self, length: usize) {
         // Nearly all lengths are short.
         if length < 0x80 {
             return self.fixed([length as u8]);
         }
-        // LEB128: seven bits a byte, the low ones first, the high bit set on all but the last. One
-        // byte for the usual length, and no two lengths share a prefix.
+        // LEB128: seven bits per byte, the low ones first, the high bit set on all bytes but the
+        // last. A usual length takes one byte, and no encoded length is a prefix of another.
         let mut rest = length as u64;
         while rest >= 0x80 {
             self.fixed([rest as u8 | 0x80]);
@@ -233,7 +236,7 @@ impl KeyEncoder {
         self.fixed([rest as u8]);
     }
 
-    /// Writes the name of a kind of one's own.
+    /// Writes the name of a user-defined kind.
     pub fn named(&mut self, name: &str) {
         self.fixed([NAMED]);
         self.bytes(name.as_bytes());
@@ -270,7 +273,7 @@ impl KeyEncoder {
 
 impl fmt::Debug for KeyEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What it holds are parameter values.
+        // The buffer holds parameter values.
         f.debug_struct("KeyEncoder").finish_non_exhaustive()
     }
 }
@@ -363,7 +366,7 @@ mod tests {
         }
     }
 
-    /// Parameters of every built-in kind, nested: what a property test draws from.
+    /// Parameters of built-in kinds, some of them nested, for the property tests.
     #[derive(Debug, Clone, PartialEq)]
     enum Any {
         Bool(bool),

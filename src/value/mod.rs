@@ -1,4 +1,5 @@
-//! [`Value`]: what a read can answer with, and its bytes.
+//! The values that all rooms share: keys, tags, parameters, codecs, and [`Value`], the types that a
+//! read can return.
 
 pub(crate) mod answer;
 pub(crate) mod checksum;
@@ -28,10 +29,10 @@ use crate::value::key::Shape;
 /// The codec number of [`Rows`] in an entry.
 const ROWS: u8 = 0;
 
-/// What a read answers with: [`Rows`], or an `Arc` of the user's type. Either is a reference to what
-/// memory holds.
+/// What a read returns: [`Rows`], or an `Arc` of the user's type. Both share the result that memory
+/// holds.
 ///
-/// Public only for the signatures it stands in; nobody else can implement it.
+/// Public only because public signatures contain it; it cannot be implemented outside the crate.
 pub trait Value: Sized + Send + 'static {
     #[doc(hidden)]
     type Stored: Send + Sync + 'static;
@@ -42,15 +43,15 @@ pub trait Value: Sized + Send + 'static {
     #[doc(hidden)]
     fn of(stored: Arc<Self::Stored>) -> Self;
 
-    /// The codec's number and the payload, or `None` if the value cannot be kept as bytes.
+    /// The codec's number and the payload, or `None` if the value cannot be stored as bytes.
     #[doc(hidden)]
     fn encode(stored: &Self::Stored, codec: Codec) -> Option<(u8, Bytes)>;
 
     #[doc(hidden)]
     fn decode(codec: u8, payload: Bytes, sets: &ColumnSets) -> Option<Self::Stored>;
 
-    /// Whether there is nothing in it: no rows; or, of a typed value, what serde writes as null, an
-    /// empty sequence, an empty map or an empty text.
+    /// Whether the result is empty: no rows, or a typed value that serde writes as null, an empty
+    /// sequence, an empty map or an empty text.
     #[doc(hidden)]
     fn is_empty(stored: &Self::Stored, codec: u8, payload: &[u8]) -> bool;
 }
@@ -82,8 +83,7 @@ impl Value for Rows {
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
     type Stored = T;
 
-    /// One query may be read as several types; each has keys of its own, and so none ever sees
-    /// another's bytes.
+    /// Each type that a query is read as has its own keys, so no type ever decodes another's bytes.
     fn shape() -> Shape {
         shape_of::<T>()
     }
@@ -105,19 +105,20 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Value for Arc<T> {
     }
 }
 
-/// Runs what may call the user's `Serialize` and `Deserialize`. A result that the query has brought
-/// is answered, whatever becomes of its bytes.
+/// Runs code that may call the user's `Serialize` and `Deserialize`. A panic in it becomes `None`:
+/// a loaded result is returned even if its bytes cannot be written or read.
 pub(crate) fn unless_it_panics<T>(convert: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(convert)).ok().flatten()
 }
 
-/// The shape of a type, by its name and size: the same in every build that has it at the same path.
+/// The shape of a type: a hash of its name and size. It is equal in every build that has the type
+/// at the same path.
 ///
-/// Two types may have one name: declared in two blocks of one function, or in two versions of a
-/// crate. Whichever is met first has the plain shape; the shape of the other is by its identity,
-/// which is the same in all processes of one build. Two processes that meet them in different order
-/// may still take one for the other, if both have the same size and read the same bytes; a `scope`
-/// on one of the queries keeps them apart.
+/// Two types can have the same name: in two blocks of one function, or in two versions of a crate.
+/// The first one that a process uses has the plain shape. The shape of the other depends on its
+/// `TypeId`, which is the same in all processes of one build. Two processes that use them in
+/// different order may confuse them, if both types have the same size and decode the same bytes; a
+/// `scope` on one of the queries prevents that.
 fn shape_of<T: 'static>() -> Shape {
     static NAMES: Mutex<BTreeMap<u64, TypeId>> = Mutex::new(BTreeMap::new());
     thread_local! {
@@ -138,7 +139,7 @@ fn shape_of<T: 'static>() -> Shape {
     })
 }
 
-/// The shape of the first type of a process that has this name and size.
+/// The shape of the first type with this name and size that a process uses.
 pub(crate) fn shape_named(name: &str, size: usize) -> Shape {
     Shape(checksum::of_name(&format!("{name} {size}")) | 1)
 }

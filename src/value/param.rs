@@ -1,4 +1,5 @@
-//! [`Param`] and its relatives: what may stand for `$1`, `$2`, … and in a call of a wrapped query.
+//! [`Param`] and its relatives: the values that are bound to `$1`, `$2`, … or passed to a wrapped
+//! query.
 
 use tokio_postgres::types::ToSql;
 
@@ -6,22 +7,24 @@ use crate::value::key::KeyEncoder;
 
 mod impls;
 
-/// A value that takes part in the key of a result.
+/// A value that is part of a result's key.
 ///
 /// A type writes its *kind*, which is the same for all its values, and its *value*. Together they
-/// must be readable in one way only: two different values never write the same bytes, and no
-/// value's bytes begin with another's. [`KeyEncoder`] has what is needed for that.
+/// must be unambiguous: two different values never write the same bytes, and the bytes of one value
+/// are never a prefix of another's. [`KeyEncoder`] has the methods for this.
 ///
 /// - Owned and borrowed forms of a value are one parameter: `"eu"` and `String::from("eu")`.
-/// - Types count: `1_i32` and `1_i64` are two, and so are `None::<i32>` and `None::<i64>`.
-/// - Floats count by their bits: `0.0` and `-0.0` are two, and so are NaNs of different payload.
-/// - `None`, `Some(None)` and an empty list are three, though PostgreSQL takes the first two for
-///   the same NULL.
-/// - Instants count with the offset they are written with.
+/// - Types count: `1_i32` and `1_i64` are different parameters, and so are `None::<i32>` and
+///   `None::<i64>`.
+/// - Floats count by their bits: `0.0` and `-0.0` are different, and so are NaNs with different
+///   payloads.
+/// - `None`, `Some(None)` and an empty list are three different parameters, although PostgreSQL
+///   reads the first two as the same NULL.
+/// - A point in time counts with its UTC offset.
 ///
 /// Implemented for the usual scalars, strings, bytes, `Option`, slices and vectors, `IpAddr`,
-/// `SystemTime`, [`serde_json::Value`], and by features for the types of `uuid`, `chrono`, `time`
-/// and `rust_decimal`. A type of one's own joins like this:
+/// `SystemTime`, [`serde_json::Value`], and, with features, for the types of `uuid`, `chrono`,
+/// `time` and `rust_decimal`. Implement it for a type of your own like this:
 ///
 /// ```
 /// use larder::params::{KeyEncoder, Param};
@@ -45,16 +48,16 @@ mod impls;
             the feature of that name"
 )]
 pub trait Param {
-    /// Writes what sort of value this is.
+    /// Writes the kind, which is the same for all values of the type.
     fn kind(out: &mut KeyEncoder);
     /// Writes the value.
     fn value(&self, out: &mut KeyEncoder);
 }
 
-/// A [`Param`] that PostgreSQL understands.
+/// A [`Param`] that can be bound to a query in PostgreSQL.
 ///
-/// A load runs as a task of its own and may outlive its caller, so it keeps its parameters: a
-/// borrowed one says here what it becomes then. That happens on a miss only.
+/// A load runs in its own task and may outlive its caller, so it owns its parameters. This trait
+/// turns a borrowed parameter into an owned one, on a miss only.
 ///
 /// ```
 /// use larder::params::{KeyEncoder, Param, SqlParam};
@@ -94,25 +97,25 @@ pub trait Param {
             `time` and `rust_decimal` types need the feature of that name"
 )]
 pub trait SqlParam: Param {
-    /// What is kept for the load.
+    /// The owned form, which is kept for the load.
     type Owned: ToSql + Send + Sync + 'static;
-    /// Makes it so.
+    /// Turns the parameter into its owned form.
     fn into_owned(self) -> Self::Owned;
 }
 
-/// The parameters of one call, as a tuple: `()`, `(42_i64,)`, `(42_i64, "eu")`, … up to twelve.
+/// The parameters of one call, as a tuple of up to twelve: `()`, `(42_i64,)`, `(42_i64, "eu")`, …
 pub trait Params {
-    /// Writes kind and value of each.
+    /// Writes the kind and the value of each parameter.
     fn encode(&self, out: &mut KeyEncoder);
 }
 
-/// [`Params`] that PostgreSQL understands.
+/// [`Params`] that can be bound to a query in PostgreSQL.
 pub trait SqlParams: Params {
-    /// Keeps them for a load.
+    /// Turns the parameters into their owned forms, for a load.
     fn into_owned(self) -> OwnedParams;
 }
 
-/// The parameters of a load.
+/// The owned parameters of a load.
 pub type OwnedParams = Vec<Box<dyn ToSql + Sync + Send>>;
 
 macro_rules! tuples {
@@ -149,7 +152,7 @@ fn one<P: Param + ?Sized>(param: &P, out: &mut KeyEncoder) {
     param.value(out);
 }
 
-/// Parameters bound one after the other; what [`Query::bind`](crate::Query::bind) makes.
+/// Parameters bound one after the other, as [`Query::bind`](crate::Query::bind) makes them.
 ///
 /// `bind(a).bind(b)` is the same call as `params((a, b))`.
 #[derive(Clone, Copy)]

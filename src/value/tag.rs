@@ -5,27 +5,27 @@ use std::sync::Arc;
 
 use crate::value::checksum;
 
-/// The name of something that results depend on: a table, a view, one product, or a word of one's
+/// The name of something that results depend on: a table, a view, one product, or any name of your
 /// own.
 ///
-/// Queries declare their tags with [`Query::tag`](crate::Query::tag); a loader reports those it only
-/// learns of while it runs with [`Tagged`](crate::Tagged).
-/// [`QueryCache::invalidate`](crate::QueryCache::invalidate) makes everything stale that depends on
-/// one. The number of tags is not limited.
+/// Queries declare their tags with [`Query::tag`](crate::Query::tag). A loader that learns its tags
+/// only while it runs returns them in a [`Tagged`](crate::Tagged).
+/// [`QueryCache::invalidate`](crate::QueryCache::invalidate) invalidates every result that depends
+/// on a tag. The number of tags is not limited.
 ///
-/// Any text is a tag; two are the same if their bytes are. `From` makes one of `&str`, `String` and
-/// `Arc<str>`.
+/// Any text can be a tag. Two tags are equal if their bytes are equal. `From` converts a `&str`, a
+/// `String` or an `Arc<str>`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
 impl Tag {
-    /// The text.
+    /// The text of the tag.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Where the table of what is current has its number. Tags that share a slot are invalidated
-    /// together: that costs a load, never a wrong answer.
+    /// The tag's slot in the currency table. Tags that share a slot are invalidated together: this
+    /// costs a load, never a wrong answer.
     pub(crate) fn slot(&self) -> TagSlot {
         TagSlot::of(checksum::of_name(&self.0))
     }
@@ -55,8 +55,8 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// A result with the tags that its loader found it to depend on; what
-/// [`load_tagged`](crate::Query::load_tagged) and [`wrap_tagged`](crate::Query::wrap_tagged) take.
+/// A result with the tags that its loader found it to depend on, for
+/// [`load_tagged`](crate::Query::load_tagged) and [`wrap_tagged`](crate::Query::wrap_tagged).
 ///
 /// ```
 /// # use larder::{Origin, QueryCache, Tagged};
@@ -84,7 +84,7 @@ pub struct Tagged<T> {
 }
 
 impl<T> Tagged<T> {
-    /// A result without tags of its own; those declared on the query apply.
+    /// A result without tags of its own; the tags declared on the query apply.
     pub fn new(value: T) -> Tagged<T> {
         Tagged { value, tags: vec![] }
     }
@@ -108,14 +108,14 @@ impl<T> Tagged<T> {
     }
 }
 
-/// One of the 65,536 slots that tags are hashed to, or the one on which everything depends.
+/// One of the 65,536 slots that tags are hashed to, or the slot that every result depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TagSlot(u32);
 
 impl TagSlot {
-    /// How many there are, the last included.
+    /// The number of slots, [`EVERYTHING`](TagSlot::EVERYTHING) included.
     pub(crate) const COUNT: usize = (1 << 16) + 1;
-    /// Every result depends on it, and no tag is hashed to it.
+    /// Every result depends on this slot, and no tag is hashed to it.
     pub(crate) const EVERYTHING: TagSlot = TagSlot(1 << 16);
 
     /// The slot of a hash.
@@ -123,7 +123,7 @@ impl TagSlot {
         TagSlot((hash & 0xFFFF) as u32)
     }
 
-    /// The slot of a number that came from elsewhere.
+    /// The slot with this number; `None` if there is no such slot.
     pub(crate) fn numbered(number: u64) -> Option<TagSlot> {
         (number < TagSlot::COUNT as u64).then_some(TagSlot(number as u32))
     }
@@ -137,9 +137,9 @@ impl TagSlot {
 /// What a result depends on: the slots of its tags and of its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dependencies {
-    /// Sorted, each once; never [`TagSlot::EVERYTHING`], which is understood.
+    /// Sorted and unique. [`TagSlot::EVERYTHING`] is implied and never listed.
     slots: Box<[u16]>,
-    /// The tags that are known by name, to say in the end which of them was invalidated.
+    /// The tags that are known by name, to report which of them was invalidated.
     tags: Box<[Tag]>,
 }
 
@@ -152,13 +152,13 @@ impl Dependencies {
         Dependencies { slots: sorted(slots), tags: tags.into() }
     }
 
-    /// These, and what an entry in Redis tells: the numbers alone.
+    /// These dependencies and the slots of an entry in Redis, which has only their numbers.
     pub(crate) fn with_slots(&self, slots: &[u16]) -> Dependencies {
         let slots = self.slots.iter().chain(slots).copied();
         Dependencies { slots: sorted(slots), tags: self.tags.clone() }
     }
 
-    /// These and more.
+    /// These dependencies and more tags.
     pub(crate) fn and(&self, more: impl IntoIterator<Item = Tag>) -> Dependencies {
         let mut tags = self.tags.to_vec();
         tags.extend(more);
@@ -173,12 +173,12 @@ impl Dependencies {
         self.slots.iter().map(|&slot| TagSlot(u32::from(slot)))
     }
 
-    /// The slots as an entry carries them.
+    /// The numbers of the slots, as an entry stores them.
     pub(crate) fn numbers(&self) -> &[u16] {
         &self.slots
     }
 
-    /// The tags of a slot.
+    /// The known tags with this slot.
     #[cfg(any(test, feature = "tracing"))]
     pub(crate) fn named(&self, slot: TagSlot) -> impl Iterator<Item = &Tag> {
         self.tags.iter().filter(move |tag| tag.slot() == slot)
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_tag_has_the_same_cell_in_every_build() {
-        // Other processes of the fleet, perhaps of another version, hash it too.
+        // Other processes of the fleet, perhaps of another version, must compute the same hash.
         assert_eq!(Tag::from("orders").slot().index(), 29_947);
         assert_eq!(Tag::from("").slot().index(), 38_082);
     }

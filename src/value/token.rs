@@ -1,8 +1,8 @@
-//! [`Token`]: the name of one load.
+//! [`Token`]: the identifier of one load.
 
 use std::fmt;
 
-/// The name of one load, in its lease and in its entry.
+/// The identifier of one load, in its lease and in its entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(pub(crate) [u8; 16]);
 

@@ -1,7 +1,7 @@
-//! What becomes of reads that look into Redis together?
+//! What happens to reads that look into Redis together?
 //!
-//! Each test has one thread, so that it decides who comes when: nothing is sent while it does not
-//! await.
+//! Each test has one thread and so decides the order of the reads: nothing is sent while the test
+//! does not await.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! What becomes of a load whose caller leaves, that fails, panics or takes too long?
+//! What happens to a load that fails, panics, takes too long, or whose caller leaves?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! Can somebody who reads the log tell what happened?
+//! Does the log show what happened?
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! Does a result live as long as it was told to, and no longer?
+//! Does a result live as long as its settings say, and no longer?
 
 use std::time::Duration;
 

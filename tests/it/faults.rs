@@ -1,9 +1,9 @@
-//! What do readers notice of a fault? Nothing but time.
+//! What do readers notice of a fault? Only a delay.
 //!
-//! Each fault meets a cache in use: readers that ask for rows of a real table through a proxy, a
-//! writer that changes the table and invalidates. Every read must be answered, in bounded time, and
-//! never with what its own process had invalidated before it began; and Redis must be used again
-//! when the fault is over. What was measured is printed: `cargo test faults -- --nocapture`.
+//! Each fault happens to a cache in use: readers read rows of a real table through a proxy, and a
+//! writer changes the table and invalidates. Every read must be answered in bounded time, and never
+//! with a result that its own process had invalidated before the read began. Redis must be used
+//! again when the fault is over. The measurements are printed: `cargo test faults -- --nocapture`.
 
 mod postgres;
 mod processes;

@@ -1,4 +1,4 @@
-//! Do the servers that the other tests rely on behave, and do they go away?
+//! Do the servers that the other tests rely on work, and do they stop afterwards?
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,4 @@
-//! Do the faults that the other tests cause happen as they say?
+//! Do the faults that the other tests cause happen as described?
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

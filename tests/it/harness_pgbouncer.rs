@@ -1,4 +1,4 @@
-//! Does the pooler of the other tests share sessions among clients, with all that follows from it?
+//! Does the pooler of the other tests share sessions among clients, with all consequences?
 
 use std::collections::HashSet;
 use std::path::PathBuf;

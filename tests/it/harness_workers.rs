@@ -1,4 +1,4 @@
-//! Do the processes that the other tests start, pause and kill do as they are told?
+//! Do the processes that the other tests start, pause and kill follow their commands?
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Does every parameter reach PostgreSQL as what it is, and name one result?
+//! Does every parameter reach PostgreSQL with its type and value, and identify one result?
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Are results right behind a pooler that gives each transaction another session?
+//! Are results correct behind a pooler that gives each transaction a different session?
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Are cells and types of a cached result byte for byte what `tokio_postgres` delivers?
+//! Are the cells and types of a cached result byte for byte those that `tokio_postgres` delivers?
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Do the three ways of asking work, and does an answer say where it came from?
+//! Do the three ways to read work, and does an answer report its origin?
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What can somebody do who can write to Redis, or read a log?
+//! What can an attacker do who can write to Redis or read a log?
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Is bad input refused with words that help?
+//! Is bad input refused with a helpful error?
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Do spans tell what the documentation says, and nothing that is nobody's business?
+//! Do spans contain what the documentation says, and nothing confidential?
 
 use std::collections::BTreeSet;
 

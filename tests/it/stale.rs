@@ -1,4 +1,4 @@
-//! When is a result served that is not current, and does the answer say so?
+//! When is a stale result served, and does the answer report it?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

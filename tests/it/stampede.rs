@@ -1,4 +1,4 @@
-//! Does one load serve all who ask at once?
+//! Does one load serve all concurrent readers?
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

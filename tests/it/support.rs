@@ -1,4 +1,4 @@
-//! What many tests need.
+//! Helpers that many tests need.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! What is told by `tracing`, test by test.
+//! Records the spans and events of `tracing`, test by test.
 //!
-//! One subscriber for the process, which keeps what the thread of a test tells. A subscriber for each
-//! test would miss some: where a callsite is reached first by a thread that has none, `tracing` keeps
-//! in mind that nobody is interested in it.
+//! The process has one subscriber, which records the events of a test's thread. With a subscriber
+//! for each test, some events would be lost: if a thread without a subscriber reaches a callsite
+//! first, `tracing` remembers that nobody is interested in it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

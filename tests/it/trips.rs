@@ -1,4 +1,5 @@
-//! How often is Redis asked? Counted at a proxy, on the connection for commands.
+//! How many round trips to Redis does an operation take? They are counted at a proxy, on the
+//! connection for commands.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Do typed values come back from Redis as they went in?
+//! Are typed values the same after they were stored in Redis?
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;

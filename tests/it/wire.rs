@@ -1,4 +1,4 @@
-//! What stands in Redis, and what does a reader make of anything else there?
+//! What is stored in Redis, and how does a reader treat anything else there?
 
 use std::time::Duration;
 

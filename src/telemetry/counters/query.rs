@@ -14,10 +14,10 @@ use crate::telemetry::metrics::QueryMetrics;
 use crate::telemetry::stats::{Histogram, QueryStats};
 use crate::value::answer::{Answer, Origin};
 
-/// The name that all queries share beyond the first [`MOST`].
+/// The name that all queries beyond the first [`MOST`] share.
 pub(crate) const OTHER: &str = "other";
-/// How many names are told apart. A program has so many queries only if it writes values into its
-/// SQL, and then nobody wants to see each.
+/// The number of names that have their own counters. A program has more queries only if it writes
+/// values into its SQL, and then counters for each are of no use.
 const MOST: usize = 1000;
 const LONGEST_NAME: usize = 64;
 
@@ -69,19 +69,19 @@ impl QueryCounters {
         &self.name
     }
 
-    /// Redis was looked into.
+    /// Records a lookup in Redis.
     pub(crate) fn looked_up(&self, took: Duration) {
         self.lookups.record(took);
         self.metrics.lookup(took);
     }
 
-    /// A load has ended, well or not.
+    /// Records a load, failed or not.
     pub(crate) fn load_took(&self, took: Duration) {
         self.load_times.record(took);
         self.metrics.load(took);
     }
 
-    /// Counts a read that was not a hit at its first look into memory.
+    /// Counts a read that was not a hit at its first lookup in memory.
     pub(crate) fn answered<V>(&self, outcome: &Result<Answer<V>, Error>) {
         count(match outcome.as_ref().map(Answer::origin) {
             // Counted where it was found.
@@ -122,8 +122,8 @@ impl fmt::Debug for QueryCounters {
     }
 }
 
-/// The counters of all queries, by name. A query object made for each call finds those of the one
-/// before.
+/// The counters of all queries, by name. A query object that is made for each call finds the
+/// counters of the previous one.
 pub(crate) struct CountersByName {
     namespace: Box<str>,
     known: RwLock<Known>,
@@ -169,7 +169,7 @@ impl CountersByName {
         known.blocks.iter().map(|block| block.sum()).sum()
     }
 
-    /// Of all queries, by name.
+    /// The statistics of all queries, sorted by name.
     pub(crate) fn snapshot(&self) -> Vec<QueryStats> {
         let known = self.known.read();
         let counters: Vec<_> = known.counters.values().cloned().collect();
@@ -181,11 +181,12 @@ impl CountersByName {
     }
 }
 
-/// What is allowed, if the name is not.
+/// Checks a query's name; the error states the rule.
 pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
-    match (1..=LONGEST_NAME).contains(&name.len()) && !name.chars().any(char::is_control) {
-        true => Ok(()),
-        false => Err("1 to 64 bytes, without control characters"),
+    if (1..=LONGEST_NAME).contains(&name.len()) && !name.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err("1 to 64 bytes, without control characters")
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`StripedCounter`]: a counter for what many threads do at once.
+//! [`StripedCounter`]: a counter that many threads increment at once.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use super::count;
 const STRIPES: usize = 16;
 const LANES: usize = 16;
 
-/// Counters for what many threads do at once: each thread adds to a stripe that it shares with few
-/// others. One place for all would cost a hit in memory more than its look-up when several cores
-/// take turns at it.
+/// Sixteen counters that many threads increment at once. Each thread adds to a stripe that it
+/// shares with few others. With one location for all threads, contention between cores would cost a
+/// hit in memory more than its lookup.
 ///
-/// A stripe holds the same counter of sixteen counters: a thread that counts for several queries stays
-/// in its own stripe, and a query takes 128 bytes and not two kilobytes.
+/// A stripe has a part of each of the sixteen counters. So a thread that counts for several queries
+/// stays in its own stripe, and a query takes 128 bytes and not two kilobytes.
 #[derive(Default)]
 pub(super) struct Block([Stripe; STRIPES]);
 
-/// Two lines of 64 bytes, since processors fetch them in pairs.
+/// Two cache lines of 64 bytes, since processors fetch them in pairs.
 #[derive(Default)]
 #[repr(align(128))]
 struct Stripe([AtomicU64; LANES]);
 
 impl Block {
-    /// All its counters together.
+    /// The sum of all its counters.
     pub(super) fn sum(&self) -> u64 {
         let all = self.0.iter().flat_map(|stripe| &stripe.0);
         all.map(|counter| counter.load(Ordering::Relaxed)).sum()
@@ -39,8 +39,7 @@ pub(crate) struct StripedCounter {
 }
 
 impl StripedCounter {
-    /// The next one: of this block, if that has one left, or else of a new one, which takes its
-    /// place.
+    /// The counter after `last`: of the same block if it has one left, or else of a new block.
     pub(super) fn next(last: Option<&StripedCounter>) -> StripedCounter {
         match last {
             Some(last) if last.number + 1 < LANES => {

@@ -1,4 +1,4 @@
-//! [`Reporter`]: the task that hands a cache's counters to the recorder.
+//! [`Reporter`]: the task that reports a cache's counters to the recorder.
 
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -19,18 +19,18 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Reads all numbers of a cache and of its queries.
 type Collect = Box<dyn Fn() -> (CacheStats, Vec<QueryStats>) + Send>;
 
-/// Tells the recorder from time to time what a cache has counted, until it is dropped, and a last
-/// time then.
+/// Regularly reports a cache's counters to the recorder until it is dropped, and then a last time.
 pub(crate) struct Reporter {
     task: JoinHandle<()>,
     reported: Arc<Mutex<Reported>>,
 }
 
-/// What has been reported, and to whom.
+/// What has been reported, and to which recorder.
 struct Reported {
     collect: Collect,
     namespace: String,
-    /// Which recorder it was. One that is installed later is reported all from the beginning.
+    /// The address of the recorder. A recorder that is installed later receives all counts from the
+    /// beginning.
     recorder: Option<usize>,
     cache: CacheStats,
     queries: HashMap<String, QueryStats>,
@@ -95,8 +95,8 @@ impl Reported {
         }
     }
 
-    // Differences, and not how they stand: two caches of one namespace in one process are one
-    // series, which is their sum.
+    // Counters and gauges are reported as differences and not as totals: two caches of one
+    // namespace in one process share one series, which is their sum.
 
     fn report_cache(&self, recorder: &dyn Recorder, now: &CacheStats) {
         for metric in ALL {

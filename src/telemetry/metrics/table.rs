@@ -1,4 +1,4 @@
-//! All metrics, in one table: what they are called, and where their numbers are.
+//! The table of all metrics: their names, and the sources of their numbers.
 
 use metrics::{Recorder, Unit};
 
@@ -11,23 +11,23 @@ pub(super) struct Metric {
     pub(super) help: &'static str,
 }
 
-/// What it is, and where its numbers are.
+/// The type of a metric, and the source of its numbers.
 pub(super) enum Kind {
-    /// A counter by `namespace` and `query`, and by one more label if that is named.
+    /// A counter by `namespace` and `query`, and by one more label if it is named here.
     Query(Option<&'static str>, Parts<QueryStats>),
-    /// A counter by `namespace`, and by one more label if that is named.
+    /// A counter by `namespace`, and by one more label if it is named here.
     Cache(Option<&'static str>, Parts<CacheStats>),
     /// A gauge by `namespace`.
     Gauge(fn(&CacheStats) -> u64),
-    /// One, by `version`.
+    /// A gauge that is always one, by `version`.
     Build,
-    /// A counter by `view`, reported where it happens.
+    /// A counter by `view`, reported at each event.
     View,
-    /// Reported where it happens.
+    /// A histogram, reported at each event.
     Histogram,
 }
 
-/// Values of the label, and the number of each.
+/// The values of the label, and the number for each.
 type Parts<T> = &'static [(&'static str, fn(&T) -> u64)];
 
 pub(super) const LOOKUPS: &str = "larder_l2_lookup_duration_seconds";

@@ -1,4 +1,4 @@
-//! [`Latency`]: how long something took, each time that it was done.
+//! [`Latency`]: the durations of an operation.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -8,27 +8,26 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How long something took, each time that it was done: how often, how long in sum, and how that is
-/// distributed.
+/// The durations of an operation: their number, their sum and their distribution.
 ///
-/// Times are counted in buckets, of which four cover each doubling from 4 µs to 71 minutes. A
-/// [`quantile`](Latency::quantile) is the middle of its bucket: within 12.5 % of the truth, and
-/// below 4 µs within half a microsecond. What took longer than 71 minutes is counted in the last
-/// bucket. [`sum`](Latency::sum), and with it the [`mean`](Latency::mean), is exact.
+/// Durations are counted in buckets; four buckets cover each doubling from 4 µs to 71 minutes. A
+/// [`quantile`](Latency::quantile) is the middle of its bucket: within 12.5 % of the true value,
+/// and below 4 µs within half a microsecond. Durations above 71 minutes are counted in the last
+/// bucket. The [`sum`](Latency::sum), and therefore the [`mean`](Latency::mean), is exact.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Latency {
     sum_ns: u64,
     buckets: [u64; BUCKETS],
 }
 
-/// Two bits below the leading one tell the four buckets of a doubling apart.
+/// The two bits below the leading one select one of the four buckets of a doubling.
 const BITS: u32 = 2;
 const PER_DOUBLING: usize = 1 << BITS;
-/// Microseconds from here on are in the last bucket.
+/// Durations from this many microseconds on are in the last bucket.
 const LONGEST: u64 = 1 << 32;
 const BUCKETS: usize = PER_DOUBLING + (32 - BITS as usize) * PER_DOUBLING;
 
-/// The bucket of so many microseconds.
+/// The bucket of a duration in microseconds.
 fn bucket(us: u64) -> usize {
     let us = us.min(LONGEST - 1);
     if us < PER_DOUBLING as u64 {
@@ -47,24 +46,24 @@ fn begin(bucket: usize) -> u64 {
 }
 
 impl Latency {
-    /// How often it was done.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// How long it took in sum.
+    /// The sum of all durations.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
-    /// How long it took on average; `None` if it was never done.
+    /// The mean duration; `None` if there is none.
     pub fn mean(&self) -> Option<Duration> {
         let count = self.count();
         (count > 0).then(|| Duration::from_nanos(self.sum_ns / count))
     }
 
-    /// The time that this share of all did not exceed, from 0.0 to 1.0, as well as it can be told;
-    /// `None` if it was never done.
+    /// The duration that this share of all durations, from 0.0 to 1.0, does not exceed, as exactly
+    /// as the buckets allow; `None` if there is none.
     ///
     /// ```
     /// # use larder::QueryCache;
@@ -90,15 +89,15 @@ impl Latency {
         Some(Duration::from_nanos(middle))
     }
 
-    /// How often it took how long: the time that the times of a bucket lie below, and their number.
-    /// Buckets without any are left out.
+    /// The buckets that are not empty: for each, the bound that its durations lie below, and their
+    /// number.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let filled = self.buckets.iter().enumerate().filter(|(_, number)| **number > 0);
         filled.map(|(at, &number)| (Duration::from_micros(begin(at + 1)), number))
     }
 
-    /// What of this came after `earlier` was taken: of the same cache or query, the distribution
-    /// between two snapshots.
+    /// The durations that were counted after `earlier` was taken. Between two snapshots of the same
+    /// cache or query, this is the distribution in that period.
     #[must_use = "it returns the difference"]
     pub fn since(&self, earlier: &Latency) -> Latency {
         let mut since = *self;
@@ -109,7 +108,7 @@ impl Latency {
         since
     }
 
-    /// Adds what another has counted: of another query, or of another process.
+    /// Adds the durations of another query or another process.
     pub fn add(&mut self, other: &Latency) {
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
         for (number, more) in self.buckets.iter_mut().zip(&other.buckets) {
@@ -135,7 +134,7 @@ impl fmt::Debug for Latency {
     }
 }
 
-/// As it is written: each bucket by the microseconds that its times lie below.
+/// The serialized form: each bucket by the bound in microseconds that its durations lie below.
 #[derive(Serialize, Deserialize)]
 struct Written {
     sum_ns: u64,
@@ -163,7 +162,7 @@ impl<'de> Deserialize<'de> for Latency {
     }
 }
 
-/// The counters behind [`Latency`]. Their kilobyte is taken with the first time that is counted.
+/// The counters behind [`Latency`]. Their kilobyte is allocated when the first duration is counted.
 #[derive(Default)]
 pub(crate) struct Histogram {
     sum_ns: AtomicU64,

@@ -1,10 +1,10 @@
-//! [`QueryStats`]: what the cache did for each query.
+//! [`QueryStats`]: the counters of each query.
 
 use serde::{Deserialize, Serialize};
 
 use super::latency::Latency;
 
-/// What a cache did for a query since it was built: a snapshot by
+/// What a cache did for a query since it was built: a snapshot from
 /// [`QueryCache::query_stats`](crate::QueryCache::query_stats).
 ///
 /// Each read is counted once, when it is answered, as one of `l1_hits`, `l2_hits`, `coalesced`,
@@ -13,16 +13,17 @@ use super::latency::Latency;
 #[serde(default)]
 #[non_exhaustive]
 pub struct QueryStats {
-    /// The [name](crate::Query::name) that it was given, or else the first 16 digits of a hash of
-    /// namespace and SQL; `other` for all queries together that came when 1,000 names were known.
+    /// The [name](crate::Query::name) that the query was given, or else the first 16 digits of a
+    /// hash of namespace and SQL. Queries that come after the first 1,000 names are counted
+    /// together, as `other`.
     pub name: String,
     /// Reads answered from memory.
     pub l1_hits: u64,
     /// Reads answered from Redis.
     pub l2_hits: u64,
-    /// Reads answered with the result of another read's look-up or load of the same key.
+    /// Reads answered with the result of another read's lookup or load of the same key.
     pub coalesced: u64,
-    /// Reads answered with a load that they began: of their own, or of another process, which they
+    /// Reads answered with a load that they began, or with a load of another process that they
     /// waited for.
     #[serde(rename = "loaded")]
     pub reads_loaded: u64,
@@ -30,7 +31,7 @@ pub struct QueryStats {
     pub stale: u64,
     /// Reads answered with an error.
     pub failed: u64,
-    /// Those of them that were answered with an error that was kept as an answer.
+    /// Of the failed reads, those answered with a cached error.
     pub negative_hits: u64,
     /// Results found in memory or in Redis that were not served because something they depend on
     /// had been invalidated since their load began.
@@ -38,17 +39,17 @@ pub struct QueryStats {
     pub invalidated: u64,
     /// Loads begun.
     pub loads: u64,
-    /// Loads that failed, those included whose deadline passed before it was their turn.
+    /// Loads that failed, including those whose deadline passed before their turn.
     pub load_errors: u64,
-    /// Bytes of the results that were loaded, encoded, as far as they may be stored.
+    /// Encoded bytes of the loaded results, of those that may be stored.
     pub loaded_bytes: u64,
     /// Bytes of entries read from Redis.
     pub l2_bytes_read: u64,
     /// Bytes of entries written to Redis.
     pub l2_bytes_written: u64,
-    /// How long Redis took to be looked into, in vain or not.
+    /// The duration of lookups in Redis, whether they found the result or not.
     pub lookup_latency: Latency,
-    /// How long loads took, failed ones included: the time that PostgreSQL was kept busy.
+    /// The duration of loads, failed ones included: the time that PostgreSQL was kept busy.
     pub load_latency: Latency,
 }
 
@@ -58,8 +59,8 @@ impl QueryStats {
         self.l1_hits + self.l2_hits + self.coalesced + self.reads_loaded + self.stale + self.failed
     }
 
-    /// The share of reads that were answered from memory or Redis, or with the result of a load that
-    /// was under way; `None` if there were none.
+    /// The share of reads that were answered from memory or Redis, or with the result of a load
+    /// that was already in flight; `None` if there were no reads.
     pub fn hit_ratio(&self) -> Option<f64> {
         let reads = self.reads();
         let hits = reads - self.reads_loaded - self.failed;

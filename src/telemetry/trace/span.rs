@@ -1,7 +1,7 @@
-//! [`Span`]: what takes time, for `tracing`. Without the feature it is nothing.
+//! [`Span`]: an operation with a duration, for `tracing`. Without the feature, it does nothing.
 //!
-//! The fields are listed in `docs/tracing.md`. An outcome is a word of ours: the text of an error may
-//! show what its query was about.
+//! `docs/tracing.md` lists the fields. An outcome is always a term of this crate and never the text
+//! of an error, which may reveal the query.
 
 use std::fmt;
 use std::future::Future;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::value::key::CacheKey;
 
-/// Cloning it gives the same span.
+/// A clone is the same span.
 #[derive(Clone)]
 pub(crate) struct Span {
     #[cfg(feature = "tracing")]
@@ -42,12 +42,12 @@ macro_rules! span {
 
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 impl Span {
-    /// A load, from before its right to load is asked for until its result is in both tiers.
+    /// A load, from before the request for permission until its result is in both tiers.
     pub(crate) fn load(query: &str, key: &CacheKey) -> Span {
         span!(DEBUG, "load", query = query, key = &key.to_hex()[..16])
     }
 
-    /// A look into Redis.
+    /// A lookup in Redis.
     pub(crate) fn look_up(query: &str, key: &CacheKey) -> Span {
         span!(TRACE, "look_up", query = query, key = &key.to_hex()[..16])
     }
@@ -62,7 +62,7 @@ impl Span {
         span!(INFO, "refresh", view = view)
     }
 
-    /// What is done in it.
+    /// Runs a future within the span.
     pub(crate) fn around<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         #[cfg(feature = "tracing")]
         return tracing::Instrument::instrument(future, self.span.clone());
@@ -70,7 +70,7 @@ impl Span {
         return future;
     }
 
-    /// How it came out.
+    /// Records the outcome, the duration, and the size if it is known.
     pub(crate) fn ends(&self, outcome: &str, took: Duration, bytes: Option<usize>) {
         #[cfg(feature = "tracing")]
         {
@@ -82,13 +82,13 @@ impl Span {
         }
     }
 
-    /// It failed, with an error of this kind.
+    /// Records a failure by the kind of its error.
     pub(crate) fn failed(&self, kind: &impl fmt::Debug, took: Duration) {
         self.ends(&word(kind), took, None);
     }
 }
 
-/// `TooLarge` as `too_large`.
+/// The name of a kind in snake case: `TooLarge` as `too_large`.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 fn word(kind: &impl fmt::Debug) -> String {
     #[allow(unused_mut)]

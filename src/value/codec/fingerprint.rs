@@ -1,9 +1,10 @@
-//! What a value tells a serializer, as one number: a serializer that writes nothing.
+//! The fingerprint of a value: a serializer that writes nothing, and hashes everything that the
+//! value passes to it.
 //!
-//! A codec is trusted with a value only if what it gives back tells the same. `serde_json` writes
-//! NaN, `Some(None)` and `Some(())` as `null` without a word; an untagged enum may read its second
-//! variant as its first; flattened fields may swallow each other. All of that shows here, where a
-//! comparison of bytes would show a mere order of map entries as well.
+//! A value is stored only if the decoded value has the same fingerprint. `serde_json` silently
+//! writes NaN, `Some(None)` and `Some(())` as `null`; an untagged enum may decode its second
+//! variant as its first; flattened fields may overwrite each other. The fingerprint shows all of
+//! these. It ignores the order of map entries, which a comparison of bytes would not.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
@@ -14,8 +15,8 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// Values nested deeper than this are not stored. `serde_json` reads 128 levels back and no more;
-/// and a codec that descends without a limit would exhaust a thread's stack, which ends the process.
+/// Values nested deeper than this are not stored. `serde_json` decodes at most 128 levels, and a
+/// codec without a limit could overflow the stack of a thread, which ends the process.
 pub(super) const DEEPEST: usize = 120;
 
 /// The fingerprint of a value, or `None` if it cannot be serialized or is nested too deep.
@@ -25,7 +26,7 @@ pub(super) fn of<T: Serialize + ?Sized>(value: &T, human_readable: bool) -> Opti
 
 #[derive(Clone, Copy)]
 struct Fingerprint {
-    /// Some types serialize otherwise for binary codecs.
+    /// Some types serialize differently for binary codecs.
     human_readable: bool,
     depth: usize,
 }
@@ -69,15 +70,15 @@ impl Fingerprint {
     }
 }
 
-/// A value of several parts. Their numbers are added up, so that their order does not count: a
-/// `HashMap` or a `HashSet` has none, and no codec changes that of the others.
+/// A value of several parts. Their hashes are added, so their order does not count: a `HashMap` or
+/// a `HashSet` has no order, and no codec changes the order of the others.
 struct Parts {
     fingerprint: Fingerprint,
     kind: &'static str,
     variant: &'static str,
     sum: u64,
     count: u64,
-    /// Of the map key whose value comes next.
+    /// The hash of the map key whose value comes next.
     key: u64,
 }
 
@@ -94,8 +95,8 @@ impl Parts {
     }
 }
 
-/// Numbers of all widths are one kind: `serde_json` gives an `i64` back as the `u64` it reads, to
-/// types that take either.
+/// Numbers of all widths are one kind: `serde_json` may decode an `i64` as a `u64`, for types that
+/// accept either.
 macro_rules! plain {
     ($($method:ident $type:ty, $kind:literal, |$value:ident| $number:expr;)*) => {$(
         fn $method(self, $value: $type) -> Number {
@@ -229,7 +230,7 @@ impl SerializeSeq for Parts {
     }
 }
 
-/// Parts that have a place.
+/// Parts that are identified by their position.
 macro_rules! placed {
     ($($trait:ident $method:ident;)*) => {$(
         impl $trait for Parts {
@@ -253,7 +254,7 @@ placed! {
     SerializeTupleVariant serialize_field;
 }
 
-/// Parts that have a name.
+/// Parts that are identified by their name.
 macro_rules! named {
     ($($trait:ident;)*) => {$(
         impl $trait for Parts {

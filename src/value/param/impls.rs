@@ -1,4 +1,4 @@
-//! The types that are parameters.
+//! The types that implement [`Param`] and [`SqlParam`].
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::{Param, SqlParam};
 use crate::value::key::KeyEncoder;
 
-/// The first byte of a kind. Never change one: it is under the hash of every key.
+/// The first byte of a kind. Never change one: it is part of every hashed key.
 mod kind {
     pub(super) const BOOL: u8 = 1;
     pub(super) const I8: u8 = 2;
@@ -69,7 +69,7 @@ macro_rules! fixed {
     )*};
 }
 
-/// Types that a load keeps as they are.
+/// Types that are their own owned form.
 macro_rules! owned {
     ($($type:ty),* $(,)?) => {$(
         impl SqlParam for $type {
@@ -134,7 +134,7 @@ impl<T: Param> Param for [T] {
     }
 }
 
-/// Owners and references of something that is a parameter: the same parameter.
+/// Owners of a parameter and references to it, which are the same parameter.
 macro_rules! forwarded {
     ($([$($generics:tt)*] $type:ty => $to:ty;)*) => {$(
         impl<$($generics)*> Param for $type {
@@ -282,7 +282,7 @@ mod uuid_params {
 mod decimal_params {
     use super::{KeyEncoder, Param, SqlParam, kind};
 
-    // With its scale: PostgreSQL's `numeric` tells 1.0 from 1.00 when it is shown.
+    // With its scale: PostgreSQL's `numeric` prints 1.0 and 1.00 differently.
     fixed! { rust_decimal::Decimal, DECIMAL, |v| v.serialize(); }
     owned!(rust_decimal::Decimal);
 }
@@ -302,7 +302,7 @@ mod chrono_params {
     }
     owned!(NaiveDate, NaiveTime, NaiveDateTime, DateTime<Utc>, DateTime<FixedOffset>);
 
-    /// With its offset: PostgreSQL sees the instant only, a wrapped function sees both.
+    /// The offset is included: PostgreSQL sees only the instant, but a wrapped function sees both.
     impl<Z: TimeZone> Param for DateTime<Z> {
         #[inline]
         fn kind(out: &mut KeyEncoder) {
@@ -316,7 +316,8 @@ mod chrono_params {
     }
 
     fn time(time: &NaiveTime) -> [u8; 8] {
-        // A leap second is written as a nanosecond count past one billion, hence not one number.
+        // A leap second has more than one billion nanoseconds, so the time is not written as one
+        // count of nanoseconds.
         (u64::from(time.num_seconds_from_midnight()) << 32 | u64::from(time.nanosecond()))
             .to_le_bytes()
     }
@@ -339,7 +340,7 @@ mod time_params {
     }
     owned!(Date, Time, PrimitiveDateTime, OffsetDateTime);
 
-    /// With its offset: PostgreSQL sees the instant only, a wrapped function sees both.
+    /// The offset is included: PostgreSQL sees only the instant, but a wrapped function sees both.
     impl Param for OffsetDateTime {
         #[inline]
         fn kind(out: &mut KeyEncoder) {

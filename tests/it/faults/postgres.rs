@@ -1,4 +1,4 @@
-//! What do readers notice of PostgreSQL's own trouble?
+//! What do readers notice of faults in PostgreSQL itself?
 
 use super::*;
 use crate::servers::Postgres;

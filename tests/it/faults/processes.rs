@@ -1,4 +1,4 @@
-//! What does the death or the sleep of a process do to the others?
+//! What happens to the others if a process dies or is paused?
 
 use super::*;
 use crate::servers::{Worker, worker};
