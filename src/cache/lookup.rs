@@ -2,14 +2,13 @@
 //! be served.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
-use crate::clock::{self, Instant};
-use crate::currency::Stamp;
+use crate::cache::judge::Judgement;
+use crate::clock::{self};
 use crate::flight::Loaded;
-use crate::l1::entry::{Entry, Lifetime, LoadInfo};
+use crate::l1::entry::{Entry, LoadInfo};
 use crate::l2::Found;
 use crate::l2::entry::{self, Opened};
 use crate::telemetry::counters::{count, count_bytes};
@@ -84,30 +83,25 @@ impl Inner {
             );
         };
         let seen = MissReason::Unwanted(opened.header.token);
-        let at = opened.header.at;
-        let stamp = Stamp { epoch: at.epoch, seq: at.seq, order: 0 };
         let depends = depends(&opened, config);
-        // Checked before the payload is decoded: an invalidated one need not be.
-        let current = self.currency.is_current(&stamp, depends.slots());
-        if !current {
+        // Judged before the payload is decoded: an invalidated one need not be.
+        let (header, slots, policy) = (&opened.header, depends.slots(), &config.policy);
+        let judged = Judgement::new(header, slots, &self.currency, policy, now, asked);
+        let stamp = judged.stamp;
+        if !judged.is_current {
             count(&config.counters.outdated);
             trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &config.depends));
-            if !config.policy.allow_invalidated {
+            if !policy.allow_invalidated {
                 return Lookup::Nothing(seen);
             }
         }
-        let remaining = Duration::from_millis(opened.header.ends.saturating_sub(now));
-        // The writer gave the entry at most `life`. If more than that remains, the clock of Redis
-        // has been set back since, and the age of the entry is unknown.
-        let Some(stored_for) = opened.header.life.checked_sub(remaining) else {
+        let Some(lifetime) = judged.lifetime else {
             count(&self.counters.l2_refused);
             return Lookup::Nothing(MissReason::Refused(opened.header.token));
         };
-        let lifetime = lifetime(&opened, asked, stored_for, remaining, config);
         let now = self.clock.now();
-        let fresh = current && lifetime.is_fresh(&config.policy, now);
-        let longest = config.policy.longest_stale();
-        if !fresh && !lifetime.allows_stale(&config.policy, longest, now) {
+        let fresh = judged.is_served(policy, now);
+        if !fresh && !lifetime.allows_stale(policy, policy.longest_stale(), now) {
             count(&self.counters.l2_misses);
             return Lookup::Nothing(seen);
         }
@@ -146,25 +140,5 @@ fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Dependencies> {
     } else {
         // Both apply: the tags that the writer stored, and those that this reader declares.
         Arc::new(config.depends.with_slots(&opened.slots))
-    }
-}
-
-fn lifetime(
-    opened: &Opened,
-    asked: Instant,
-    stored_for: Duration,
-    remaining: Duration,
-    config: &QueryConfig,
-) -> Lifetime {
-    let born = clock::before(asked, stored_for);
-    let dies = clock::after(asked, remaining);
-    let expires = clock::after(born, opened.header.ttl).min(dies);
-    let evict_at = config.policy.kept(asked, dies);
-    Lifetime {
-        load_began: clock::before(born, opened.header.load),
-        loaded: born,
-        cached: asked,
-        expires,
-        evict_at,
     }
 }

@@ -7,6 +7,7 @@ mod collector;
 pub(crate) mod config;
 mod fleet_stats;
 pub(crate) mod inner;
+pub(crate) mod judge;
 pub(crate) mod load;
 pub(crate) mod lookup;
 mod permission;
