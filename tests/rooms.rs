@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from bottom to top. A room imports only from rooms before it in this list.
 const ROOMS: &[&str] = &[
     "sync",
+    "backoff",
     "error",
     "clock",
     "policy",
@@ -24,6 +25,7 @@ const ROOMS: &[&str] = &[
     "cache",
     "query",
     "refresh",
+    "admin",
     "lib",
 ];
 

@@ -267,7 +267,7 @@ impl Drop for Called {
 }
 
 /// The reply to `TIME` in milliseconds, rounded up.
-pub(super) fn milliseconds(time: &Value) -> Option<u64> {
+pub(crate) fn milliseconds(time: &Value) -> Option<u64> {
     let Value::Array(time) = time else { return None };
     let [seconds, micros] = time.as_slice() else { return None };
     number(seconds)?.checked_mul(1_000)?.checked_add(number(micros)?.div_ceil(1_000))

@@ -69,7 +69,7 @@ struct Scripts {
 }
 
 impl Names {
-    fn new(namespace: &str) -> Names {
+    pub(crate) fn new(namespace: &str) -> Names {
         Names {
             entries: format!("larder:{namespace}:{FORMAT}:{{"),
             directory: format!("larder:{namespace}:directory"),
@@ -79,7 +79,7 @@ impl Names {
         }
     }
 
-    fn entry(&self, key: &CacheKey) -> String {
+    pub(crate) fn entry(&self, key: &CacheKey) -> String {
         self.of(key, "}")
     }
 
@@ -87,8 +87,29 @@ impl Names {
         format!("{}{name}", self.notes)
     }
 
-    fn lease(&self, key: &CacheKey) -> String {
+    pub(crate) fn lease(&self, key: &CacheKey) -> String {
         self.of(key, "}:lease")
+    }
+
+    /// What all entries' names begin with.
+    #[cfg(feature = "admin")]
+    pub(crate) fn entry_prefix(&self) -> &str {
+        &self.entries
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn stats(&self) -> &str {
+        &self.stats
     }
 
     /// The length of every entry's name.
@@ -374,12 +395,12 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-fn number(value: &Value) -> Option<u64> {
+pub(crate) fn number(value: &Value) -> Option<u64> {
     std::str::from_utf8(bytes(value)?).ok()?.parse().ok()
 }
 
 /// The directory stores its marks as negative scores.
-fn mark(value: &Value) -> Option<u64> {
+pub(crate) fn mark(value: &Value) -> Option<u64> {
     let score: f64 = match value {
         Value::Double(score) => *score,
         other => std::str::from_utf8(bytes(other)?).ok()?.parse().ok()?,
