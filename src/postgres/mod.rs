@@ -1,6 +1,7 @@
 //! The sources of [`Rows`](crate::Rows): PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
+mod query;
 mod run;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use deadpool_postgres::{Object, Pool};
 use futures_util::{TryStreamExt, pin_mut};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
 use crate::error::{Error, ErrorKind};
@@ -137,14 +137,34 @@ pub(super) async fn on_client(
     rows(&client, &statement, &params, &sets).await
 }
 
+/// Without any assumption about the client, and with nothing kept on it.
+pub(super) async fn on_generic(
+    client: &impl GenericClient,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+    sets: &ColumnSets,
+) -> Result<Image, Error> {
+    let statement = client.prepare(sql).await.map_err(of_postgres)?;
+    collect(client, &statement, params.iter().copied(), sets).await
+}
+
 async fn rows(
     client: &Client,
     statement: &Statement,
     params: &OwnedParams,
     sets: &ColumnSets,
 ) -> Result<Image, Error> {
-    let mut image = ImageWriter::new(sets.of_statement(statement.columns()));
     let params = params.iter().map(|param| &**param as &(dyn ToSql + Sync));
+    collect(client, statement, params, sets).await
+}
+
+async fn collect<'a>(
+    client: &impl GenericClient,
+    statement: &Statement,
+    params: impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> + Send + Sync,
+    sets: &ColumnSets,
+) -> Result<Image, Error> {
+    let mut image = ImageWriter::new(sets.of_statement(statement.columns()));
     let rows = client.query_raw(statement, params).await.map_err(of_postgres)?;
     pin_mut!(rows);
     while let Some(row) = rows.try_next().await.map_err(of_postgres)? {

@@ -86,6 +86,34 @@ impl<'q, P: Params> Bound<'q, P> {
         self.load_tagged(move || async move { load().await.map(Tagged::new) })
     }
 
+    /// Returns rows that `load` brings: from memory, from Redis, or by running `load`.
+    ///
+    /// Use it where [`fetch`](Bound::fetch) has no source to offer, such as a client that was set up
+    /// for a tenant; [`Rows::query`] makes rows of any client. The result has the key that `fetch`
+    /// gives it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Bound::load). An error that is a [`larder::Error`](crate::Error) is passed
+    /// on as it is.
+    pub fn load_rows<E, F, Fut>(self, load: F) -> Read<'q, Rows, impl Loader<Rows>>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Rows, E>> + Send + 'static,
+    {
+        let call = self.query.call(Rows::shape(), &self.params);
+        Read::new(self.query.inner(), call, move || -> LoadFn<Image> {
+            Box::new(move || {
+                async move {
+                    let rows = load().await.map_err(of_user)?;
+                    Ok((rows.into_image(), vec![]))
+                }
+                .boxed()
+            })
+        })
+    }
+
     /// Like [`load`](Bound::load), with a `load` that also reports the tags its result depends on;
     /// see [`Tagged`].
     ///

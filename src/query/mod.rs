@@ -449,5 +449,8 @@ impl fmt::Debug for Query {
 
 /// Wraps an error of the user's own function.
 pub(crate) fn of_user<E: Into<BoxError>>(error: E) -> Error {
-    Error::query(error.into())
+    match error.into().downcast::<Error>() {
+        Ok(ours) => *ours,
+        Err(error) => Error::query(error),
+    }
 }

@@ -7,6 +7,7 @@ mod attempt;
 mod basis;
 mod builder;
 mod check;
+mod discover;
 mod event;
 mod events;
 mod follow;
@@ -28,6 +29,7 @@ mod webhook;
 
 pub use self::builder::RefresherBuilder;
 pub use self::check::{CheckReport, ViewCheck};
+pub use self::discover::DiscoveredView;
 pub use self::event::RefreshEvent;
 pub use self::hook::{HookError, RefreshHook, Veto};
 pub use self::plan::{PlannedView, RefreshPlan};

@@ -27,6 +27,7 @@ const PREFIX: usize = 12;
 const NULL: u32 = 1 << 31;
 
 /// Public only because public signatures contain it; users of the crate cannot name it.
+#[derive(Clone)]
 pub struct Image {
     bytes: Bytes,
     columns: Arc<ColumnSet>,

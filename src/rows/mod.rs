@@ -47,6 +47,11 @@ impl Rows {
         Rows(image)
     }
 
+    /// The image, which shares its bytes with other copies.
+    pub(crate) fn into_image(self) -> Image {
+        Arc::unwrap_or_clone(self.0)
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.0.rows()

@@ -3,22 +3,16 @@
 mod param;
 mod print;
 mod value;
-mod verdict;
+mod why;
 
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use clap::Args;
+use larder::admin::{Error, Inspection, KeyBuilder, Redis, ResultKey};
 
 use self::param::Parameter;
-use self::verdict::Sight;
-use super::config::Config;
-use super::failure::{Failure, counted};
-use crate::entry;
-use crate::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::redis::console::{Console, Trouble};
-use crate::tag::{Cell, Tag};
-use crate::value::shape_named;
+use crate::config::Config;
+use crate::failure::{Failure, counted};
 
 /// How many names of keys are looked at to complete a prefix.
 const MOST: usize = 1_000_000;
@@ -101,45 +95,31 @@ pub(super) struct Inspect {
 
 impl Inspect {
     pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let (redis, namespace) = (config.redis()?, config.namespace()?);
-        let console = Console::connect(redis, namespace).await.map_err(|trouble| {
-            Failure::server(format!("there is no connection to redis: {trouble}"))
+        let (url, namespace) = (config.redis()?, config.namespace()?);
+        let redis = Redis::connect(url, namespace).await.map_err(|error| {
+            Failure::server(format!("there is no connection to redis: {error}"))
         })?;
-        let (key, query) = self.key(&console, namespace).await?;
-        let failed = |trouble: Trouble| {
-            let address = console.address();
-            Failure::server(format!("redis at {address} does not show the entry: {trouble}"))
-        };
-        let looked = console.look(&key).await.map_err(failed)?;
-        let bytes = match &looked.entry {
-            Ok(bytes) => bytes.clone().map(Bytes::from),
-            Err(_) => None,
-        };
-        let claim = bytes.as_ref().and_then(entry::claim);
-        let mut cells: Vec<Cell> = claim
-            .iter()
-            .flat_map(|claim| &claim.cells)
-            .filter_map(|&cell| Cell::numbered(u64::from(cell)))
-            .collect();
-        cells.push(Cell::EVERYTHING);
-        let directory = console.directory(&cells).await.map_err(failed)?;
-        let secret = config.secret.as_deref().map(crate::key::MacKey::of_secret);
-        let named = self.names(query);
-        let sight = Sight::new(key, bytes, claim, looked, directory, secret, named);
-        let value = self.value.then(|| value::of(&sight, self.rows));
-        print::print(&sight, &console.name_of(&key), value, self.json)?;
+        let mut inspection = self.inspection(&redis, namespace).await?;
+        if let Some(secret) = &config.secret {
+            inspection = inspection.secret(secret.as_ref());
+        }
+        for tag in &self.tag {
+            inspection = inspection.tag(tag.as_str());
+        }
+        let report = redis.inspect(&inspection).await.map_err(|error| {
+            let address = redis.address();
+            Failure::server(format!("redis at {address} does not show the entry: {error}"))
+        })?;
+        let value = self.value.then(|| value::of(report.entry.as_ref(), self.rows));
+        print::print(&report, value, self.json)?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The key, and the digest of the query if it was given.
-    async fn key(
-        &self,
-        console: &Console,
-        namespace: &str,
-    ) -> Result<(CacheKey, Option<Digest>), Failure> {
+    /// The key that was given, or that of the query.
+    async fn inspection(&self, redis: &Redis, namespace: &str) -> Result<Inspection, Failure> {
         let what = self.what.trim();
-        if let Some(key) = CacheKey::of_hex(what).or_else(|| console.key_of(what)) {
-            return Ok((key, None));
+        if let Some(key) = ResultKey::of_hex(what).or_else(|| redis.key_of_name(what)) {
+            return Ok(Inspection::of_key(key));
         }
         if what.starts_with("larder:") && what.contains('{') {
             return Err(Failure::usage(format!(
@@ -148,7 +128,8 @@ impl Inspect {
             )));
         }
         if what.len() >= SHORTEST && what.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok((self.complete(console, &what.to_ascii_lowercase()).await?, None));
+            let key = complete(redis, &what.to_ascii_lowercase()).await?;
+            return Ok(Inspection::of_key(key));
         }
         if !what.contains(char::is_whitespace) && what.bytes().all(|byte| byte.is_ascii_hexdigit())
         {
@@ -156,9 +137,11 @@ impl Inspect {
                 "{what:?} is too short for a key: {SHORTEST} digits at least"
             )));
         }
-        let shape = match (self.kind.as_str(), self.size) {
-            ("rows", _) => Shape(0),
-            (name, Some(size)) => shape_named(name, size),
+        // As it was given: a blank more is another query.
+        let mut query = KeyBuilder::rows(namespace, &self.what).schema_version(self.schema_version);
+        query = match (self.kind.as_str(), self.size) {
+            ("rows", _) => query,
+            (name, Some(size)) => query.typed(name, size),
             (name, None) => {
                 return Err(Failure::usage(format!(
                     "the key of a value depends on its Rust type, by name and size: say --size, which \
@@ -168,44 +151,36 @@ impl Inspect {
                 )));
             }
         };
-        // As it was given: a blank more is another query.
-        let digest = Digest::new(namespace, &self.what, self.scope.as_deref(), self.schema_version);
-        let mut encoder = KeyEncoder::new(digest, shape);
-        self.param.iter().for_each(|param| param.encode(&mut encoder));
-        Ok((encoder.finish(), Some(digest)))
-    }
-
-    async fn complete(&self, console: &Console, prefix: &str) -> Result<CacheKey, Failure> {
-        let found = console.find(prefix, MOST).await;
-        let (found, all) = found.map_err(|trouble| {
-            Failure::server(format!(
-                "names that begin with {prefix} cannot be looked for (SCAN): {trouble}; give all 64 \
-                 digits"
-            ))
-        })?;
-        let where_ = match all {
-            true => "in this namespace".to_owned(),
-            false => format!("among the first {MOST} names; give all 64 digits"),
-        };
-        match found.as_slice() {
-            [key] => Ok(*key),
-            [] => Err(Failure::usage(format!("no key begins with {prefix} {where_}"))),
-            several => {
-                let names = several.iter().take(10).map(|key| key.to_hex().to_string());
-                let names: Vec<String> = names.collect();
-                Err(Failure::usage(format!(
-                    "{} begin with {prefix}; give more digits of one:\n  {}",
-                    counted(several.len(), "key"),
-                    names.join("\n  ")
-                )))
-            }
+        if let Some(scope) = &self.scope {
+            query = query.scope(scope);
         }
+        let query = self.param.iter().fold(query, |query, param| param.add_to(query));
+        Ok(Inspection::of_query(&query))
     }
+}
 
-    /// The names of cells, as far as they were given.
-    fn names(&self, query: Option<Digest>) -> Vec<(Cell, String)> {
-        let tags = self.tag.iter().map(|tag| (Tag::from(tag.as_str()).cell(), tag.clone()));
-        let query = query.map(|digest| (digest.cell(), "the query itself".to_owned()));
-        query.into_iter().chain(tags).collect()
+async fn complete(redis: &Redis, prefix: &str) -> Result<ResultKey, Failure> {
+    let found = redis.find_keys(prefix, MOST).await.map_err(|error: Error| {
+        Failure::server(format!(
+            "names that begin with {prefix} cannot be looked for (SCAN): {error}; give all 64 \
+             digits"
+        ))
+    })?;
+    let place = if found.complete {
+        "in this namespace".to_owned()
+    } else {
+        format!("among the first {MOST} names; give all 64 digits")
+    };
+    match found.keys.as_slice() {
+        [key] => Ok(*key),
+        [] => Err(Failure::usage(format!("no key begins with {prefix} {place}"))),
+        several => {
+            let names: Vec<String> = several.iter().take(10).map(ToString::to_string).collect();
+            Err(Failure::usage(format!(
+                "{} begin with {prefix}; give more digits of one:\n  {}",
+                counted(several.len(), "key"),
+                names.join("\n  ")
+            )))
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Numbers for people.
 
-pub(super) use crate::command::text::thousands as count;
+pub(super) use crate::text::thousands as count;
 
 /// Three significant digits and the unit that suits: `2.41 s`, `87.3 ms`, `9.05 µs`, `64 ns`.
 pub(super) fn time(nanos: f64) -> String {

@@ -176,7 +176,7 @@ async fn entry_bytes() -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::bench::workload::{Kind, Workload, random};
+    use crate::bench::workload::{Kind, Workload, random};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn larder_lies_between_lru_and_what_no_cache_can_exceed() {

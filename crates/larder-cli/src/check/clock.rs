@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{Report, Severity};
 use crate::clock::Clock;
-use crate::command::text;
+use crate::text;
 
 const AREA: &str = "This machine's clock";
 /// A look at a clock that the kernel keeps in the process's own memory takes 20 to 60 ns; one that

@@ -6,8 +6,8 @@ use tokio_postgres::Row;
 
 use super::report::{Report, Severity};
 use super::{Check, views};
-use crate::command::connect::Pool;
-use crate::command::failure::with_sources;
+use crate::connect::Pool;
+use crate::failure::with_sources;
 use crate::postgres::matview::session::{Session, Source};
 
 const AREA: &str = "PostgreSQL";
@@ -224,7 +224,7 @@ async fn settings(report: &mut Report, session: &mut Session) -> Result<(), toki
     for (name, meaning) in limits {
         match millis(name) {
             Some(millis) => {
-                let time = crate::command::text::duration(std::time::Duration::from_millis(millis));
+                let time = crate::text::duration(std::time::Duration::from_millis(millis));
                 report.add(AREA, Severity::Note, format!("{name} is {time}")).advise(meaning);
             }
             None if settings.contains_key(name) => unlimited.push(name),

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::report::{Report, Severity};
 use super::{Check, rights};
-use crate::command::text::{bytes, duration, thousands};
-use crate::redis::console::{Console, Directory, Trouble};
+use larder::admin::{ErrorKind, Redis};
+
+use crate::text::{bytes, duration, thousands};
 
 const AREA: &str = "Redis";
 const ROUND_TRIPS: usize = 25;
@@ -15,45 +16,49 @@ type Info = BTreeMap<String, String>;
 
 pub(super) async fn check(report: &mut Report, url: &str, namespace: Option<&str>, check: &Check) {
     // Without a namespace only names of nobody's are asked for.
-    let console = match Console::connect(url, namespace.unwrap_or("check")).await {
-        Ok(console) => console,
-        Err(trouble) => {
-            report.add(AREA, Severity::Error, format!("no connection: {trouble}")).advise(
+    let redis = match Redis::connect(url, namespace.unwrap_or("check")).await {
+        Ok(redis) => redis,
+        Err(error) => {
+            report.add(AREA, Severity::Error, format!("no connection: {error}")).advise(
                 "Look at the URL, the password, and whether the server runs and its port is \
                  reachable from here.",
             );
             return;
         }
     };
-    match console.info().await {
+    match redis.info().await {
         Ok(info) => {
-            version(report, &console, &info);
+            version(report, &redis, &info);
             role(report, &info);
             memory(report, &info);
-            persistence(report, &console, &info).await;
+            persistence(report, &redis, &info).await;
             clients(report, &info);
         }
-        Err(Trouble::Denied(_)) => {
+        Err(error) if is_denied(&error) => {
             report
                 .leave_out("Redis: version, memory and persistence, as its user may not ask INFO");
         }
-        Err(trouble) => {
-            report.add(AREA, Severity::Error, format!("INFO is not answered: {trouble}"));
+        Err(error) => {
+            report.add(AREA, Severity::Error, format!("INFO is not answered: {error}"));
         }
     }
-    latency(report, &console, check.redis_timeout).await;
-    clock(report, &console).await;
+    latency(report, &redis, check.redis_timeout).await;
+    clock(report, &redis).await;
     match namespace {
         Some(namespace) => {
             let other = check.redis_user.as_deref();
             // Before the rights are tried, which is to listen for a moment.
-            let listeners = console.listeners().await.ok();
-            rights::check(report, &console, url, namespace, other).await;
-            directory(report, &console, namespace, listeners).await;
+            let listeners = redis.subscribers().await.ok();
+            rights::check(report, &redis, namespace, other).await;
+            directory(report, &redis, namespace, listeners).await;
         }
         None => report
             .leave_out("Redis: its user's rights and the namespace, as no --namespace is given"),
     }
+}
+
+fn is_denied(error: &larder::admin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Denied(_))
 }
 
 fn text<'a>(info: &'a Info, name: &str) -> &'a str {
@@ -64,8 +69,8 @@ fn count(info: &Info, name: &str) -> u64 {
     text(info, name).parse().unwrap_or(0)
 }
 
-fn version(report: &mut Report, console: &Console, info: &Info) {
-    let address = console.address();
+fn version(report: &mut Report, redis: &Redis, info: &Info) {
+    let address = redis.address();
     if let Some(valkey) = info.get("valkey_version") {
         report.add(AREA, Severity::Ok, format!("Valkey {valkey} at {address}"));
         return;
@@ -196,11 +201,11 @@ fn memory(report: &mut Report, info: &Info) {
     };
 }
 
-async fn persistence(report: &mut Report, console: &Console, info: &Info) {
+async fn persistence(report: &mut Report, redis: &Redis, info: &Info) {
     if text(info, "loading") == "1" {
         report.add(AREA, Severity::Error, "it is still loading its data and answers nothing");
     }
-    let stops = console.setting("stop-writes-on-bgsave-error").await.ok().flatten();
+    let stops = redis.setting("stop-writes-on-bgsave-error").await.ok().flatten();
     if text(info, "rdb_last_bgsave_status") == "err" && stops.as_deref() != Some("no") {
         report
             .add(AREA, Severity::Error, "its last snapshot failed, and so it refuses writes")
@@ -209,7 +214,7 @@ async fn persistence(report: &mut Report, console: &Console, info: &Info) {
             .run("CONFIG SET stop-writes-on-bgsave-error no");
     }
     let aof = text(info, "aof_enabled") == "1";
-    let save = console.setting("save").await.ok().flatten();
+    let save = redis.setting("save").await.ok().flatten();
     let how = match (aof, save.as_deref()) {
         (true, _) => "it keeps a log of its writes (appendonly)",
         (false, Some("")) => "it keeps nothing on disk",
@@ -233,14 +238,14 @@ fn clients(report: &mut Report, info: &Info) {
     }
 }
 
-async fn latency(report: &mut Report, console: &Console, limit: Duration) {
+async fn latency(report: &mut Report, redis: &Redis, limit: Duration) {
     let mut times = vec![];
     for _ in 0..ROUND_TRIPS {
-        match console.ping().await {
+        match redis.ping().await {
             Ok(time) => times.push(time),
-            Err(Trouble::Denied(_)) => return,
-            Err(trouble) => {
-                report.add(AREA, Severity::Error, format!("PING is not answered: {trouble}"));
+            Err(error) if is_denied(&error) => return,
+            Err(error) => {
+                report.add(AREA, Severity::Error, format!("PING is not answered: {error}"));
                 return;
             }
         }
@@ -263,8 +268,8 @@ async fn latency(report: &mut Report, console: &Console, limit: Duration) {
     };
 }
 
-async fn clock(report: &mut Report, console: &Console) {
-    match console.clock_ahead().await {
+async fn clock(report: &mut Report, redis: &Redis) {
+    match redis.clock_ahead().await {
         Ok(ahead) => {
             let apart = duration(Duration::from_millis(
                 u64::try_from(ahead.unsigned_abs()).unwrap_or(u64::MAX),
@@ -280,36 +285,28 @@ async fn clock(report: &mut Report, console: &Console) {
             }
         }
         // Among the rights.
-        Err(Trouble::Denied(_)) => {}
-        Err(trouble) => {
+        Err(error) if is_denied(&error) => {}
+        Err(error) => {
             report
-                .add(AREA, Severity::Error, format!("TIME is not answered: {trouble}"))
+                .add(AREA, Severity::Error, format!("TIME is not answered: {error}"))
                 .advise("Nothing is stored without it: nobody could say how long it may live.");
         }
     }
 }
 
-async fn directory(
-    report: &mut Report,
-    console: &Console,
-    namespace: &str,
-    listeners: Option<u64>,
-) {
+async fn directory(report: &mut Report, redis: &Redis, namespace: &str, listeners: Option<u64>) {
     const AREA: &str = "Redis, the namespace";
     // Whoever may not ask has been told so among the rights.
-    let Ok(Directory { at, is_of_this_server, .. }) = console.directory(&[]).await else { return };
-    let Some(at) = at else {
+    let Ok(directory) = redis.directory().await else { return };
+    let Some((epoch, seq)) = directory.epoch().zip(directory.seq()) else {
         let what = format!("{namespace} has no directory: no cache has used it on this server");
         report.add(AREA, Severity::Note, what);
         return;
     };
-    let what = format!(
-        "{namespace} is in epoch {}, with {} invalidations in it",
-        at.epoch,
-        thousands(at.seq)
-    );
+    let what =
+        format!("{namespace} is in epoch {}, with {} invalidations in it", epoch, thousands(seq));
     let finding = report.add(AREA, Severity::Ok, what);
-    if is_of_this_server == Some(false) {
+    if directory.is_of_this_server() == Some(false) {
         finding.advise(
             "The directory is of another server (a restart, or a failover): the next beat of any \
              process begins a new epoch.",

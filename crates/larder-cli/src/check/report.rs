@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::command::failure::{Failure, counted};
-use crate::command::text::{self, BOLD, RESET};
+use crate::failure::{Failure, counted};
+use crate::text::{self, BOLD, RESET};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -3,34 +3,33 @@
 use std::collections::BTreeSet;
 
 use super::report::{Report, Severity};
-use crate::redis::console::{Console, Denied, Trouble, run_scripts};
+use larder::admin::{ErrorKind, MissingRight, Redis};
 
 const AREA: &str = "Redis, rights";
 
 /// Whether the protocol can run.
 pub(super) async fn check(
     report: &mut Report,
-    console: &Console,
-    url: &str,
+    redis: &Redis,
     namespace: &str,
     other: Option<&str>,
 ) {
     let user = match other {
         Some(user) => user.to_owned(),
-        None => console.user().await,
+        None => redis.user().await,
     };
     let (mut missing, mut lacks) = (vec![], BTreeSet::new());
-    let rights = console.rights();
+    let rights = redis.rights();
     for right in &rights {
-        match console.may(right, other).await {
+        match redis.missing_right(right, other).await {
             Ok(None) => {}
             Ok(Some(denied)) => {
                 lacks.insert(denied);
-                if denied == Denied::Command {
+                if denied == MissingRight::Command {
                     missing.push(right);
                 }
             }
-            Err(Trouble::Denied(_)) => {
+            Err(error) if matches!(error.kind(), ErrorKind::Denied(_)) => {
                 let what = format!(
                     "whether the user {user} may do all that is needed cannot be asked by this \
                      connection's user"
@@ -43,19 +42,19 @@ pub(super) async fn check(
             }
             // A command that some version does not know, or a replica that refuses to write; what
             // that means is told elsewhere, or by the scripts below.
-            Err(Trouble::Refused(said)) if other.is_none() => {
-                let word = right.command.to_ascii_uppercase();
-                let what = format!("{word} ({}) is refused: {said}", right.purpose);
+            Err(error) if error.kind() == ErrorKind::Refused && other.is_none() => {
+                let word = right.command().to_ascii_uppercase();
+                let what = format!("{word} ({}) is refused: {error}", right.purpose());
                 report.add(AREA, Severity::Error, what);
             }
-            Err(Trouble::Refused(said)) => {
-                let what = format!("Redis cannot say what the user {user} may do: {said}");
+            Err(error) if error.kind() == ErrorKind::Refused => {
+                let what = format!("Redis cannot say what the user {user} may do: {error}");
                 report.add(AREA, Severity::Error, what);
                 return;
             }
-            Err(trouble) => {
-                let word = right.command.to_ascii_uppercase();
-                report.add(AREA, Severity::Error, format!("{word} has no answer: {trouble}"));
+            Err(error) => {
+                let word = right.command().to_ascii_uppercase();
+                report.add(AREA, Severity::Error, format!("{word} has no answer: {error}"));
                 return;
             }
         }
@@ -63,24 +62,24 @@ pub(super) async fn check(
     if lacks.is_empty() {
         let what = format!("the user {user} may use all {} commands that are needed", rights.len());
         report.add(AREA, Severity::Ok, what);
-        if other.is_some() || scripts(report, url, namespace).await {
-            publishing(report, console, &user, other).await;
+        if other.is_some() || scripts(report, redis).await {
+            publishing(report, redis, &user, other).await;
         }
         return;
     }
     let mut grants = vec![];
     let mut lacking = vec![];
-    if lacks.contains(&Denied::Keys) {
+    if lacks.contains(&MissingRight::Keys) {
         grants.push(format!("~larder:{namespace}:*"));
         lacking.push("the keys of the namespace".to_owned());
     }
-    if lacks.contains(&Denied::Channel) {
+    if lacks.contains(&MissingRight::Channel) {
         grants.push(format!("&larder:{namespace}:*"));
         lacking.push("the channel of the namespace".to_owned());
     }
     for right in missing {
-        grants.push(format!("+{}", right.command));
-        lacking.push(format!("{} ({})", right.command.to_ascii_uppercase(), right.purpose));
+        grants.push(format!("+{}", right.command()));
+        lacking.push(format!("{} ({})", right.command().to_ascii_uppercase(), right.purpose()));
     }
     let what = format!("the user {user} lacks {}", lacking.join(", "));
     report
@@ -90,12 +89,12 @@ pub(super) async fn check(
 }
 
 /// All the rights, and still a script may fail: on a replica, by a command that was renamed.
-async fn scripts(report: &mut Report, url: &str, namespace: &str) -> bool {
-    let run = run_scripts(url, namespace).await;
+async fn scripts(report: &mut Report, redis: &Redis) -> bool {
+    let run = redis.run_scripts().await;
     match &run {
         Ok(()) => report.add(AREA, Severity::Ok, "the protocol's scripts run"),
-        Err(trouble) => {
-            let what = format!("the protocol's scripts do not run: {trouble}");
+        Err(error) => {
+            let what = format!("the protocol's scripts do not run: {error}");
             report.add(AREA, Severity::Error, what)
         }
     };
@@ -103,11 +102,11 @@ async fn scripts(report: &mut Report, url: &str, namespace: &str) -> bool {
 }
 
 /// What a cache can do without, and `larder stats` cannot.
-async fn publishing(report: &mut Report, console: &Console, user: &str, other: Option<&str>) {
+async fn publishing(report: &mut Report, redis: &Redis, user: &str, other: Option<&str>) {
     let mut missing = vec![];
-    for right in console.rights_to_publish() {
-        if let Ok(Some(Denied::Command)) = console.may(&right, other).await {
-            missing.push(right.command);
+    for right in redis.rights_to_publish() {
+        if let Ok(Some(MissingRight::Command)) = redis.missing_right(&right, other).await {
+            missing.push(right.command());
         }
     }
     if missing.is_empty() {

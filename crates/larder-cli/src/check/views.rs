@@ -1,7 +1,7 @@
 //! Whether the materialized views of a database can be refreshed.
 
 use super::report::{Report, Severity};
-use crate::command::matviews;
+use crate::matviews;
 use crate::postgres::matview::check::{self, Wanted};
 use crate::postgres::matview::session::Session;
 use crate::postgres::matview::{Finding, FindingKind};

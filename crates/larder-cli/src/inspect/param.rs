@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::key::KeyEncoder;
-use crate::param::Param;
+use larder::admin::KeyBuilder;
+use larder::params::Param;
 
 /// A parameter, ready to be written under a key. Its value is shown to nobody.
 #[derive(Clone)]
-pub(super) struct Parameter(Arc<dyn Fn(&mut KeyEncoder) + Send + Sync>);
+pub(super) struct Parameter(Arc<dyn Fn(KeyBuilder) -> KeyBuilder + Send + Sync>);
 
 /// How many there are of the type.
 #[derive(Clone, Copy)]
@@ -21,15 +21,12 @@ enum Form {
 }
 
 impl Parameter {
-    pub(super) fn encode(&self, out: &mut KeyEncoder) {
-        (self.0)(out);
+    pub(super) fn add_to(&self, query: KeyBuilder) -> KeyBuilder {
+        (self.0)(query)
     }
 
-    fn of<P: Param + Send + Sync + 'static>(value: P) -> Parameter {
-        Parameter(Arc::new(move |out| {
-            P::kind(out);
-            value.value(out);
-        }))
+    fn of<P: Param + Clone + Send + Sync + 'static>(value: P) -> Parameter {
+        Parameter(Arc::new(move |query| query.param(&value)))
     }
 }
 
@@ -90,13 +87,13 @@ fn typed(form: Form, name: &str, value: &str) -> Result<Parameter, String> {
 
 fn parse<T>(form: Form, value: &str) -> Result<Parameter, String>
 where
-    T: Param + FromStr + Send + Sync + 'static,
+    T: Param + Clone + FromStr + Send + Sync + 'static,
     T::Err: std::fmt::Display,
 {
     made(form, value, |text| text.parse::<T>().map_err(|error| error.to_string()))
 }
 
-fn made<T: Param + Send + Sync + 'static>(
+fn made<T: Param + Clone + Send + Sync + 'static>(
     form: Form,
     value: &str,
     read: impl Fn(&str) -> Result<T, String>,
@@ -124,38 +121,36 @@ fn hex(text: &str) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{CacheKey, Digest, Shape};
-    use crate::param::Params;
+    use larder::admin::ResultKey;
 
-    fn encoder() -> KeyEncoder {
-        KeyEncoder::new(Digest::new("shop", "SELECT", None, 0), Shape(0))
+    fn query() -> KeyBuilder {
+        KeyBuilder::rows("shop", "SELECT")
     }
 
-    fn given(params: &[&str]) -> CacheKey {
-        let mut encoder = encoder();
-        for text in params {
-            read(text).unwrap_or_else(|error| panic!("{text}: {error}")).encode(&mut encoder);
-        }
-        encoder.finish()
+    fn given(params: &[&str]) -> ResultKey {
+        let read = |text: &&str| read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        params.iter().fold(query(), |query, text| read(text).add_to(query)).key()
     }
 
-    fn bound(params: impl Params) -> CacheKey {
-        let mut encoder = encoder();
-        params.encode(&mut encoder);
-        encoder.finish()
+    /// The key of a call with these parameters.
+    macro_rules! bound {
+        ($($param:expr),*) => { query()$(.param(&$param))*.key() };
     }
 
     #[test]
     fn parameters_of_the_command_line_have_the_keys_of_those_of_a_program() {
-        assert_eq!(given(&["i64:42", "text:eu:west"]), bound((42_i64, "eu:west")));
-        assert_eq!(given(&["some:i32:1", "none:text"]), bound((Some(1_i32), None::<String>)));
-        assert_eq!(given(&["list:i64:1,2", "list:text:"]), bound((vec![1_i64, 2], [""; 0])));
-        assert_eq!(given(&["bytes:0aFF", "char:ß"]), bound((&[0x0a_u8, 0xff][..], 'ß')));
-        assert_eq!(given(&["f64:-0", "bool:true"]), bound((-0.0_f64, true)));
-        assert_eq!(given(&["u128:7", "i8:-1"]), bound((7_u128, -1_i8)));
+        assert_eq!(given(&["i64:42", "text:eu:west"]), bound!(42_i64, "eu:west"));
+        assert_eq!(given(&["some:i32:1", "none:text"]), bound!(Some(1_i32), None::<String>));
+        assert_eq!(
+            given(&["list:i64:1,2", "list:text:"]),
+            bound!(vec![1_i64, 2], Vec::<String>::new())
+        );
+        assert_eq!(given(&["bytes:0aFF", "char:ß"]), bound!(&[0x0a_u8, 0xff][..], 'ß'));
+        assert_eq!(given(&["f64:-0", "bool:true"]), bound!(-0.0_f64, true));
+        assert_eq!(given(&["u128:7", "i8:-1"]), bound!(7_u128, -1_i8));
         let json = serde_json::json!({ "a": [1, null] });
-        assert_eq!(given(&[r#"json:{"a": [1, null]}"#]), bound((json,)));
-        assert_eq!(given(&["ip:::1"]), bound((IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]),)));
+        assert_eq!(given(&[r#"json:{"a": [1, null]}"#]), bound!(json));
+        assert_eq!(given(&["ip:::1"]), bound!(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])));
         #[cfg(feature = "uuid")]
         assert_eq!(
             given(&["uuid:00000000-0000-0000-0000-000000000007"]),

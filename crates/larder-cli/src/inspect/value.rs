@@ -7,10 +7,11 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Value as Json, json};
 use tokio_postgres::types::Type;
 
-use super::verdict::Sight;
-use crate::command::failure::counted;
-use crate::command::text;
-use crate::rows::{ColumnSets, Image, Row, Rows};
+use larder::admin::{EntryCodec, EntryDetails};
+use larder::{Row, Rows};
+
+use crate::failure::counted;
+use crate::text;
 
 /// A value as text and as JSON.
 pub(super) struct Shown {
@@ -18,22 +19,22 @@ pub(super) struct Shown {
     pub(super) json: Json,
 }
 
-pub(super) fn of(sight: &Sight, most: usize) -> Shown {
-    let Some((claim, header)) = sight.claim.as_ref().zip(sight.header()) else {
+pub(super) fn of(entry: Option<&EntryDetails>, most: usize) -> Shown {
+    let Some((entry, header)) = entry.and_then(|entry| Some((entry, entry.header?))) else {
         return Shown { text: "none".to_owned(), json: Json::Null };
     };
-    let payload = claim.payload.clone();
+    let payload = entry.payload();
     match header.codec {
-        0 => match Image::decode(payload, &ColumnSets::default()) {
-            Some(image) => rows(&Rows::new(image.into()), most),
-            None => unreadable(claim.payload.len(), "rows"),
+        EntryCodec::Rows => match entry.rows() {
+            Some(all) => rows(&all, most),
+            None => unreadable(payload.len(), "rows"),
         },
-        1 => match serde_json::from_slice::<Json>(&payload) {
+        EntryCodec::Json => match serde_json::from_slice::<Json>(payload) {
             Ok(json) => shown(json),
             Err(_) => unreadable(payload.len(), "JSON"),
         },
         #[cfg(feature = "msgpack")]
-        2 => match rmp_serde::from_slice::<Json>(&payload) {
+        EntryCodec::MessagePack => match rmp_serde::from_slice::<Json>(payload) {
             Ok(json) => shown(json),
             Err(_) => unreadable(payload.len(), "MessagePack that JSON could show"),
         },

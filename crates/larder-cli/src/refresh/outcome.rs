@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::steps;
-use crate::command::failure::{Failure, counted, with_sources};
-use crate::command::text::{self, BOLD, RESET, paragraph, print, width};
+use crate::failure::{Failure, counted, with_sources};
 use crate::postgres::matview::RefreshError;
 use crate::refresh::{PlannedView, RefreshOutcome, RefreshPlan, RefreshReport};
+use crate::text::{self, BOLD, RESET, paragraph, print, width};
 
 /// What is printed of them.
 pub(super) struct Outcomes {

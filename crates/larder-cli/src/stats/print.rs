@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::{Sort, sort};
-use crate::command::failure::counted;
-use crate::command::fleet::{Fleet, Flow, View};
-use crate::command::text::{BOLD, RESET, bytes, duration, paragraph, table, thousands};
+use crate::failure::counted;
+use crate::fleet::{Fleet, Flow, View};
 use crate::stats::{Latency, QueryStats};
+use crate::text::{BOLD, RESET, bytes, duration, paragraph, table, thousands};
 
 /// A terminal with less gets fewer columns.
 const WIDE: usize = 72;
@@ -260,7 +260,7 @@ fn views(out: &mut String, views: &[View], width: usize) {
 }
 
 /// What comes next of a view: what is being done, or when its next tick is.
-pub(in crate::command) fn next(view: &View) -> String {
+pub(crate) fn next(view: &View) -> String {
     if view.activity != "idle" {
         return view.activity.clone();
     }
@@ -272,12 +272,12 @@ pub(in crate::command) fn next(view: &View) -> String {
     }
 }
 
-pub(in crate::command) fn percent(share: Option<f64>) -> String {
+pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }
 
 /// A rate with as many digits as matter.
-pub(in crate::command) fn per_second(rate: f64) -> String {
+pub(crate) fn per_second(rate: f64) -> String {
     match rate {
         rate if rate >= 100.0 => thousands(rate.round() as u64),
         rate if rate >= 10.0 => format!("{rate:.1}"),

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use ratatui::crossterm::event::KeyCode;
 
-use crate::command::fleet::{Fleet, Flow};
-use crate::command::stats::Sort;
+use crate::fleet::{Fleet, Flow};
 use crate::stats::Roll;
+use crate::stats::Sort;
 
 /// How many looks are kept for the curves: some minutes.
 const KEPT: usize = 300;

@@ -7,10 +7,10 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::app::App;
-use crate::command::stats::print::{next, per_second, percent};
-use crate::command::stats::{Sort, nobody, sort};
-use crate::command::text::{bytes, duration, thousands};
 use crate::stats::Latency;
+use crate::stats::print::{next, per_second, percent};
+use crate::stats::{Sort, nobody, sort};
+use crate::text::{bytes, duration, thousands};
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
@@ -134,7 +134,7 @@ fn draw_curves(app: &App, frame: &mut Frame, area: Rect) {
         return;
     }
     let width = usize::from(area.width) / 2;
-    let newest = |value: &dyn Fn(&crate::command::fleet::Flow) -> u64| -> Vec<u64> {
+    let newest = |value: &dyn Fn(&crate::fleet::Flow) -> u64| -> Vec<u64> {
         let skip = app.past.len().saturating_sub(width.saturating_sub(2));
         app.past.iter().skip(skip).map(value).collect()
     };

@@ -1,6 +1,6 @@
 //! Numbers with their units, for people.
 
-pub(super) use crate::command::text::thousands as count;
+pub(super) use crate::text::thousands as count;
 
 /// Before a unit: no line ends there.
 const SPACE: char = '\u{a0}';
