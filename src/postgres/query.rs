@@ -1,7 +1,7 @@
 //! [`Rows::query`]: rows from any client, without the cache.
 
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{GenericClient, Statement};
 
 use crate::error::Error;
 use crate::postgres::run;
@@ -41,7 +41,22 @@ impl Rows {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Rows, Error> {
-        let image = run::on_generic(client, sql, params, &ColumnSets::default()).await?;
+        let statement = client.prepare(sql).await.map_err(run::of_postgres)?;
+        Rows::query_prepared(client, &statement, params).await
+    }
+
+    /// Like [`query`](Rows::query), with a statement that was prepared on this client.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`query`](Rows::query).
+    pub async fn query_prepared(
+        client: &impl GenericClient,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Rows, Error> {
+        let params = params.iter().copied();
+        let image = run::collect(client, statement, params, &ColumnSets::default()).await?;
         Ok(Rows::new(image.into()))
     }
 }

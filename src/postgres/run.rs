@@ -137,17 +137,6 @@ pub(super) async fn on_client(
     rows(&client, &statement, &params, &sets).await
 }
 
-/// Without any assumption about the client, and with nothing kept on it.
-pub(super) async fn on_generic(
-    client: &impl GenericClient,
-    sql: &str,
-    params: &[&(dyn ToSql + Sync)],
-    sets: &ColumnSets,
-) -> Result<Image, Error> {
-    let statement = client.prepare(sql).await.map_err(of_postgres)?;
-    collect(client, &statement, params.iter().copied(), sets).await
-}
-
 async fn rows(
     client: &Client,
     statement: &Statement,
@@ -158,7 +147,7 @@ async fn rows(
     collect(client, statement, params, sets).await
 }
 
-async fn collect<'a>(
+pub(super) async fn collect<'a>(
     client: &impl GenericClient,
     statement: &Statement,
     params: impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> + Send + Sync,
@@ -173,7 +162,7 @@ async fn collect<'a>(
     Ok(image.finish())
 }
 
-fn of_postgres(error: tokio_postgres::Error) -> Error {
+pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
     Error::query(error.into())
 }
 

@@ -5,6 +5,7 @@ mod postgres;
 mod redis;
 mod report;
 mod rights;
+mod session;
 mod views;
 
 use std::process::ExitCode;

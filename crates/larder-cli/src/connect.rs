@@ -8,9 +8,8 @@ use tokio_postgres::config::{Host, SslMode};
 
 use super::config::Config;
 use super::failure::{Failure, with_sources};
-use crate::builder::QueryCacheBuilder;
-use crate::cache::QueryCache;
-use crate::postgres::CancelTls;
+use larder::{QueryCache, QueryCacheBuilder, TlsPool};
+
 use crate::tls;
 
 /// How long connecting to PostgreSQL may take.
@@ -34,7 +33,9 @@ pub(super) async fn cache(config: &Config) -> Result<QueryCache, Failure> {
 
 /// Connections to PostgreSQL, and what is said of where they go.
 pub(super) struct Pool {
-    pub(super) source: CancelTls,
+    pub(super) source: TlsPool,
+    /// The same pool, for questions of the command itself.
+    pub(super) pool: deadpool_postgres::Pool,
     /// Without credentials.
     pub(super) address: String,
     pub(super) port: Option<u16>,
@@ -99,8 +100,8 @@ pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
         .map_err(|error| Failure::other(format!("cannot make a pool: {error}")))?;
     let is_local = is_socket || ["localhost", "127.0.0.1", "::1"].contains(&host.as_str());
     let source = match tls {
-        Some(tls) => CancelTls::new(pool, tls),
-        None => pool.into(),
+        Some(tls) => TlsPool::new(pool.clone(), tls),
+        None => pool.clone().into(),
     };
-    Ok(Pool { source, address, port: port.filter(|_| !is_socket), is_local })
+    Ok(Pool { source, pool, address, port: port.filter(|_| !is_socket), is_local })
 }

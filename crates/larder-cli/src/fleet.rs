@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::stats::{Latency, Published, QueryStats, Roll};
+use larder::stats::{FleetStats, Latency, ProcessStats, QueryStats};
 
 /// What is known of a fleet, from one look at it after the other.
 #[derive(Default)]
 pub(super) struct Fleet {
-    pub(super) processes: Vec<Published>,
+    pub(super) processes: Vec<ProcessStats>,
     /// How many published something that this build cannot read.
     pub(super) skipped: usize,
     /// Of each process, what it had published before.
-    before: HashMap<String, Published>,
+    before: HashMap<String, ProcessStats>,
 }
 
 /// What is no query's, of all processes.
@@ -83,10 +83,10 @@ impl Flow {
         self.l1_hits += since(now.l1_hits, before.l1_hits);
         self.l2_hits += since(now.l2_hits, before.l2_hits);
         self.coalesced += since(now.coalesced, before.coalesced);
-        self.loaded += since(now.loaded, before.loaded);
+        self.loaded += since(now.reads_loaded, before.reads_loaded);
         self.stale += since(now.stale, before.stale);
         self.failed += since(now.failed, before.failed);
-        self.outdated += since(now.outdated, before.outdated);
+        self.outdated += since(now.invalidated, before.invalidated);
         self.loads += since(now.loads, before.loads);
         self.load_errors += since(now.load_errors, before.load_errors);
         let busy = now.load_latency.sum().saturating_sub(before.load_latency.sum());
@@ -101,11 +101,11 @@ fn add(sum: &mut QueryStats, more: &QueryStats) {
     sum.l1_hits += more.l1_hits;
     sum.l2_hits += more.l2_hits;
     sum.coalesced += more.coalesced;
-    sum.loaded += more.loaded;
+    sum.reads_loaded += more.reads_loaded;
     sum.stale += more.stale;
     sum.failed += more.failed;
     sum.negative_hits += more.negative_hits;
-    sum.outdated += more.outdated;
+    sum.invalidated += more.invalidated;
     sum.loads += more.loads;
     sum.load_errors += more.load_errors;
     sum.loaded_bytes += more.loaded_bytes;
@@ -123,7 +123,7 @@ fn sum<'a>(all: impl IntoIterator<Item = &'a QueryStats>) -> QueryStats {
 
 impl Fleet {
     /// Takes in a new look at it.
-    pub(super) fn observe(&mut self, roll: Roll) {
+    pub(super) fn observe(&mut self, roll: FleetStats) {
         for new in &roll.processes {
             let old = self.processes.iter().position(|old| old.id == new.id);
             if let Some(old) = old
@@ -142,7 +142,7 @@ impl Fleet {
         sum(self.processes.iter().flat_map(|process| &process.queries))
     }
 
-    pub(super) fn of_process(process: &Published) -> QueryStats {
+    pub(super) fn of_process(process: &ProcessStats) -> QueryStats {
         sum(&process.queries)
     }
 
@@ -150,11 +150,11 @@ impl Fleet {
         let mut rest = Rest::default();
         for cache in self.processes.iter().map(|process| &process.cache) {
             rest.invalidations += cache.invalidations;
-            rest.unannounced += cache.unannounced;
+            rest.unannounced += cache.unacknowledged;
             rest.epochs += cache.epochs;
             rest.redis_errors += cache.l2_errors;
             rest.redis_refused += cache.l2_refused;
-            rest.refreshes += cache.refreshes;
+            rest.refreshes += cache.background_loads;
             rest.lease_waits += cache.lease_waits;
             rest.unstored += cache.oversized + cache.unstorable;
             rest.entries += cache.entries;
@@ -168,9 +168,11 @@ impl Fleet {
         let mut queries: BTreeMap<&str, QueryStats> = BTreeMap::new();
         for query in self.processes.iter().flat_map(|process| &process.queries) {
             let name = query.name.clone();
-            let sum = queries
-                .entry(&query.name)
-                .or_insert_with(|| QueryStats { name, ..QueryStats::default() });
+            let sum = queries.entry(&query.name).or_insert_with(|| {
+                let mut query = QueryStats::default();
+                query.name = name;
+                query
+            });
             add(sum, query);
         }
         queries.into_values().collect()
@@ -248,7 +250,7 @@ impl Fleet {
 mod tests {
     use super::*;
 
-    fn process(id: &str, uptime_ms: u64, l1_hits: u64, loaded: u64) -> Published {
+    fn process(id: &str, uptime_ms: u64, l1_hits: u64, loaded: u64) -> ProcessStats {
         let queries = serde_json::json!([{ "name": "q", "l1_hits": l1_hits, "loaded": loaded }]);
         let published = serde_json::json!({
             "version": 1, "id": id, "host": "h", "pid": 7, "larder": "0.1.0",
@@ -259,8 +261,10 @@ mod tests {
         serde_json::from_value(published).unwrap()
     }
 
-    fn roll(processes: Vec<Published>) -> Roll {
-        Roll { processes, skipped: 0 }
+    fn roll(processes: Vec<ProcessStats>) -> FleetStats {
+        let mut stats = FleetStats::default();
+        stats.processes = processes;
+        stats
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! The command `larder`: what an operator wants from a cache, and the benchmark.
 //!
-//! It lives in the library, and not in `main.rs`, because it has to see what users of the library
-//! need not: entries as they lie in Redis, the directory, the protocol's scripts. One file per
-//! subcommand; what they share is in `config` (where the servers are), `connect` (the ways there)
-//! and `failure` (exit codes).
+//! It uses the public interface of the library only. One file per subcommand; what they share is in
+//! `config` (where the servers are), `connect` (the ways there) and `failure` (exit codes).
 
 mod bench;
 mod check;
@@ -14,10 +12,10 @@ mod failure;
 mod fleet;
 mod inspect;
 mod invalidate;
-mod matviews;
 mod refresh;
 mod stats;
 mod text;
+mod tls;
 mod watch;
 
 use std::process::ExitCode;
@@ -74,7 +72,7 @@ enum Command {
 }
 
 /// Runs the command with the arguments of this process. Returns its exit code.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = match Arguments::command()
         .try_get_matches()
         .and_then(|matches| Arguments::from_arg_matches(&matches))

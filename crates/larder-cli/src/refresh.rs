@@ -2,6 +2,7 @@
 
 mod outcome;
 
+use std::error::Error as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,12 +14,9 @@ use self::outcome::Outcomes;
 use super::config::Config;
 use super::connect;
 use super::failure::{Failure, counted, with_sources};
-use super::matviews::{self, Matview};
 use super::text::{self, BOLD, RESET, read_duration};
-use crate::cache::QueryCache;
-use crate::postgres::matview::RefreshError;
-use crate::postgres::matview::session::{Session, Source};
-use crate::refresh::{MaterializedView, RefreshPlan, Refresher};
+use larder::QueryCache;
+use larder::refresh::{DiscoveredView, MaterializedView, RefreshError, RefreshPlan, Refresher};
 
 /// Refresh materialized views, and tell the caches
 ///
@@ -135,7 +133,7 @@ impl Refresh {
     async fn known(
         &self,
         pool: &connect::Pool,
-    ) -> Result<(Vec<Matview>, Vec<(String, String)>), Failure> {
+    ) -> Result<(Vec<DiscoveredView>, Vec<(String, String)>), Failure> {
         let no_answer = |error: &(dyn std::error::Error + 'static)| {
             Failure::server(format!(
                 "there is no connection to postgresql at {}: {}",
@@ -143,13 +141,12 @@ impl Refresh {
                 with_sources(error)
             ))
         };
-        let source = Source::new(pool.source.clone());
-        let mut session = Session::open(&source).await.map_err(|error| no_answer(&*error))?;
-        let all = matviews::all(&mut session).await.map_err(|error| no_answer(&error))?;
+        let all = MaterializedView::discover(pool.source.clone()).await;
+        let all = all.map_err(|error| no_answer(error.source().unwrap_or(&error)))?;
         if !self.all {
             return Ok((all, vec![]));
         }
-        let (may, may_not): (Vec<_>, Vec<_>) = all.into_iter().partition(|view| view.may);
+        let (may, may_not): (Vec<_>, Vec<_>) = all.into_iter().partition(|view| view.may_refresh);
         let left_out = may_not.into_iter().map(|view| {
             let why = format!("it belongs to {}, and this role may not refresh it", view.owner);
             (view.name, why)
@@ -202,7 +199,7 @@ async fn refresh(
     refresher: &Refresher,
     plan: &RefreshPlan,
     cache: Option<&QueryCache>,
-    known: &[Matview],
+    known: &[DiscoveredView],
     outcomes: &mut Outcomes,
 ) -> Result<(), Failure> {
     for step in plan.steps() {
@@ -225,8 +222,9 @@ async fn refresh(
 
 /// The refresher has made stale what is tagged with the name that was given here. A program may have
 /// written it in another way: with its schema, or without.
-async fn tell(cache: &QueryCache, name: &str, known: &[Matview]) -> Option<String> {
-    let named = |view: &&Matview| view.name == name || view.tags.iter().any(|tag| tag == name);
+async fn tell(cache: &QueryCache, name: &str, known: &[DiscoveredView]) -> Option<String> {
+    let named =
+        |view: &&DiscoveredView| view.name == name || view.tags.iter().any(|tag| tag == name);
     let view = known.iter().find(named)?;
     let told = cache.invalidate(view.tags.iter().map(String::as_str)).await;
     told.err().map(|error| with_sources(&error))

@@ -14,8 +14,8 @@ use super::connect;
 use super::failure::Failure;
 use super::fleet::{Fleet, Flow};
 use super::text::{self, read_duration};
-use crate::cache::QueryCache;
-use crate::stats::{Latency, QueryStats, Roll};
+use larder::QueryCache;
+use larder::stats::{FleetStats, Latency, QueryStats};
 
 /// Show what the cache does for a running fleet
 ///
@@ -148,8 +148,8 @@ impl Stats {
 }
 
 /// Asks Redis once.
-pub(super) async fn look(cache: &QueryCache) -> Result<Roll, Failure> {
-    cache.roll().await.map_err(|_| {
+pub(super) async fn look(cache: &QueryCache) -> Result<FleetStats, Failure> {
+    cache.fleet_stats().await.map_err(|_| {
         Failure::server(
             "redis does not tell what the processes publish: it does not answer, or its user lacks \
              +hgetall (larder check tells more)",

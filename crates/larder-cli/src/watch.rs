@@ -17,7 +17,7 @@ use self::app::App;
 use super::config::Config;
 use super::failure::Failure;
 use super::{connect, stats};
-use crate::cache::QueryCache;
+use larder::QueryCache;
 
 /// Watch a running fleet on the terminal
 ///
@@ -76,7 +76,7 @@ async fn watch(
     loop {
         tokio::select! {
             () = &mut ended => return Ok(()),
-            _ = ticks.tick() => app.observe(cache.roll().await.ok()),
+            _ = ticks.tick() => app.observe(cache.fleet_stats().await.ok()),
             key = keys.recv() => match key {
                 None => return Ok(()),
                 Some(Event::Key(key)) if key.kind == KeyEventKind::Press => {

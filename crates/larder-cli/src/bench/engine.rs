@@ -9,10 +9,10 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::super::failure::Failure;
+use super::clock::{self, Instant};
 use super::interrupts::Interrupts;
 use super::progress::Progress;
 use super::wire::{FromReader, Outcome, READER, Task, ToReader};
-use crate::clock::{self, Clock, Instant};
 
 /// What all reader processes have found.
 pub(super) struct Run {
@@ -92,9 +92,10 @@ impl Readers {
         progress: &Progress,
         mut interrupts: Interrupts,
     ) -> Result<Run, Failure> {
-        let clock = Clock::system();
-        let begun = clock.now();
-        let until = duration.map(|duration| clock::after(begun, duration));
+        let begun = clock::now();
+        let until = duration.map(|duration| {
+            begun.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+        });
         self.tell_others(usize::MAX, || ToReader::Begin { at: begun, until });
         let processes = self.inputs.len();
         let mut outcomes: Vec<Option<Outcome>> = (0..processes).map(|_| None).collect();
@@ -126,7 +127,7 @@ impl Readers {
                         complete_to,
                     });
                     seen[number] = (reads, hits);
-                    show(progress, &seen, duration, clock.now().saturating_sub(begun));
+                    show(progress, &seen, duration, clock::now().saturating_sub(begun));
                 }
                 FromReader::Tell { number: write, key } => {
                     unheard.insert((from, write), processes - 1);

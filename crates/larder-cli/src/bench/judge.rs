@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Instant;
 use super::report::{Mode, Source, Violation};
-use crate::clock::Instant;
 
 /// A write that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

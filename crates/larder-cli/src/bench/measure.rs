@@ -5,8 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::clock::Instant;
 use super::report::{Answers, Bar, Latency, Moment, Point, Quantiles, Source};
-use crate::clock::Instant;
 
 /// Of latencies in nanoseconds, exact to 0.1 %; it grows as longer ones come.
 pub(super) type Times = Histogram<u64>;

@@ -7,6 +7,7 @@
 //! again.
 
 mod arguments;
+mod clock;
 mod compile;
 mod engine;
 mod format;

@@ -12,8 +12,7 @@ use super::super::failure::with_sources;
 use super::report::Mode;
 use super::wire::Task;
 use super::workload::Workload;
-use crate::cache::QueryCache;
-use crate::query::Query;
+use larder::{Query, QueryCache};
 
 /// All that a reader process needs, ready to be used.
 pub(super) struct Opened {
@@ -68,7 +67,7 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
         .max_bytes(task.l1_bytes)
         .ttl(ttl)
         .stale_while_revalidate(Duration::from_nanos(task.stale_while_revalidate_ns))
-        .max_blind(Duration::from_nanos(task.max_blind_ns));
+        .max_staleness(Duration::from_nanos(task.max_blind_ns));
     if let Some(secret) = &task.secret {
         builder = builder.secret(secret.clone());
     }
@@ -76,7 +75,7 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
         builder = builder.redis(redis);
     }
     if task.mode == Mode::L2 {
-        builder = builder.past_memory();
+        builder = builder.memory_off();
     }
     builder.build().await.map_err(|error| with_sources(&error))
 }

@@ -18,8 +18,9 @@ use super::opened::Opened;
 use super::reading::Reading;
 use super::report::{Source, Violation};
 use super::wire::{FromReader, Outcome, ToReader};
-use crate::clock::{Clock, Instant};
-use crate::tag::Tag;
+use larder::Tag;
+
+use super::clock::{self, Instant};
 
 /// How often it tells how far it is.
 const TICK: Duration = Duration::from_millis(100);
@@ -177,7 +178,7 @@ impl<'r> Court<'r> {
 
     /// There will be no more writes of this process.
     fn adjourn(&mut self) {
-        self.adjourned = Some(Clock::system().now());
+        self.adjourned = Some(clock::now());
         self.sit();
     }
 

@@ -15,14 +15,11 @@ use super::judge::{Ack, Shown};
 use super::measure::{Parts, Times, count, record, times};
 use super::opened::{Opened, tag};
 use super::report::{Mode, Source};
-use super::source::{Queries, Timed};
+use super::source::{BenchError, Queries, Timed};
 use super::workload::{self, Random};
-use crate::answer::Origin;
-use crate::clock::{Clock, Instant};
-use crate::error::Error;
-use crate::postgres;
-use crate::rows::{ColumnSets, Rows};
-use crate::value::Value;
+use larder::{Origin, Rows};
+
+use super::clock::{self, Instant};
 
 /// What readers find is kept in so many places, so that they rarely wait for each other.
 const SHARDS: usize = 8;
@@ -54,12 +51,10 @@ pub(super) struct Written {
 
 pub(super) struct Reading {
     pub(super) opened: Opened,
-    clock: Clock,
     pub(super) source: Timed,
     sql: Arc<str>,
     update: String,
     /// For queries without a cache.
-    sets: Arc<ColumnSets>,
     begun: Instant,
     until: Instant,
     part: Duration,
@@ -106,14 +101,12 @@ impl Reading {
             queries: Arc::new(Mutex::new(Queries::new(parts()))),
         };
         Reading {
-            clock: Clock::system(),
             source,
             sql: task.query.as_str().into(),
             update: format!(
                 "UPDATE {}.keys SET version = version + 1 WHERE key = $1 RETURNING version",
                 task.schema
             ),
-            sets: Arc::default(),
             begun,
             until: until.unwrap_or(Instant::MAX),
             part,
@@ -145,7 +138,7 @@ impl Reading {
     pub(super) fn acks(&self) -> (Vec<Ack>, Instant) {
         let mut acks = lock(&self.acks);
         // Under the lock: whoever comes later takes a later time.
-        (std::mem::take(&mut *acks), self.clock.now())
+        (std::mem::take(&mut *acks), clock::now())
     }
 
     /// All other processes know of that write.
@@ -162,7 +155,7 @@ impl Reading {
         let mut random = workload::random(task.seed, task.process, number);
         let mut turn = number;
         while !self.stopped.load(Ordering::Relaxed) {
-            let now = self.clock.now();
+            let now = clock::now();
             if now >= self.until {
                 return true;
             }
@@ -192,9 +185,9 @@ impl Reading {
     }
 
     async fn read_one(&self, key: u32, number: u32) {
-        let begun = self.clock.now();
+        let begun = clock::now();
         let outcome = self.ask(key).await;
-        let ended = self.clock.now();
+        let ended = clock::now();
         let shown = outcome.and_then(|(rows, source)| Ok((version(&rows)?, source)));
         let mut shard = lock(&self.shards[number as usize % SHARDS]);
         match shown {
@@ -213,23 +206,25 @@ impl Reading {
         }
     }
 
-    async fn ask(&self, key: u32) -> Result<(Rows, Source), Error> {
+    async fn ask(&self, key: u32) -> Result<(Rows, Source), BenchError> {
         // Key numbers are below 2^31.
         let parameter = key as i32;
+        let (source, sql) = (self.source.clone(), self.sql.clone());
         let Some(cache) = &self.opened.cache else {
-            let (source, sql) = (self.source.clone(), self.sql.clone());
-            let image =
-                postgres::rows(source, sql, vec![Box::new(parameter)], self.sets.clone()).await?;
-            return Ok((Rows::of(Arc::new(image)), Source::Postgres));
+            return Ok((source.rows(sql, parameter).await?, Source::Postgres));
         };
         let query = self.opened.query(cache, key);
-        let answer = query.bind(parameter).fetch(&self.source).answer().await?;
+        let read = query.bind(parameter).load_rows(move || source.rows(sql, parameter));
+        let answer = read.answer().await?;
         let source = match answer.origin() {
             Origin::L1 => Source::L1,
             Origin::L2 => Source::L2,
             Origin::Loaded => Source::Loaded,
             Origin::Coalesced => Source::Coalesced,
             Origin::Stale => Source::Stale,
+            other => {
+                return Err(format!("an answer of an origin that is unknown: {other:?}").into());
+            }
         };
         Ok((answer.into_value(), source))
     }
@@ -273,21 +268,20 @@ impl Reading {
         };
         if announced {
             let mut acks = lock(&self.acks);
-            let at = self.clock.now();
+            let at = clock::now();
             acks.push(Ack { key, version, at });
         } else {
             lock(&self.written).unacknowledged += 1;
         }
     }
 
-    async fn commit(&self, key: u32) -> Result<u64, Error> {
+    async fn commit(&self, key: u32) -> Result<u64, BenchError> {
         let _turn = self.source.turns.acquire().await;
-        let client = self.opened.pool.get().await.map_err(|error| Error::connect(error.into()))?;
-        let of_postgres = |error: tokio_postgres::Error| Error::query(error.into());
-        let update = client.prepare_cached(&self.update).await.map_err(of_postgres)?;
-        let begun = self.clock.now();
-        let row = client.query_one(&update, &[&(key as i32)]).await.map_err(of_postgres)?;
-        let ended = self.clock.now();
+        let client = self.opened.pool.get().await?;
+        let update = client.prepare_cached(&self.update).await?;
+        let begun = clock::now();
+        let row = client.query_one(&update, &[&(key as i32)]).await?;
+        let ended = clock::now();
         let mut written = lock(&self.written);
         written.parts.at(ended).writes += 1;
         written.total_ns += ended - begun;
@@ -304,22 +298,22 @@ impl Reading {
         }
     }
 
-    async fn failed(&self, number: u32, error: &Error) {
-        let now = self.clock.now();
+    async fn failed(&self, number: u32, error: &BenchError) {
+        let now = clock::now();
         {
             let mut shard = lock(&self.shards[number as usize % SHARDS]);
             shard.parts.at(now).errors += 1;
-            shard.first_error.get_or_insert_with(|| with_sources(error));
+            shard.first_error.get_or_insert_with(|| with_sources(&**error));
         }
         sleep(REST).await;
     }
 }
 
 /// The version that an answer shows.
-fn version(rows: &Rows) -> Result<u64, Error> {
+fn version(rows: &Rows) -> Result<u64, BenchError> {
     let row = rows.iter().next();
     let version: Option<i64> = row.and_then(|row| row.try_get(0).ok());
-    version.map(i64::unsigned_abs).ok_or_else(|| {
-        Error::query("the answer does not show a version: were the tables changed?".into())
-    })
+    version
+        .map(i64::unsigned_abs)
+        .ok_or_else(|| "the answer does not show a version: were the tables changed?".into())
 }

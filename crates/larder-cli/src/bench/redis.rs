@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::super::failure::{Failure, with_sources};
 use super::report::RedisLoad;
-use crate::builder::without_credentials;
 
 /// A database with more keys is not searched for ours: their time to live ends them.
 const SEARCHABLE: u64 = 1_000_000;
@@ -18,9 +17,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn connect(url: &str) -> Result<Server, Failure> {
-        let shown = without_credentials(url);
-        let client = Client::open(url)
-            .map_err(|_| Failure::usage(format!("{shown:?} is no URL of a Redis")))?;
+        // A URL that cannot be read may hold a password anywhere, so it is not shown.
+        let client = Client::open(url).map_err(|_| {
+            Failure::usage("the URL given for Redis (--redis) is not one of a Redis")
+        })?;
+        let shown = client.get_connection_info().addr().to_string();
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(10)))
             .set_response_timeout(Some(Duration::from_secs(10)));

@@ -22,7 +22,7 @@ use super::value::Writes;
 use super::wire::Task;
 use super::workload::{self, Kind, Workload};
 use super::{compile, machine, sweep};
-use crate::cache::QueryCache;
+use larder::QueryCache;
 
 /// Accesses of a sweep over drawn keys, if nothing else is said.
 const SWEPT: u64 = 1_000_000;
@@ -179,7 +179,7 @@ async fn check_settings(plan: &Plan) -> Result<(), Failure> {
     let trial = QueryCache::builder()
         .ttl(plan.ttl)
         .stale_while_revalidate(plan.stale_while_revalidate)
-        .max_blind(plan.max_blind)
+        .max_staleness(plan.max_blind)
         .max_bytes(plan.l1_bytes);
     trial.build().await.map(drop).map_err(|error| Failure::usage(error.to_string()))
 }

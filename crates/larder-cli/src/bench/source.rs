@@ -3,15 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deadpool_postgres::Pool;
-use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::measure::{Parts, Times, record, times};
-use crate::clock::{Clock, Instant};
-use crate::error::Error;
-use crate::param::OwnedParams;
-use crate::postgres::{self, Source, sealed};
-use crate::rows::{ColumnSets, Image};
+use larder::Rows;
+
+use super::clock::{self, Instant};
 
 /// What queries came to.
 pub(super) struct Queries {
@@ -41,27 +38,21 @@ impl Queries {
     }
 }
 
-impl Source for Timed {}
-
-impl sealed::Source for Timed {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(async move {
-            // It is never closed.
-            let _turn = self.turns.acquire_owned().await;
-            let clock = Clock::system();
-            let begun = clock.now();
-            let rows = postgres::rows(self.pool, sql, params, sets).await;
-            let ended = clock.now();
-            if rows.is_ok() {
-                let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
-                queries.add(begun, ended);
-            }
-            rows
-        })
+impl Timed {
+    /// Runs the query, and counts how long it took.
+    pub(super) async fn rows(self, sql: Arc<str>, key: i32) -> Result<Rows, BenchError> {
+        // It is never closed.
+        let _turn = self.turns.acquire_owned().await;
+        let begun = clock::now();
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = Rows::query_prepared(&**client, &statement, &[&key]).await?;
+        let ended = clock::now();
+        let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        queries.add(begun, ended);
+        Ok(rows)
     }
 }
+
+/// Whatever failed.
+pub(super) type BenchError = Box<dyn std::error::Error + Send + Sync>;

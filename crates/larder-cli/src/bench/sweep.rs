@@ -15,10 +15,7 @@ use super::opt::Opt;
 use super::progress::Progress;
 use super::report::{Sweep, SweepPoint};
 use super::value::Capacity;
-use crate::answer::Origin;
-use crate::cache::QueryCache;
-use crate::query::Query;
-use crate::value::Value;
+use larder::{Origin, Query, QueryCache};
 
 /// How often it is looked whether the user has had enough.
 const LOOK: usize = 1 << 12;
@@ -165,12 +162,11 @@ async fn read(query: &Query, key: u32) -> Result<Origin, Failure> {
 async fn entry_bytes() -> Result<u64, Failure> {
     let (cache, query) = cache(1 << 20).await?;
     read(&query, 0).await?;
-    let key = query.call(<Arc<u8>>::shape(), &(0_i64,));
-    let (key, _) = key.map_err(|error| Failure::other(error.to_string()))?;
-    // A load keeps its result before it gives it.
-    let held = cache.core.local.get(&key);
-    held.map(|held| u64::from(held.weight()))
-        .ok_or_else(|| Failure::other("the memory tier does not keep a result"))
+    let stats = cache.stats();
+    match stats.entries {
+        1 => Ok(stats.memory_bytes),
+        _ => Err(Failure::other("the memory tier does not keep a result")),
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Instant;
 use super::judge::Ack;
 use super::measure::{Packed, Parts};
 use super::report::{Mode, Source, Violation};
 use super::workload::Kind;
-use crate::clock::Instant;
 
 /// The hidden subcommand that reader processes run.
 pub(in super::super) const READER: &str = "bench-reader";

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use tokio_postgres::Row;
 
 use super::report::{Report, Severity};
+use super::session::Session;
 use super::{Check, views};
 use crate::connect::Pool;
 use crate::failure::with_sources;
-use crate::postgres::matview::session::{Session, Source};
 
 const AREA: &str = "PostgreSQL";
 
@@ -16,11 +16,10 @@ const AREA: &str = "PostgreSQL";
 const TESTED: i32 = 140_000;
 
 pub(super) async fn check(report: &mut Report, pool: &Pool, check: &Check) {
-    let source = Source::new(pool.source.clone());
-    let mut session = match Session::open(&source).await {
+    let session = match Session::open(pool).await {
         Ok(session) => session,
         Err(error) => {
-            let what = format!("no connection to {}: {}", pool.address, with_sources(&*error));
+            let what = format!("no connection to {}: {}", pool.address, with_sources(&error));
             report.add(AREA, Severity::Error, what).advise(
                 "Look at host, port, database, user and password, at pg_hba.conf, and whether the \
                  server runs.",
@@ -29,20 +28,26 @@ pub(super) async fn check(report: &mut Report, pool: &Pool, check: &Check) {
         }
     };
     let outcome = async {
-        server(report, &mut session, pool).await?;
-        pooler(report, &source, &mut session, pool).await?;
-        settings(report, &mut session).await?;
-        views::check(report, &mut session, &check.view).await
+        server(report, &session, pool).await?;
+        pooler(report, &session, pool).await?;
+        settings(report, &session).await
+    };
+    let unanswered = |error: &(dyn std::error::Error + 'static)| {
+        format!("a question is not answered: {}", with_sources(error))
     };
     if let Err(error) = outcome.await {
-        let what = format!("a question is not answered: {}", with_sources(&error));
-        report.add(AREA, Severity::Error, what);
+        report.add(AREA, Severity::Error, unanswered(&error));
+        return;
+    }
+    drop(session);
+    if let Err(error) = views::check(report, pool, &check.view).await {
+        report.add(AREA, Severity::Error, unanswered(&error));
     }
 }
 
 async fn server(
     report: &mut Report,
-    session: &mut Session,
+    session: &Session,
     pool: &Pool,
 ) -> Result<(), tokio_postgres::Error> {
     let sql = "SELECT current_setting('server_version_num')::int4, \
@@ -99,8 +104,7 @@ async fn server(
 /// transaction.
 async fn pooler(
     report: &mut Report,
-    source: &Source,
-    session: &mut Session,
+    session: &Session,
     pool: &Pool,
 ) -> Result<(), tokio_postgres::Error> {
     let sql = "SELECT pg_backend_pid(), inet_server_port(), current_setting('port')::int4";
@@ -108,13 +112,13 @@ async fn pooler(
     let (first, over_tcp): (i32, bool) =
         (rows[0].get(0), rows[0].get::<_, Option<i32>>(1).is_some());
     let port: i32 = rows[0].get(2);
-    let Ok(mut other) = Session::open(source).await else {
+    let Ok(other) = Session::open(pool).await else {
         report.leave_out(
             "PostgreSQL: whether a pooler lies between, for want of a second connection",
         );
         return Ok(());
     };
-    if let Err(error) = other.begin("SELECT 1").await {
+    if let Err(error) = other.begin().await {
         let what = format!("a transaction cannot be begun: {}", with_sources(&error));
         report.add(AREA, Severity::Error, what).advise(
             "A pooler in statement mode refuses them. Use transaction mode, or session mode.",
@@ -155,7 +159,7 @@ const SETTINGS: &str = "SELECT name, setting, source FROM pg_settings WHERE name
     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'autovacuum', \
     'default_transaction_read_only', 'client_connection_check_interval')";
 
-async fn settings(report: &mut Report, session: &mut Session) -> Result<(), tokio_postgres::Error> {
+async fn settings(report: &mut Report, session: &Session) -> Result<(), tokio_postgres::Error> {
     let rows = session.query(SETTINGS, &[]).await?;
     let settings: BTreeMap<String, String> =
         rows.iter().map(|row| (row.get(0), row.get(1))).collect();

@@ -1,32 +1,29 @@
 //! Whether the materialized views of a database can be refreshed.
 
+use larder::refresh::{Finding, FindingKind, MaterializedView, RefreshError};
+
 use super::report::{Report, Severity};
-use crate::matviews;
-use crate::postgres::matview::check::{self, Wanted};
-use crate::postgres::matview::session::Session;
-use crate::postgres::matview::{Finding, FindingKind};
+use crate::connect::Pool;
 
 const AREA: &str = "Materialized views";
 
 pub(super) async fn check(
     report: &mut Report,
-    session: &mut Session,
+    pool: &Pool,
     wanted: &[String],
-) -> Result<(), tokio_postgres::Error> {
-    let all = matviews::all(session).await?;
-    let managed: Vec<u32> = all.iter().map(|view| view.oid).collect();
+) -> Result<(), RefreshError> {
+    let all = MaterializedView::discover(pool.source.clone()).await?;
     let all: Vec<String> = all.into_iter().map(|view| view.name).collect();
     let names = if wanted.is_empty() { &all } else { wanted };
     if names.is_empty() {
         report.add(AREA, Severity::Ok, "there are none in this database");
     }
     for name in names {
-        let how = Wanted { concurrently: true, skip_unchanged: false };
-        let findings = check::check(session, name, how, &managed).await?;
-        if findings.is_empty() {
+        let check = MaterializedView::new(name.as_str()).check(pool.source.clone()).await?;
+        if check.findings().is_empty() {
             report.add(AREA, Severity::Ok, format!("{name}: can be refreshed CONCURRENTLY"));
         }
-        for finding in &findings {
+        for finding in check.findings() {
             add(report, name, finding);
         }
     }

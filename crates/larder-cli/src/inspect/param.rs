@@ -154,15 +154,15 @@ mod tests {
         #[cfg(feature = "uuid")]
         assert_eq!(
             given(&["uuid:00000000-0000-0000-0000-000000000007"]),
-            bound((uuid::Uuid::from_u128(7),))
+            bound!(uuid::Uuid::from_u128(7))
         );
         #[cfg(feature = "chrono")]
         assert_eq!(
             given(&["chrono-date:2024-02-29", "chrono-instant:1970-01-01T00:00:00Z"]),
-            bound((
+            bound!(
                 chrono::NaiveDate::from_ymd_opt(2024, 2, 29).unwrap(),
                 chrono::DateTime::<chrono::Utc>::UNIX_EPOCH
-            ))
+            )
         );
     }
 

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use super::steps;
 use crate::failure::{Failure, counted, with_sources};
-use crate::postgres::matview::RefreshError;
-use crate::refresh::{PlannedView, RefreshOutcome, RefreshPlan, RefreshReport};
 use crate::text::{self, BOLD, RESET, paragraph, print, width};
+use larder::refresh::{PlannedView, RefreshError, RefreshOutcome, RefreshPlan, RefreshReport};
 
 /// What is printed of them.
 pub(super) struct Outcomes {
@@ -142,7 +141,7 @@ fn as_json(
                 "view": name,
                 "outcome": match report.outcome() {
                     RefreshOutcome::Refreshed(_) => "refreshed",
-                    RefreshOutcome::Skipped(_) => "skipped",
+                    _ => "skipped",
                 },
                 "text": report.outcome().to_string(),
                 "changed": report.changed(),

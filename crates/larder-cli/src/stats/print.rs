@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::{Sort, sort};
 use crate::failure::counted;
 use crate::fleet::{Fleet, Flow, View};
-use crate::stats::{Latency, QueryStats};
 use crate::text::{BOLD, RESET, bytes, duration, paragraph, table, thousands};
+use larder::stats::{Latency, QueryStats};
 
 /// A terminal with less gets fewer columns.
 const WIDE: usize = 72;
@@ -21,7 +21,7 @@ pub(super) fn totals(fleet: &Fleet, namespace: &str, by: Sort, top: usize, width
         total.l1_hits,
         total.l2_hits,
         total.coalesced,
-        total.loaded,
+        total.reads_loaded,
         total.stale,
         total.failed,
     ]);
@@ -157,7 +157,7 @@ fn rest(out: &mut String, fleet: &Fleet, total: &QueryStats, width: usize) {
         thousands(total.load_errors),
         duration(total.load_latency.sum()),
         thousands(rest.invalidations),
-        thousands(total.outdated),
+        thousands(total.invalidated),
         thousands(rest.entries),
         bytes(rest.memory_bytes),
         bytes(total.l2_bytes_read),

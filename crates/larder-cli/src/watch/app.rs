@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::KeyCode;
 
 use crate::fleet::{Fleet, Flow};
-use crate::stats::Roll;
 use crate::stats::Sort;
+use larder::stats::FleetStats;
 
 /// How many looks are kept for the curves: some minutes.
 const KEPT: usize = 300;
@@ -42,7 +42,7 @@ impl App {
     }
 
     /// Takes in what the fleet publishes; `None` if Redis did not answer.
-    pub(super) fn observe(&mut self, roll: Option<Roll>) {
+    pub(super) fn observe(&mut self, roll: Option<FleetStats>) {
         self.asked = true;
         self.answered = roll.is_some();
         let Some(roll) = roll else { return };

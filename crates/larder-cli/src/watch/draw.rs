@@ -7,10 +7,10 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::app::App;
-use crate::stats::Latency;
 use crate::stats::print::{next, per_second, percent};
 use crate::stats::{Sort, nobody, sort};
 use crate::text::{bytes, duration, thousands};
+use larder::stats::Latency;
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
@@ -231,12 +231,12 @@ fn draw_processes(app: &App, frame: &mut Frame, area: Rect) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{Published, Roll};
+    use larder::stats::{FleetStats, ProcessStats};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use ratatui::crossterm::event::KeyCode;
 
-    fn process(uptime_ms: u64, times: u64) -> Published {
+    fn process(uptime_ms: u64, times: u64) -> ProcessStats {
         let query = |name: &str, hits: u64, loaded: u64| {
             serde_json::json!({ "name": name, "l1_hits": times * hits, "loaded": times * loaded,
                 "loads": times * loaded })
@@ -256,7 +256,9 @@ mod tests {
         let mut app = App::new("shop".to_owned());
         for times in 1..5 {
             let processes = vec![process(1000 * times, times)];
-            app.observe(Some(Roll { processes, skipped: 0 }));
+            let mut stats = FleetStats::default();
+            stats.processes = processes;
+            app.observe(Some(stats));
         }
         app
     }
@@ -329,7 +331,7 @@ mod tests {
         assert!(drawn(&app, 40, 15).contains("asking Redis"));
         app.observe(None);
         assert!(drawn(&app, 40, 15).contains("no answer from Redis"));
-        app.observe(Some(Roll::default()));
+        app.observe(Some(FleetStats::default()));
         let screen = drawn(&app, 80, 24);
         assert!(screen.contains(".publish_stats(Duration::from_secs("), "{screen}");
     }
