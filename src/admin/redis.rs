@@ -12,7 +12,7 @@ use super::Error;
 use super::directory::Directory;
 use crate::clock::Clock;
 use crate::currency::Position;
-use crate::l2::redis::link::{CONNECT, Link, bounded, client};
+use crate::l2::redis::connection::{CONNECT, Connection, bounded, client};
 use crate::l2::redis::{Names, RedisStore, mark, number};
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
@@ -142,7 +142,7 @@ impl Redis {
     /// What Redis replies if one of them fails: on a replica, without a right, or with a renamed
     /// command.
     pub async fn run_scripts(&self) -> Result<(), Error> {
-        let link = Link::new(&self.url, PATIENCE).map_err(Error::of)?;
+        let link = Connection::new(&self.url, PATIENCE).map_err(Error::of)?;
         link.connect().await.map_err(Error::of)?;
         let store = RedisStore::new(link, &self.namespace, Arc::new(Nobody));
         let checked = store.check().await;

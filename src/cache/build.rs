@@ -19,7 +19,7 @@ use crate::currency::Currency;
 use crate::error::WrongSetting;
 use crate::fleet::Fleet;
 use crate::fleet::heartbeat::Heartbeat;
-use crate::fleet::notices::Backplane;
+use crate::fleet::notices::Notices;
 use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
@@ -140,20 +140,20 @@ impl QueryCacheBuilder {
         namespace: &str,
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
-        let backplane = Arc::new(Backplane::new(Arc::new(Currency::shared())));
-        let Some(store) = self.store(namespace, &backplane).await? else {
+        let notices = Arc::new(Notices::new(Arc::new(Currency::shared())));
+        let Some(store) = self.store(namespace, &notices).await? else {
             return Ok((Arc::new(Currency::alone()), None));
         };
         let heartbeat = Heartbeat::start(
             runtime,
             store.clone(),
-            backplane.clone(),
+            notices.clone(),
             counters.clone(),
             self.clock.clone(),
             self.max_staleness,
         );
-        let currency = backplane.currency.clone();
-        let fleet = Fleet::new(store, backplane, heartbeat, self.clock.clone(), runtime.clone());
+        let currency = notices.currency.clone();
+        let fleet = Fleet::new(store, notices, heartbeat, self.clock.clone(), runtime.clone());
         Ok((currency, Some(Arc::new(fleet))))
     }
 
@@ -178,20 +178,20 @@ impl QueryCacheBuilder {
     async fn store(
         &self,
         namespace: &str,
-        backplane: &Arc<Backplane>,
+        notices: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         #[cfg(any(test, feature = "test-util"))]
         if let Some(store) = &self.memory_store {
-            return Ok(Some(Arc::new(store.join(namespace, backplane.clone()))));
+            return Ok(Some(Arc::new(store.join(namespace, notices.clone()))));
         }
-        self.redis_store(namespace, backplane).await
+        self.redis_store(namespace, notices).await
     }
 
     #[cfg(not(feature = "redis"))]
     async fn redis_store(
         &self,
         _: &str,
-        _: &Arc<Backplane>,
+        _: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         Ok(None)
     }
@@ -200,9 +200,9 @@ impl QueryCacheBuilder {
     async fn redis_store(
         &self,
         namespace: &str,
-        backplane: &Arc<Backplane>,
+        notices: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
-        use crate::l2::redis::{Link, RedisStore};
+        use crate::l2::redis::{Connection, RedisStore};
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -213,7 +213,7 @@ impl QueryCacheBuilder {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
         }
-        let link = Link::new(url, *timeout).map_err(|_| {
+        let link = Connection::new(url, *timeout).map_err(|_| {
             let allowed = "redis://[user:password@]host[:port][/database] or unix:///path/to.sock";
             wrong("redis", format_args!("{:?}", without_credentials(url)), allowed)
         })?;
@@ -224,7 +224,7 @@ impl QueryCacheBuilder {
             return Err(BuildError::new(Kind::Unreachable { address, source: error.into() }));
         }
         let address = link.address();
-        let store = RedisStore::new(link, namespace, backplane.clone());
+        let store = RedisStore::new(link, namespace, notices.clone());
         if !optional && let Err(error) = store.check().await {
             return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
         }

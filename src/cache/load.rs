@@ -116,7 +116,7 @@ impl Inner {
                 .await
             {
                 Permission::AlreadyLoaded(loaded) => return Ok(Outcome::Found(loaded)),
-                Permission::LeaseReply(granted) => attempt.lease = Some(granted),
+                Permission::Leased(granted) => attempt.lease = Some(granted),
                 Permission::Unleased => {}
             }
             self.run::<V>(load, &job.config, skip_permit, attempt).await.map(Outcome::Loaded)

@@ -27,7 +27,7 @@ const LOOKS: usize = 3;
 pub(super) enum Permission {
     /// For all processes: Redis has granted the lease, or may have done so without its reply
     /// arriving.
-    LeaseReply(Lease),
+    Leased(Lease),
     /// For this process only: Redis cannot be used, or another process's load had no result.
     Unleased,
     /// None is needed: another process has loaded the result meanwhile.
@@ -67,16 +67,16 @@ impl Inner {
                 MissReason::Refused(token) => (Some(token), true),
                 MissReason::Unreachable => return Permission::Unleased,
             };
-            let waiter = fleet.backplane.wait_for(*key);
+            let waiter = fleet.notices.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(config.depends.slots());
             let lease = fleet.ask(*key, token);
             match fleet.store.lease(key, LeaseRequest { token, at, need, seen, refused }).await {
                 Err(_) => {
                     count(&self.counters.l2_errors);
-                    return Permission::LeaseReply(lease);
+                    return Permission::Leased(lease);
                 }
-                Ok(LeaseReply::Granted) => return Permission::LeaseReply(lease.granted()),
+                Ok(LeaseReply::Granted) => return Permission::Leased(lease.granted()),
                 Ok(LeaseReply::Entry) => lease.refused(),
                 Ok(LeaseReply::Wait(remaining)) => {
                     lease.refused();

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::{self, Clock};
 use crate::currency::{Applied, Currency};
-use crate::fleet::notices::Backplane;
+use crate::fleet::notices::Notices;
 use crate::l2::{Store, StoreError};
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
@@ -33,7 +33,7 @@ pub(crate) struct Heartbeat {
 
 struct Pulse {
     store: Arc<dyn Store>,
-    backplane: Arc<Backplane>,
+    notices: Arc<Notices>,
     counters: Arc<Counters>,
     clock: Clock,
     max_staleness: Duration,
@@ -47,14 +47,14 @@ impl Heartbeat {
     pub(crate) fn start(
         runtime: &Handle,
         store: Arc<dyn Store>,
-        backplane: Arc<Backplane>,
+        notices: Arc<Notices>,
         counters: Arc<Counters>,
         clock: Clock,
         max_staleness: Duration,
     ) -> Heartbeat {
         let pulse = Arc::new(Pulse {
             store,
-            backplane,
+            notices,
             counters,
             clock,
             max_staleness,
@@ -73,7 +73,7 @@ impl Heartbeat {
         }
         let mut ended = self.pulse.ended.subscribe();
         let next = self.pulse.begun.load(Ordering::SeqCst) + 1;
-        self.pulse.backplane.beat.notify_one();
+        self.pulse.notices.beat.notify_one();
         let limit = self.pulse.store.limit();
         let _ = timeout(limit, ended.wait_for(|&ended| ended >= next)).await;
     }
@@ -102,7 +102,7 @@ impl Pulse {
         let mut reads = 0;
         loop {
             tokio::select! {
-                () = self.backplane.beat.notified() => {}
+                () = self.notices.beat.notified() => {}
                 _ = ticks.tick() => {
                     let before = std::mem::replace(&mut reads, self.counters.reads());
                     if before == reads && self.currency().unannounced().is_none() {
@@ -121,7 +121,7 @@ impl Pulse {
                 if self.beat().await.is_err() {
                     count(&self.counters.l2_errors);
                     // Redis also refuses the writes of lease holders then, so waiters ask again.
-                    self.backplane.ask_all();
+                    self.notices.ask_all();
                 }
             }
             self.ended.send_replace(number);
@@ -129,7 +129,7 @@ impl Pulse {
     }
 
     fn currency(&self) -> &Currency {
-        &self.backplane.currency
+        &self.notices.currency
     }
 
     async fn beat(&self) -> Result<(), StoreError> {
@@ -143,7 +143,7 @@ impl Pulse {
             count(&self.counters.epochs);
             trace::epoch(known.epoch, beat.at.epoch);
             // Their leases were lost with the directory's data.
-            self.backplane.ask_all();
+            self.notices.ask_all();
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 use crate::clock::Clock;
 use crate::currency::{Currency, Position};
 use crate::fleet::heartbeat::Heartbeat;
-use crate::fleet::notices::Backplane;
+use crate::fleet::notices::Notices;
 use crate::l2::{Fill, Found, LEASE, LeaseOutcome, ReadReply, Store, StoreError};
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
@@ -23,7 +23,7 @@ use crate::value::token::Token;
 /// The shared tier, and the parts that keep this process's table of invalidations in step with it.
 pub(crate) struct Fleet {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) backplane: Arc<Backplane>,
+    pub(crate) notices: Arc<Notices>,
     heartbeat: Heartbeat,
     clock: Clock,
     runtime: Handle,
@@ -40,16 +40,16 @@ const FAREWELL: Duration = Duration::from_secs(1);
 impl Fleet {
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        backplane: Arc<Backplane>,
+        notices: Arc<Notices>,
         heartbeat: Heartbeat,
         clock: Clock,
         runtime: Handle,
     ) -> Fleet {
-        Fleet { store, backplane, heartbeat, clock, runtime, leases: watch::Sender::new(0) }
+        Fleet { store, notices, heartbeat, clock, runtime, leases: watch::Sender::new(0) }
     }
 
     fn currency(&self) -> &Currency {
-        &self.backplane.currency
+        &self.notices.currency
     }
 
     /// Whether the table is confirmed now.
@@ -94,7 +94,7 @@ impl Fleet {
         self.currency().invalidate(slots);
         let outcome = self.heartbeat.announce().await;
         if outcome.is_err() {
-            self.backplane.beat.notify_one();
+            self.notices.beat.notify_one();
         }
         outcome
     }

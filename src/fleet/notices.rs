@@ -1,4 +1,4 @@
-//! [`Backplane`]: the notices that other processes of the fleet send, and the waiters they wake.
+//! [`Notices`]: the notices that other processes of the fleet send, and the waiters they wake.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::value::key::{CacheKey, KeyHasher};
 ///
 /// All of them are hints. A missed invalidation is found by the next beat. A missed end of another
 /// process's load is noticed when its lease expires.
-pub(crate) struct Backplane {
+pub(crate) struct Notices {
     pub(crate) currency: Arc<Currency>,
     /// Requests a beat from the heartbeat.
     pub(crate) beat: Notify,
@@ -45,9 +45,9 @@ pub(crate) enum WakeReason {
 /// While no notices arrive, waiters ask again after this time.
 const UNSUBSCRIBED: Duration = Duration::from_millis(100);
 
-impl Backplane {
-    pub(crate) fn new(currency: Arc<Currency>) -> Backplane {
-        Backplane {
+impl Notices {
+    pub(crate) fn new(currency: Arc<Currency>) -> Notices {
+        Notices {
             currency,
             beat: Notify::new(),
             listening: AtomicBool::new(false),
@@ -67,7 +67,7 @@ impl Backplane {
         waiting.number += 1;
         let number = waiting.number;
         waiting.keys.entry(key).or_default().push((number, tell));
-        Waiter { backplane: self.clone(), key, number, told }
+        Waiter { notices: self.clone(), key, number, told }
     }
 
     fn tell(&self, key: &CacheKey, word: WakeReason) {
@@ -86,7 +86,7 @@ impl Backplane {
     }
 }
 
-impl Listener for Backplane {
+impl Listener for Notices {
     fn hear(&self, notice: Notice) {
         match notice {
             Notice::Connected => self.beat.notify_one(),
@@ -112,7 +112,7 @@ impl Listener for Backplane {
 
 /// Waits for the end of another process's load.
 pub(crate) struct Waiter {
-    backplane: Arc<Backplane>,
+    notices: Arc<Notices>,
     key: CacheKey,
     number: u64,
     told: oneshot::Receiver<WakeReason>,
@@ -121,7 +121,7 @@ pub(crate) struct Waiter {
 impl Waiter {
     /// Waits for the end of the load, and no longer than its lease.
     pub(crate) async fn word(mut self, lease: Duration) -> WakeReason {
-        let listening = self.backplane.listening.load(Ordering::Acquire);
+        let listening = self.notices.listening.load(Ordering::Acquire);
         let patience = if listening { lease } else { lease.min(UNSUBSCRIBED) };
         match timeout(patience, &mut self.told).await {
             Ok(Ok(word)) => word,
@@ -132,7 +132,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut waiting = self.backplane.lock();
+        let mut waiting = self.notices.lock();
         if let Some(waiters) = waiting.keys.get_mut(&self.key) {
             waiters.retain(|(number, _)| *number != self.number);
             if waiters.is_empty() {
@@ -156,58 +156,58 @@ mod tests {
         KeyEncoder::new(Digest::new("n", "q", None, 0), Shape(number)).finish()
     }
 
-    fn backplane() -> Arc<Backplane> {
-        Arc::new(Backplane::new(Arc::new(Currency::shared())))
+    fn notices() -> Arc<Notices> {
+        Arc::new(Notices::new(Arc::new(Currency::shared())))
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_load_wakes_those_who_wait_for_its_key() {
-        let backplane = backplane();
-        backplane.hear(Notice::Subscribed);
+        let notices = notices();
+        notices.hear(Notice::Subscribed);
         let (one, two, other) =
-            (backplane.wait_for(key(1)), backplane.wait_for(key(1)), backplane.wait_for(key(2)));
-        backplane.hear(Notice::LeaseEnded { key: key(1), done: LeaseOutcome::Filled });
+            (notices.wait_for(key(1)), notices.wait_for(key(1)), notices.wait_for(key(2)));
+        notices.hear(Notice::LeaseEnded { key: key(1), done: LeaseOutcome::Filled });
         assert_eq!(one.word(LEASE).await, WakeReason::Ended(LeaseOutcome::Filled));
         assert_eq!(two.word(LEASE).await, WakeReason::Ended(LeaseOutcome::Filled));
         assert!(other.word(LEASE).now_or_never().is_none());
-        assert!(backplane.lock().keys.is_empty(), "whoever leaves is forgotten");
+        assert!(notices.lock().keys.is_empty(), "whoever leaves is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_word_a_waiter_asks_when_the_lease_ends_or_sooner_if_deaf() {
-        let backplane = backplane();
+        let notices = notices();
         let begin = tokio::time::Instant::now();
-        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
+        assert_eq!(notices.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
         assert!(begin.elapsed() >= UNSUBSCRIBED && begin.elapsed() < LEASE);
-        backplane.hear(Notice::Subscribed);
+        notices.hear(Notice::Subscribed);
         let begin = tokio::time::Instant::now();
-        assert_eq!(backplane.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
+        assert_eq!(notices.wait_for(key(1)).word(LEASE).await, WakeReason::AskAgain);
         assert!(begin.elapsed() >= LEASE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_notices_come_no_more_or_again_all_who_wait_ask() {
-        let backplane = backplane();
-        backplane.hear(Notice::Subscribed);
-        let waiter = backplane.wait_for(key(1));
-        backplane.hear(Notice::Unsubscribed);
+        let notices = notices();
+        notices.hear(Notice::Subscribed);
+        let waiter = notices.wait_for(key(1));
+        notices.hear(Notice::Unsubscribed);
         assert_eq!(waiter.word(LEASE).now_or_never(), Some(WakeReason::AskAgain));
-        let waiter = backplane.wait_for(key(1));
-        backplane.hear(Notice::Subscribed);
+        let waiter = notices.wait_for(key(1));
+        notices.hear(Notice::Subscribed);
         assert_eq!(waiter.word(LEASE).now_or_never(), Some(WakeReason::AskAgain));
     }
 
     #[test]
     fn a_gap_in_what_is_told_asks_for_a_beat() {
-        let backplane = backplane();
+        let notices = notices();
         let told = |seq| {
             let at = Position { epoch: 7, seq };
-            backplane.hear(Notice::Invalidated { at, slots: vec![] });
-            backplane.beat.notified().now_or_never().is_some()
+            notices.hear(Notice::Invalidated { at, slots: vec![] });
+            notices.beat.notified().now_or_never().is_some()
         };
         assert!(told(1), "of an epoch not known yet");
         let at = Position { epoch: 7, seq: 1 };
-        assert_eq!(backplane.currency.beat(at, &[], 1, Instant::from_nanos(9)), Applied::Ok);
+        assert_eq!(notices.currency.beat(at, &[], 1, Instant::from_nanos(9)), Applied::Ok);
         assert!(!told(2));
         assert!(told(4));
     }

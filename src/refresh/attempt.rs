@@ -18,7 +18,7 @@ use crate::telemetry::trace::Span;
 
 /// The outcome of an attempt.
 pub(super) enum Attempt {
-    LeaseOutcome(Arc<RefreshReport>),
+    Done(Arc<RefreshReport>),
     /// Another process is refreshing the view.
     Busy {
         holder: Option<String>,
@@ -59,8 +59,8 @@ impl Shared {
             () = self.closes(Closing::Cancelling) => Err(RefreshError::closed(name)),
         };
         let outcome = match &attempt {
-            Ok(Attempt::LeaseOutcome(report)) if report.rows().is_some() => Ok("refreshed"),
-            Ok(Attempt::LeaseOutcome(_)) => Ok("skipped"),
+            Ok(Attempt::Done(report)) if report.rows().is_some() => Ok("refreshed"),
+            Ok(Attempt::Done(_)) => Ok("skipped"),
             Ok(Attempt::Busy { .. }) => Ok("busy"),
             Ok(Attempt::Unsettled(_)) => Ok("unsettled"),
             Err(error) => Err(error.kind()),
@@ -70,7 +70,7 @@ impl Shared {
             Err(kind) => span.failed(&kind, clock.elapsed()),
         }
         match &attempt {
-            Ok(Attempt::LeaseOutcome(report)) => view.succeeded(report.clone()),
+            Ok(Attempt::Done(report)) => view.succeeded(report.clone()),
             Ok(Attempt::Busy { .. } | Attempt::Unsettled(_)) => {}
             Err(error) => {
                 // Hooks are not notified of a shutdown: there is no time left to run them.
@@ -90,7 +90,7 @@ impl Shared {
     ) -> Result<Attempt, RefreshError> {
         let name = view.name();
         let done = |outcome, warnings| {
-            Attempt::LeaseOutcome(Arc::new(RefreshReport {
+            Attempt::Done(Arc::new(RefreshReport {
                 view: name.clone(),
                 started,
                 duration: clock.elapsed(),

@@ -139,7 +139,7 @@ impl Refresher {
         }
         let (started, clock) = (self.shared.clock.wall(), Instant::now());
         match self.shared.attempt(view, trigger, true).await? {
-            Attempt::LeaseOutcome(report) => Ok(Arc::unwrap_or_clone(report)),
+            Attempt::Done(report) => Ok(Arc::unwrap_or_clone(report)),
             Attempt::Busy { holder, .. } => Ok(RefreshReport {
                 view: view.name().clone(),
                 started,

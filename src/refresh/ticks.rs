@@ -87,7 +87,7 @@ impl Due<'_> {
             };
             let trigger = Trigger::Tick { tick: self.tick, before: before.clone(), patience };
             let overtaken = match self.shared.attempt(self.view, trigger, failed == 0).await {
-                Ok(Attempt::LeaseOutcome(_)) => {
+                Ok(Attempt::Done(_)) => {
                     *settling = None;
                     self.view.done(self.tick);
                     return self.now();

@@ -1,4 +1,4 @@
-//! [`Looks`]: lookups in Redis. Concurrent lookups share a pipeline.
+//! [`ReadBatcher`]: lookups in Redis. Concurrent lookups share a pipeline.
 //!
 //! A lookup that finds no other lookup running is sent alone, at once, in its caller's own task.
 //! While others are running, lookups gather. The first of them spawns a task, which sends all
@@ -45,7 +45,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::link::Link;
+use super::connection::Connection;
 use super::{Names, mark, number};
 use crate::currency::Position;
 use crate::l2::{Found, ReadReply, StoreError};
@@ -58,10 +58,10 @@ const MOST: usize = 32;
 const BYTES: usize = 256 << 10;
 
 #[derive(Clone)]
-pub(super) struct Looks(Arc<Shared>);
+pub(super) struct ReadBatcher(Arc<Shared>);
 
 struct Shared {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     names: Arc<Names>,
     /// The recent average size of an entry in a batch, in bytes.
     size: AtomicUsize,
@@ -83,10 +83,10 @@ struct Waiting {
     answer: oneshot::Sender<Result<ReadReply, StoreError>>,
 }
 
-impl Looks {
-    pub(super) fn new(link: Arc<Link>, names: Arc<Names>) -> Looks {
+impl ReadBatcher {
+    pub(super) fn new(link: Arc<Connection>, names: Arc<Names>) -> ReadBatcher {
         let (size, gathered) = (AtomicUsize::new(0), Mutex::default());
-        Looks(Arc::new(Shared { link, names, size, gathered }))
+        ReadBatcher(Arc::new(Shared { link, names, size, gathered }))
     }
 
     /// The commands of a lookup for some keys.
@@ -119,7 +119,7 @@ impl Looks {
             }
         };
         let Some((answer, first)) = answer else {
-            let _under_way = UnderWay(shared);
+            let _under_way = InFlightGuard(shared);
             let mut glances = shared.ask(&[*key]).await?;
             return glances.next().ok_or(StoreError::Unavailable);
         };
@@ -153,7 +153,7 @@ impl Shared {
 
     /// Spawns the task that sends the waiting lookups.
     fn call(self: &Arc<Self>) {
-        let called = Called(Some(self.clone()));
+        let called = FlushGuard(Some(self.clone()));
         self.link.runtime().spawn(async move {
             // Runs after all tasks that are ready now, so that their lookups join the batch.
             yield_now().await;
@@ -166,7 +166,7 @@ impl Shared {
         &self,
         keys: &[CacheKey],
     ) -> Result<impl Iterator<Item = ReadReply> + use<>, StoreError> {
-        let commands = Looks::commands(&self.names, keys);
+        let commands = ReadBatcher::commands(&self.names, keys);
         let (replies, connection) = self.link.pipeline(&commands).await?;
         let [entries, time, marks] =
             <[Value; 3]>::try_from(replies).map_err(|_| StoreError::Unavailable)?;
@@ -201,18 +201,18 @@ impl Shared {
 }
 
 /// A running pipeline of lookups. It ends when this is dropped.
-struct UnderWay<'a>(&'a Shared);
+struct InFlightGuard<'a>(&'a Shared);
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.lock().under_way -= 1;
     }
 }
 
 /// The duty to send the waiting lookups. If it is dropped before that, they are dropped and fail.
-struct Called(Option<Arc<Shared>>);
+struct FlushGuard(Option<Arc<Shared>>);
 
-impl Called {
+impl FlushGuard {
     async fn send(mut self) {
         let Some(shared) = self.0.take() else { return };
         let most = shared.most();
@@ -227,7 +227,7 @@ impl Called {
             gathered.under_way += 1;
             (batch, gathered.called)
         };
-        let _under_way = UnderWay(&shared);
+        let _under_way = InFlightGuard(&shared);
         if more {
             shared.call();
         }
@@ -254,7 +254,7 @@ impl Called {
     }
 }
 
-impl Drop for Called {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         let Some(shared) = self.0.take() else { return };
         let mut gathered = shared.lock();

@@ -1,9 +1,9 @@
 //! [`RedisStore`]: the shared tier in Redis.
 
 pub(crate) mod batch;
+pub(crate) mod connection;
 #[cfg(test)]
 mod differential;
-pub(crate) mod link;
 mod published;
 mod script;
 mod subscription;
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use redis::{Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
 
-use self::batch::Looks;
-pub(crate) use self::link::Link;
+use self::batch::ReadBatcher;
+pub(crate) use self::connection::Connection;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
 use crate::clock::{Clock, Instant};
@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Entries and leases are strings of their own, each with an expiry. The directory is one sorted
 /// set.
 pub(crate) struct RedisStore {
-    link: Arc<Link>,
-    looks: Looks,
+    link: Arc<Connection>,
+    batcher: ReadBatcher,
     subscription: Subscription,
     names: Arc<Names>,
     scripts: Scripts,
@@ -145,12 +145,16 @@ impl Scripts {
 
 impl RedisStore {
     /// Notices go to `listener`, which is also notified of new connections of the link.
-    pub(crate) fn new(link: Link, namespace: &str, listener: Arc<dyn Listener>) -> RedisStore {
+    pub(crate) fn new(
+        link: Connection,
+        namespace: &str,
+        listener: Arc<dyn Listener>,
+    ) -> RedisStore {
         let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
         let subscription = Subscription::start(link.client(), names.channel.clone(), listener);
-        let looks = Looks::new(link.clone(), names.clone());
-        RedisStore { link, looks, subscription, names, scripts: Scripts::new() }
+        let batcher = ReadBatcher::new(link.clone(), names.clone());
+        RedisStore { link, batcher, subscription, names, scripts: Scripts::new() }
     }
 
     /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
@@ -159,7 +163,7 @@ impl RedisStore {
         let start = Position { epoch: 0, seq: 0 };
         self.link.check(&self.beat_command(start)).await?;
         for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
-            self.link.check_pipeline(&Looks::commands(&self.names, keys)).await?;
+            self.link.check_pipeline(&ReadBatcher::commands(&self.names, keys)).await?;
         }
         let (key, token) = (CacheKey::random(), Token::random());
         let ask = LeaseRequest { token, at: start, need: 0, seen: None, refused: false };
@@ -234,7 +238,7 @@ impl Store for RedisStore {
     }
 
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>> {
-        Box::pin(self.looks.look(key))
+        Box::pin(self.batcher.look(key))
     }
 
     fn lease<'a>(

@@ -8,7 +8,7 @@ use redis::{Client, RedisError};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::link::{CONNECT, backoff};
+use super::connection::{CONNECT, backoff};
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;

@@ -36,7 +36,7 @@ struct Scene {
 type Look<'a> = Pin<Box<dyn Future<Output = Result<ReadReply, StoreError>> + Send + 'a>>;
 
 async fn store(url: &str, limit: Duration) -> RedisStore {
-    let link = Link::new(url, limit).unwrap();
+    let link = Connection::new(url, limit).unwrap();
     link.connect().await.unwrap();
     RedisStore::new(link, "batch", Arc::new(Unsubscribed))
 }
@@ -124,7 +124,7 @@ async fn one_goes_at_once_and_those_who_come_meanwhile_go_together() {
     // When all have been answered, the next lookup is sent alone again.
     assert!(value(&scene.store.read(&keys[0]).await).is_some());
     assert_eq!(scene.questions(), 4);
-    assert_eq!(scene.store.looks.0.lock().under_way, 0);
+    assert_eq!(scene.store.batcher.0.lock().under_way, 0);
 }
 
 #[tokio::test]
@@ -191,31 +191,31 @@ async fn callers_who_leave_harm_nobody() {
     let keys = keys(20);
     // Before anything is sent: the lookup sent alone, the one that spawned the task, and the last
     // one.
-    let mut looks = scene.begin(&keys);
+    let mut batcher = scene.begin(&keys);
     for leaver in [19, 8, 1, 0] {
-        drop(looks.remove(leaver));
+        drop(batcher.remove(leaver));
     }
-    for answer in join_all(looks).await {
+    for answer in join_all(batcher).await {
         assert!(value(&answer).is_some());
     }
     // When all are on their way to Redis.
     scene.proxy.stall(Way::ToClient);
     let asked = scene.questions();
-    let mut looks = scene.begin(&keys);
+    let mut batcher = scene.begin(&keys);
     while scene.questions() < asked + 2 {
         tokio::task::yield_now().await;
     }
     for leaver in [19, 8, 1, 0] {
-        drop(looks.remove(leaver));
+        drop(batcher.remove(leaver));
     }
     scene.proxy.release();
-    for answer in join_all(looks).await {
+    for answer in join_all(batcher).await {
         assert!(value(&answer).is_some());
     }
     // All of them leave.
     drop(scene.begin(&keys));
     all_have_theirs(&join_all(scene.begin(&keys)).await);
-    assert_eq!(scene.store.looks.0.lock().waiting.len(), 0);
+    assert_eq!(scene.store.batcher.0.lock().waiting.len(), 0);
 }
 
 #[tokio::test]
@@ -275,10 +275,10 @@ fn a_runtime_that_ends_or_stands_still_keeps_nobody() {
     drop((store, runtime));
     // The runtime ends after the task was spawned.
     let (runtime, store) = elsewhere(&scene);
-    let looks =
+    let batcher =
         here.block_on(async { keys.iter().map(|key| begun(store.read(key))).collect::<Vec<_>>() });
     runtime.shutdown_background();
-    let answers = here.block_on(join_all(looks));
+    let answers = here.block_on(join_all(batcher));
     assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
     // No task can be spawned any more.
     let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
@@ -291,7 +291,7 @@ async fn large_entries_go_in_small_batches() {
     let large = vec![b'x'; BYTES / 2];
     (0..20).for_each(|number| scene.put(number, &large));
     let keys = keys(21);
-    let shared = &scene.store.looks.0;
+    let shared = &scene.store.batcher.0;
     assert_eq!(shared.most(), MOST);
     // The first batch does not know the sizes yet.
     join_all(scene.begin(&keys)).await;

@@ -1,4 +1,4 @@
-//! [`Link`]: one connection to Redis, maintained by a task of its own.
+//! [`Connection`]: one connection to Redis, maintained by a task of its own.
 
 use crate::sync::{Mutex, MutexGuard};
 use std::future::Future;
@@ -39,7 +39,7 @@ const TIMEOUTS: u32 = 2;
 ///
 /// Without a connection, commands fail at once instead of waiting for one: a read can use
 /// PostgreSQL instead. The task that reconnects ends with the link.
-pub(crate) struct Link {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     limit: Duration,
     runtime: Handle,
@@ -91,9 +91,9 @@ impl Reference {
     }
 }
 
-impl Link {
-    /// Creates a link. Nothing is sent yet; see [`connect`](Link::connect).
-    pub(crate) fn new(url: &str, limit: Duration) -> Result<Link, RedisError> {
+impl Connection {
+    /// Creates a connection that is not open yet. Nothing is sent yet; see [`connect`](Connection::connect).
+    pub(crate) fn new(url: &str, limit: Duration) -> Result<Connection, RedisError> {
         let client = client(url)?;
         let shared = Arc::new(Shared {
             address: client.get_connection_info().addr().to_string(),
@@ -103,8 +103,8 @@ impl Link {
             current: Mutex::default(),
             broken: Notify::new(),
         });
-        let keeper = tokio::spawn(keep(shared.clone()));
-        Ok(Link { shared, limit, runtime: Handle::current(), keeper })
+        let keeper = tokio::spawn(reconnect(shared.clone()));
+        Ok(Connection { shared, limit, runtime: Handle::current(), keeper })
     }
 
     /// Sets the listener that is notified of every new connection from now on.
@@ -155,7 +155,7 @@ impl Link {
         &self.runtime
     }
 
-    /// Marks the start of a time limit; see [`timed_out`](Link::timed_out).
+    /// Marks the start of a time limit; see [`timed_out`](Connection::timed_out).
     pub(super) fn sent(&self) -> Sent {
         self.shared.lock().sent()
     }
@@ -320,7 +320,7 @@ async fn probe(
     }
 }
 
-impl Drop for Link {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.keeper.abort();
     }
@@ -372,7 +372,7 @@ impl Shared {
         }
     }
 
-    /// Called outside the lock: a listener may run any code.
+    /// FlushGuard outside the lock: a listener may run any code.
     fn gone(&self) {
         trace::connection(&self.address, false);
         self.broken.notify_one();
@@ -402,7 +402,7 @@ pub(super) struct Sent {
 }
 
 /// Reconnects whenever the connection was given up.
-async fn keep(shared: Arc<Shared>) {
+async fn reconnect(shared: Arc<Shared>) {
     let mut backoff = backoff();
     let mut connected = None;
     loop {
