@@ -111,9 +111,42 @@ mod sync;
 mod telemetry;
 mod value;
 
+/// The examples of the pages, compiled, and run where they need no server.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-mod readme {}
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/first-steps.md")]
+    mod first_steps {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/operating.md")]
+    mod operating {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/pagination.md")]
+    mod pagination {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/pgbouncer.md")]
+    mod pgbouncer {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/several-databases.md")]
+    mod several_databases {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/stale-while-revalidate.md")]
+    mod stale_while_revalidate {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/tenants.md")]
+    mod tenants {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/testing.md")]
+    mod testing {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/ttl-and-tags.md")]
+    mod ttl_and_tags {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/warming.md")]
+    mod warming {}
+}
 
 pub use self::cache::QueryCache;
 pub use self::cache::build_error::BuildError;

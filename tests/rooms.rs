@@ -67,7 +67,7 @@ fn is_test(path: &Path) -> bool {
 }
 
 /// Files and folders of unit tests under other names.
-const TESTS: &[&str] = &["differential", "fuzz", "orders"];
+const TESTS: &[&str] = &["differential", "fixtures", "fuzz", "orders"];
 
 fn module(path: &Path) -> String {
     let within = path.strip_prefix(source()).unwrap().with_extension("");

@@ -4,6 +4,8 @@ pub(crate) mod batch;
 pub(crate) mod connection;
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod fixtures;
 mod published;
 mod script;
 mod subscription;

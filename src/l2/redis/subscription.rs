@@ -85,7 +85,7 @@ async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Resu
 /// - `i <epoch> <seq> <slot> <slot> …`: an invalidation,
 /// - `d`, the outcome of a load, and its key in 32 bytes: a lease that a process waits for was
 ///   given back.
-fn parse(notice: &[u8]) -> Option<Notice> {
+pub(super) fn parse(notice: &[u8]) -> Option<Notice> {
     match notice {
         [b'i', b' ', rest @ ..] => {
             let numbers: Result<Vec<u64>, _> =
