@@ -175,9 +175,8 @@ impl Case<'_> {
         let Some(header) = &claim.header else {
             return Verdict::OtherFormat { format: claim.format, reads: FORMAT };
         };
-        match self.seal {
-            Some(Err(refusal)) => return refused(refusal, claim.signed),
-            Some(Ok(_)) | None => {}
+        if let Some(Err(refusal)) = self.seal {
+            return refused(refusal, claim.signed);
         }
         let Some(at) = self.directory.at else { return Verdict::NoDirectory };
         if self.directory.is_of_this_server == Some(false) {

@@ -1,6 +1,7 @@
 //! [`ResultKey`]: the key of one result, and the ways to name one.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::value::key::KeyEncoder;
 use crate::value::key::{CacheKey, Digest, Shape};
@@ -33,6 +34,9 @@ impl fmt::Debug for ResultKey {
     }
 }
 
+/// Writes a parameter.
+type Encode = Arc<dyn Fn(&mut KeyEncoder) + Send + Sync>;
+
 /// Computes the key of a call, as the cache does.
 ///
 /// ```
@@ -49,7 +53,7 @@ pub struct KeyBuilder {
     scope: Option<String>,
     schema_version: u32,
     shape: Shape,
-    params: Vec<std::sync::Arc<dyn Fn(&mut KeyEncoder) + Send + Sync>>,
+    params: Vec<Encode>,
 }
 
 impl KeyBuilder {
@@ -86,7 +90,7 @@ impl KeyBuilder {
     /// Adds the next parameter, of the type that the program binds.
     pub fn param<P: Param + Clone + Send + Sync + 'static>(mut self, param: &P) -> KeyBuilder {
         let param = param.clone();
-        self.params.push(std::sync::Arc::new(move |out| {
+        self.params.push(Arc::new(move |out| {
             P::kind(out);
             param.value(out);
         }));

@@ -1,7 +1,6 @@
 //! [`Store`]: the requests that the cache makes to its shared tier, and [`Listener`]: the notices
 //! that the tier sends.
 
-#[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) mod entry;
 #[cfg(test)]
 mod fuzz;

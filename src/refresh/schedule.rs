@@ -189,6 +189,7 @@ mod tests {
 
     #[test]
     fn times_before_the_epoch_are_taken_for_it_and_the_end_of_time_is_met_calmly() {
+        #[cfg_attr(not(feature = "cron"), expect(unused_mut))]
         let mut schedules = vec![Schedule::every(DAY).unwrap()];
         #[cfg(feature = "cron")]
         schedules.push(Schedule::cron("@daily", "UTC").unwrap());

@@ -271,9 +271,7 @@ async fn latency(report: &mut Report, redis: &Redis, limit: Duration) {
 async fn clock(report: &mut Report, redis: &Redis) {
     match redis.clock_ahead().await {
         Ok(ahead) => {
-            let apart = duration(Duration::from_millis(
-                u64::try_from(ahead.unsigned_abs()).unwrap_or(u64::MAX),
-            ));
+            let apart = duration(Duration::from_millis(ahead.unsigned_abs()));
             let what = match ahead.unsigned_abs() {
                 0..=20 => "its clock (TIME) agrees with this machine's".to_owned(),
                 _ if ahead > 0 => format!("its clock (TIME) is {apart} ahead of this machine's"),
