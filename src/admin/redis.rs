@@ -27,7 +27,6 @@ pub struct Redis {
     client: Client,
     connection: MultiplexedConnection,
     names: Names,
-    url: String,
     namespace: String,
 }
 
@@ -41,15 +40,33 @@ impl Redis {
     /// [`Unreachable`](super::ErrorKind::Unreachable) if nothing answers, and
     /// [`Refused`](super::ErrorKind::Refused) if the URL or the credentials are refused.
     pub async fn connect(url: &str, namespace: &str) -> Result<Redis, Error> {
-        let client = client(url).map_err(Error::of)?;
+        Redis::open(client(url).map_err(Error::of)?, namespace).await
+    }
+
+    /// Connects over TLS with these certificates; otherwise like [`connect`](Redis::connect).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Redis::connect).
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub async fn connect_with_tls(
+        url: &str,
+        namespace: &str,
+        tls: &crate::l2::redis::tls::RedisTls,
+    ) -> Result<Redis, Error> {
+        let client = crate::l2::redis::connection::client_with_tls(url, tls).map_err(Error::of)?;
+        Redis::open(client, namespace).await
+    }
+
+    async fn open(client: Client, namespace: &str) -> Result<Redis, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(Some(PATIENCE));
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = bounded(CONNECT, connecting).await.map_err(Error::of)?;
         let names = Names::new(namespace);
-        let (url, namespace) = (url.to_owned(), namespace.to_owned());
-        Ok(Redis { client, connection, names, url, namespace })
+        Ok(Redis { client, connection, names, namespace: namespace.to_owned() })
     }
 
     /// The server's address, without credentials.
@@ -142,7 +159,7 @@ impl Redis {
     /// What Redis replies if one of them fails: on a replica, without a right, or with a renamed
     /// command.
     pub async fn run_scripts(&self) -> Result<(), Error> {
-        let link = Connection::new(&self.url, PATIENCE).map_err(Error::of)?;
+        let link = Connection::new(self.client.clone(), PATIENCE);
         link.connect().await.map_err(Error::of)?;
         let store = RedisStore::new(link, &self.namespace, Arc::new(Nobody));
         let checked = store.check().await;

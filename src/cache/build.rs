@@ -206,17 +206,13 @@ impl QueryCacheBuilder {
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-        let Some(RedisSettings { url, optional, timeout }) = &self.redis else {
-            return Ok(None);
-        };
+        let Some(redis) = &self.redis else { return Ok(None) };
+        let RedisSettings { optional, timeout, .. } = redis;
         if timeout.is_zero() || *timeout > LONGEST_TIMEOUT {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
         }
-        let link = Connection::new(url, *timeout).map_err(|_| {
-            let allowed = "redis://[user:password@]host[:port][/database] or unix:///path/to.sock";
-            wrong("redis", format_args!("{:?}", without_credentials(url)), allowed)
-        })?;
+        let link = Connection::new(redis.client()?, *timeout);
         if *optional {
             link.connect_later();
         } else if let Err(error) = link.connect().await {
@@ -229,6 +225,41 @@ impl QueryCacheBuilder {
             return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
         }
         Ok(Some(Arc::new(store)))
+    }
+}
+
+#[cfg(feature = "redis")]
+impl RedisSettings {
+    fn client(&self) -> Result<redis::Client, BuildError> {
+        use crate::l2::redis::connection::{client, is_tls};
+
+        let url = &self.url;
+        let shown = without_credentials(url);
+        if is_tls(url) && cfg!(not(feature = "tls")) {
+            let allowed = "redis:// or unix://; TLS needs the feature `tls` of larder";
+            return Err(wrong("redis", format_args!("{shown:?}"), allowed));
+        }
+        // The redis crate would take it for a wish not to verify certificates.
+        if is_tls(url) && url.contains('#') {
+            let allowed = "no fragment (#): certificates are always verified";
+            return Err(wrong("redis", format_args!("{shown:?}"), allowed));
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            if !is_tls(url) {
+                let allowed = "a URL that begins with rediss:// if `redis_tls` is set";
+                return Err(wrong("redis", format_args!("{shown:?}"), allowed));
+            }
+            return crate::l2::redis::connection::client_with_tls(url, tls).map_err(|error| {
+                let allowed = "certificates and keys as PEM";
+                wrong("redis_tls", format_args!("not usable ({error})"), allowed)
+            });
+        }
+        client(url).map_err(|_| {
+            let allowed = "redis://[user:password@]host[:port][/database], rediss:// with the \
+                           feature `tls`, or unix:///path/to.sock";
+            wrong("redis", format_args!("{shown:?}"), allowed)
+        })
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct RedisSettings {
     pub(super) url: String,
     pub(super) optional: bool,
     pub(super) timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<crate::RedisTls>,
 }
 
 impl Default for QueryCacheBuilder {
@@ -109,7 +111,8 @@ impl QueryCacheBuilder {
     }
 
     /// Sets the Redis through which processes share results:
-    /// `redis://[user:password@]host[:port][/database]`, or `unix:///path/to.sock`.
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (with the feature
+    /// `tls`), or `unix:///path/to.sock`. Percent-encode special characters of the password.
     ///
     /// Redis 6.2 or later, or Valkey. A Redis user with limited rights needs these (`ACL SETUSER`),
     /// with the namespace instead of `shop`:
@@ -127,6 +130,18 @@ impl QueryCacheBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis(mut self, url: impl Into<String>) -> Self {
         self.redis_settings().url = url.into();
+        self
+    }
+
+    /// Sets the certificates of a `rediss://` URL: private authorities, a client certificate.
+    ///
+    /// # Default
+    ///
+    /// The authorities that the system trusts, and no client certificate.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn redis_tls(mut self, tls: crate::RedisTls) -> Self {
+        self.redis_settings().tls = Some(tls);
         self
     }
 
@@ -176,6 +191,8 @@ impl QueryCacheBuilder {
             url: String::new(),
             optional: false,
             timeout: Duration::from_millis(50),
+            #[cfg(feature = "tls")]
+            tls: None,
         })
     }
 

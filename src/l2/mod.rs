@@ -10,8 +10,6 @@ pub(crate) mod memory;
 pub(crate) mod namespace;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
-#[cfg(feature = "tls")]
-pub(crate) mod tls;
 
 use std::time::Duration;
 

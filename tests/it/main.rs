@@ -38,6 +38,8 @@ mod outage;
 #[cfg(feature = "redis")]
 mod security;
 #[cfg(feature = "redis")]
+mod tls;
+#[cfg(feature = "redis")]
 mod trips;
 #[cfg(feature = "redis")]
 mod wire;

@@ -93,8 +93,7 @@ impl Reference {
 
 impl Connection {
     /// Creates a connection that is not open yet. Nothing is sent yet; see [`connect`](Connection::connect).
-    pub(crate) fn new(url: &str, limit: Duration) -> Result<Connection, RedisError> {
-        let client = client(url)?;
+    pub(crate) fn new(client: Client, limit: Duration) -> Connection {
         let shared = Arc::new(Shared {
             address: client.get_connection_info().addr().to_string(),
             client,
@@ -104,7 +103,7 @@ impl Connection {
             broken: Notify::new(),
         });
         let keeper = tokio::spawn(reconnect(shared.clone()));
-        Ok(Connection { shared, limit, runtime: Handle::current(), keeper })
+        Connection { shared, limit, runtime: Handle::current(), keeper }
     }
 
     /// Sets the listener that is notified of every new connection from now on.
@@ -293,9 +292,25 @@ impl Connection {
 /// Creates a client with the settings that all connections to a server use.
 pub(crate) fn client(url: &str) -> Result<Client, RedisError> {
     #[cfg(feature = "tls")]
-    if url.starts_with("rediss:") {
-        crate::l2::tls::prepare();
+    if is_tls(url) {
+        super::tls::prepare();
     }
+    Client::open(info(url)?)
+}
+
+/// The same, with these certificates.
+#[cfg(feature = "tls")]
+pub(crate) fn client_with_tls(url: &str, tls: &super::tls::RedisTls) -> Result<Client, RedisError> {
+    super::tls::prepare();
+    Client::build_with_tls(info(url)?, tls.certificates())
+}
+
+/// Whether the URL asks for TLS.
+pub(crate) fn is_tls(url: &str) -> bool {
+    ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+fn info(url: &str) -> Result<redis::ConnectionInfo, RedisError> {
     let info = url.into_connection_info()?;
     // Otherwise small commands would wait for the reply to earlier ones (Nagle's algorithm).
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -303,8 +318,7 @@ pub(crate) fn client(url: &str) -> Result<Client, RedisError> {
     // permission, servers before 7.2 do not know the command, and a refusal adds a line to the
     // server's log.
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
-    let info = info.set_redis_settings(settings);
-    Client::open(info)
+    Ok(info.set_redis_settings(settings))
 }
 
 async fn probe(

@@ -9,6 +9,8 @@ mod fixtures;
 mod published;
 mod script;
 mod subscription;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,195 @@
+//! Redis over TLS: private authorities, client certificates, and what is refused.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use larder::{BuildError, Origin, QueryCache, QueryCacheBuilder};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use test_servers::Redis;
+
+/// A certificate and its key, as PEM.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Authority { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, name: &str) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // With the authority's own name, OpenSSL would take it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// A Redis with a certificate of the authority for `localhost`. `None`, said aloud, if the server
+/// that is installed was built without TLS.
+fn redis(authority: &Authority, clients: &str) -> Option<(Redis, String, tempfile::TempDir)> {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let server = authority.sign("localhost");
+    let (certificate, key) =
+        (put("server.pem", &server.certificate), put("server.key", &server.key));
+    let ca = put("ca.pem", &authority.certificate);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let arguments = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        clients,
+        "--tls-ca-cert-file",
+        &ca,
+        "--bind",
+        "127.0.0.1",
+    ];
+    match Redis::start_with(&arguments) {
+        Ok(redis) => Some((redis, format!("rediss://localhost:{port}"), directory)),
+        Err(error) => {
+            eprintln!("skipped: this redis-server does not start with TLS ({error})");
+            None
+        }
+    }
+}
+
+fn builder(url: &str) -> QueryCacheBuilder {
+    QueryCache::builder().namespace("tls").redis(url).redis_timeout(Duration::from_secs(10))
+}
+
+async fn origin(cache: &QueryCache) -> Origin {
+    let query = cache.query("SELECT 1").tag("one");
+    let read = query.load(|| async { Ok::<_, std::io::Error>(1_i32) });
+    read.answer().await.unwrap().origin()
+}
+
+/// All that was written of an error, sources included.
+fn whole(error: &BuildError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(feature = "tls")]
+mod with_the_feature {
+    use larder::RedisTls;
+
+    use super::*;
+
+    /// Two caches share a result, and an invalidation reaches the other one: commands and notices
+    /// go over TLS.
+    async fn is_shared(with: impl Fn() -> QueryCacheBuilder) {
+        let (one, other) = (with().build().await.unwrap(), with().build().await.unwrap());
+        assert_eq!(origin(&one).await, Origin::Loaded);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while origin(&other).await != Origin::L2 {
+            other.clear().await.unwrap();
+            assert_eq!(origin(&one).await, Origin::Loaded);
+            assert!(tokio::time::Instant::now() < deadline, "nothing comes from redis");
+        }
+        one.invalidate(["one"]).await.unwrap();
+        while origin(&other).await == Origin::L1 {
+            assert!(tokio::time::Instant::now() < deadline, "the invalidation does not arrive");
+            tokio::task::yield_now().await;
+        }
+        one.shutdown().await;
+        other.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_private_authority_is_trusted_if_it_is_given() {
+        let authority = Authority::new();
+        let Some((_redis, url, _directory)) = redis(&authority, "no") else { return };
+        let tls = || RedisTls::new().ca(authority.certificate.as_str());
+        is_shared(|| builder(&url).redis_tls(tls())).await;
+
+        let error = builder(&url).build().await.err().expect("the system does not know it");
+        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+        let stranger = RedisTls::new().ca(Authority::new().certificate);
+        let error = builder(&url).redis_tls(stranger).build().await.err().expect("it is another");
+        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+        let other_name = url.replace("localhost", "127.0.0.1");
+        let error = builder(&other_name).redis_tls(tls()).build().await;
+        let error = error.err().expect("the certificate is for another name");
+        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_certificate_is_shown_to_a_redis_that_asks_for_one() {
+        let authority = Authority::new();
+        let Some((_redis, url, _directory)) = redis(&authority, "yes") else { return };
+        let client = authority.sign("cache");
+        let trusting = || RedisTls::new().ca(authority.certificate.as_str());
+        let tls =
+            || trusting().client_certificate(client.certificate.as_str(), client.key.as_str());
+        is_shared(|| builder(&url).redis_tls(tls())).await;
+
+        let error = builder(&url).redis_tls(trusting()).build().await;
+        let error = error.err().expect("it has no certificate");
+        assert!(error.setting().is_none(), "{}", whole(&error));
+        let stranger = Authority::new().sign("cache");
+        let stranger = trusting().client_certificate(stranger.certificate, stranger.key);
+        assert!(builder(&url).redis_tls(stranger).build().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_certificate_and_what_cannot_be_meant_is_refused_by_name() {
+        let error = builder("rediss://localhost")
+            .redis_tls(RedisTls::new().client_certificate("no certificate", "no key"));
+        let error = error.build().await.err().unwrap();
+        assert_eq!(error.setting(), Some("redis_tls"), "{error}");
+        let error = builder("redis://localhost").redis_tls(RedisTls::new()).build().await;
+        assert!(error.err().unwrap().to_string().contains("rediss://"));
+        // The redis crate would not verify certificates then.
+        for url in ["rediss://localhost/#insecure", "valkeys://:secret@localhost/#insecure"] {
+            let error = builder(url).build().await.err().unwrap().to_string();
+            assert!(error.contains("always verified") && !error.contains("secret"), "{error}");
+        }
+        let shown = format!("{:?}", RedisTls::new().client_certificate("PEM", "PRIVATE"));
+        assert!(!shown.contains("PRIVATE"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn every_tls_scheme_fails_without_a_panic_where_nobody_listens() {
+        for url in ["rediss://localhost:1", "valkeys://localhost:1"] {
+            let error = builder(url).build().await.err().unwrap();
+            assert!(error.is_unreachable(), "{url}: {}", whole(&error));
+        }
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[tokio::test]
+async fn without_the_feature_the_error_names_it() {
+    for url in ["rediss://:secret@localhost", "valkeys://localhost"] {
+        let error = builder(url).build().await.err().unwrap();
+        assert_eq!(error.setting(), Some("redis"));
+        assert!(error.to_string().contains("feature `tls`"), "{error}");
+        assert!(!whole(&error).contains("secret"), "{error}");
+    }
+}
