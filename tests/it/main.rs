@@ -16,6 +16,7 @@ mod pooling;
 mod postgres_types;
 mod reading;
 mod refresh;
+mod rows_query;
 mod settings;
 #[cfg(feature = "tracing")]
 mod spans;
@@ -27,6 +28,8 @@ mod support;
 mod told;
 mod typed_values;
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "redis")]
 mod batches;
 #[cfg(feature = "redis")]
