@@ -64,7 +64,7 @@ pub(super) struct RedisSettings {
     pub(super) optional: bool,
     pub(super) timeout: Duration,
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<crate::RedisTls>,
+    pub(super) tls: Option<crate::l2::redis::tls::RedisTls>,
 }
 
 impl Default for QueryCacheBuilder {
@@ -140,7 +140,7 @@ impl QueryCacheBuilder {
     /// The authorities that the system trusts, and no client certificate.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-    pub fn redis_tls(mut self, tls: crate::RedisTls) -> Self {
+    pub fn redis_tls(mut self, tls: crate::l2::redis::tls::RedisTls) -> Self {
         self.redis_settings().tls = Some(tls);
         self
     }
