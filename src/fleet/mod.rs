@@ -89,12 +89,14 @@ impl Fleet {
             })
     }
 
-    /// Invalidates in this process at once, and in all others by the time this returns.
+    /// Invalidates in this process at once, and in all others by the time this returns `Ok`. If it
+    /// fails or is dropped, the next beat announces the invalidation again.
     pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), StoreError> {
         self.currency().invalidate(slots);
+        let again = AnnounceAgain(&self.notices);
         let outcome = self.heartbeat.announce().await;
-        if outcome.is_err() {
-            self.notices.beat.notify_one();
+        if outcome.is_ok() {
+            std::mem::forget(again);
         }
         outcome
     }
@@ -122,6 +124,15 @@ impl Fleet {
         let _ = timeout(FAREWELL, farewell).await;
         self.heartbeat.stop();
         self.store.close();
+    }
+}
+
+/// Requests a beat when it is dropped: the beat announces what is pending.
+struct AnnounceAgain<'a>(&'a Notices);
+
+impl Drop for AnnounceAgain<'_> {
+    fn drop(&mut self) {
+        self.0.beat.notify_one();
     }
 }
 

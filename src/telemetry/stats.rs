@@ -62,7 +62,7 @@ pub struct CacheStats {
     pub lease_waits: u64,
     /// Calls of `invalidate`, `invalidate_query` and `clear`.
     pub invalidations: u64,
-    /// Invalidations that Redis had not acknowledged when their call returned.
+    /// Invalidations that Redis had not acknowledged when their call returned or was dropped.
     #[serde(rename = "unannounced")]
     pub unacknowledged: u64,
     /// How often the count of invalidations in Redis was found to have restarted.

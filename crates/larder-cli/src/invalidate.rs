@@ -31,7 +31,7 @@ impl Invalidate {
             false => cache.invalidate(self.tags.iter().map(String::as_str)).await,
         };
         cache.shutdown().await;
-        outcome.map_err(|error| Failure::server(with_sources(&error)))?;
+        outcome.acknowledged().map_err(|error| Failure::server(with_sources(&error)))?;
         let what = match self.all {
             true => "all results".to_owned(),
             false => format!("what depends on {}", counted(self.tags.len(), "tag")),
