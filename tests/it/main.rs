@@ -3,6 +3,7 @@
 use test_servers as servers;
 
 mod cancellation;
+mod cycles;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
