@@ -93,6 +93,7 @@
 #[cfg(feature = "admin")]
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod admin;
+mod background;
 mod backoff;
 mod cache;
 mod clock;

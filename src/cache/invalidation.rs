@@ -1,10 +1,5 @@
 //! The invalidations that a caller asks for, and [`Invalidated`]: what became of one.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-
-use tokio::runtime::Handle;
-
 use crate::cache::QueryCache;
 use crate::cache::inner::Inner;
 use crate::error::Error;
@@ -148,14 +143,16 @@ impl Inner {
             span.ends("alone", began.elapsed(), None);
             return Invalidated { error: None };
         };
+        fleet.invalidate(slots);
         let pending = Pending { counters: &self.counters, tags: slots.len() };
-        let outcome = with_timers(&self.runtime, span.around(fleet.invalidate(slots))).await;
-        let word = if outcome.is_ok() { "announced" } else { "unannounced" };
+        let announced = async { self.settle().await && fleet.announce().await.is_ok() };
+        let acknowledged = self.with_timers(span.around(announced)).await;
+        let word = if acknowledged { "announced" } else { "unannounced" };
         span.ends(word, began.elapsed(), None);
-        if outcome.is_ok() {
+        if acknowledged {
             std::mem::forget(pending);
         }
-        Invalidated { error: outcome.err().map(|_| Error::unacknowledged()) }
+        Invalidated { error: (!acknowledged).then(Error::unacknowledged) }
     }
 }
 
@@ -171,15 +168,4 @@ impl Drop for Pending<'_> {
         count(&self.counters.unannounced);
         trace::unannounced(self.tags);
     }
-}
-
-/// Polls a future with the timers of the cache's own runtime, if the caller is outside of any.
-async fn with_timers<F: Future>(ours: &Handle, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        let alone = Handle::try_current().is_err();
-        let _ours = alone.then(|| ours.enter());
-        future.as_mut().poll(cx)
-    })
-    .await
 }

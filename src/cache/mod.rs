@@ -32,9 +32,12 @@ use crate::telemetry::stats::{CacheStats, QueryStats};
 /// It is a handle: clones share one cache. Build it once, keep it as long as the program runs, and
 /// pass clones around.
 ///
-/// Reads may run on any thread and on any Tokio runtime with timers (and, for
-/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). Build the cache in the program's main
-/// runtime: its connection to Redis and its background tasks live there. A load runs on a
+/// Reads may run on any thread and on any Tokio runtime with timers and IO (`enable_all`). Build the
+/// cache in the program's main runtime: its connection to Redis and its background tasks live there.
+/// If that runtime ends before the cache, as when the cache is in a static and each test has a
+/// runtime, they move to the runtime of the next read that memory cannot answer, or of the next
+/// invalidation. A single-threaded runtime that exists without a thread that drives it has not
+/// ended; until a thread drives it, the cache works without Redis. A load runs on a
 /// multi-threaded runtime if there is one, so that it continues without its caller: on the caller's,
 /// or else on the one that the cache was built in.
 ///
@@ -116,12 +119,17 @@ impl QueryCache {
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
-        if let Some(publisher) = &self.inner.publisher {
-            publisher.withdraw().await;
+        let Some(fleet) = &self.inner.fleet else { return };
+        if !self.inner.settle().await {
+            return fleet.close();
         }
-        if let Some(fleet) = &self.inner.fleet {
+        let farewell = async {
+            if let Some(publisher) = &self.inner.publisher {
+                publisher.withdraw().await;
+            }
             fleet.shut_down().await;
-        }
+        };
+        self.inner.with_timers(farewell).await;
     }
 }
 

@@ -105,6 +105,8 @@ impl<V: Value> ReadThrough<V> {
         {
             return Led::Answered(hit.answer);
         }
+        // The reader may have waited for a flight that ended with the runtime of Redis.
+        inner.settle().await;
         let miss_reason = match inner.lookup::<V>(&key, config, || flight.found()).await {
             Lookup::Fresh(value, loaded) => {
                 return Led::Answered(self.found(flight, value, loaded));
@@ -319,6 +321,11 @@ impl Inner {
         load: LoadFn<V::Stored>,
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
+        if !self.settle().await {
+            let outcome = Err(Error::closed());
+            config.counters.answered(&outcome);
+            return outcome;
+        }
         let begin = Instant::now();
         let asked = ReadStart { at: self.clock.now(), order: self.currency.order() };
         let outcome = match self.recheck_memory::<V>(&key, &config, asked).await {
@@ -373,14 +380,16 @@ impl Inner {
     /// single-threaded runtime only runs while a thread blocks on it. If both are single-threaded,
     /// the caller's is chosen: it is running now, and ours may never run again.
     fn place(&self) -> Handle {
+        let ours = self.background.runtime();
         match Handle::try_current() {
             Ok(callers)
                 if callers.runtime_flavor() == RuntimeFlavor::MultiThread
-                    || self.runtime.runtime_flavor() != RuntimeFlavor::MultiThread =>
+                    || self.background.has_ended()
+                    || ours.runtime_flavor() != RuntimeFlavor::MultiThread =>
             {
                 callers
             }
-            _ => self.runtime.clone(),
+            _ => ours,
         }
     }
 

@@ -37,6 +37,8 @@ mod fleet;
 #[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]
+mod runtimes;
+#[cfg(feature = "redis")]
 mod security;
 #[cfg(feature = "redis")]
 mod trips;
