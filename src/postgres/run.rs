@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
+use super::replica::noting_recovery;
 use crate::error::{Error, ErrorKind};
 use crate::rows::{ColumnSets, Image, ImageWriter};
 use crate::value::param::OwnedParams;
@@ -24,7 +25,9 @@ pub(super) async fn on_pool(
     let (token, cancelled) = (client.cancel_token(), Cancelled::default());
     let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
     cancelled_on_drop(token, canceller, cancelled, async move {
-        let result = prepared_rows(lent.client(), &sql, &params, &sets).await;
+        let client = lent.client();
+        let query = prepared_rows(client, &sql, &params, &sets);
+        let result = noting_recovery(client, Some(client.statement_cache.clone()), query).await;
         // PostgreSQL has sent all rows or an error, so the connection is idle and can go back to
         // the pool. After `TooLarge` it is not idle: the rows that were not read are still
         // arriving.
@@ -56,7 +59,8 @@ pub(super) async fn in_transaction(
                      SELECT set_config('client_connection_check_interval', '1000', true) \
                      WHERE version() LIKE '%linux%'";
         client.batch_execute(begin).await.map_err(of_postgres)?;
-        let result = unnamed_rows(client, &sql, &params, &sets).await;
+        let query = unnamed_rows(client, &sql, &params, &sets);
+        let result = noting_recovery(client, None, query).await;
         if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
             let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
             let ended = client.batch_execute(end).await;
@@ -133,8 +137,11 @@ pub(super) async fn on_client(
     params: OwnedParams,
     sets: Arc<ColumnSets>,
 ) -> Result<Image, Error> {
-    let statement = client.prepare(&sql).await.map_err(of_postgres)?;
-    rows(&client, &statement, &params, &sets).await
+    let query = async {
+        let statement = client.prepare(&sql).await.map_err(of_postgres)?;
+        rows(&client, &statement, &params, &sets).await
+    };
+    noting_recovery(&client, Some(client.clone()), query).await
 }
 
 async fn rows(

@@ -17,6 +17,7 @@ mod pooling;
 mod postgres_types;
 mod reading;
 mod refresh;
+mod replicas;
 mod settings;
 #[cfg(feature = "tracing")]
 mod spans;
