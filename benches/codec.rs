@@ -120,7 +120,7 @@ impl Setup {
             for _ in 0..count {
                 // Copied outside of the time that is taken.
                 let (value, before) = (value.clone(), cache.stats().l2_writes);
-                cache.invalidate_query(&query).await.unwrap();
+                cache.invalidate_query(&query).await.acknowledged().unwrap();
                 let begin = Instant::now();
                 let load = move || async move { Ok::<_, std::io::Error>(value) };
                 let answer = query.bind(key).load(load).answer().await.unwrap();

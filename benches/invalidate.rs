@@ -68,7 +68,7 @@ impl Setup {
         let task = self.runtime.spawn(async move {
             let begin = Instant::now();
             for _ in 0..count {
-                cache.invalidate(["orders"]).await.unwrap();
+                cache.invalidate(["orders"]).await.acknowledged().unwrap();
             }
             begin.elapsed()
         });

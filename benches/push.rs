@@ -76,7 +76,7 @@ fn main() {
         watchers.iter_mut().for_each(|watcher| watcher.send("again").unwrap());
         watchers.iter_mut().for_each(|watcher| expect(watcher, "in memory"));
         let asked = now();
-        runtime.block_on(cache.invalidate(["orders"])).unwrap();
+        runtime.block_on(cache.invalidate(["orders"])).acknowledged().unwrap();
         let acknowledged = now();
         trips.push((acknowledged - asked) as f64 / 1e6);
         for watcher in &mut watchers {

@@ -75,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let read = query.bind(region).fetch(&pool);
                 let _ = read.await.inspect_err(|error| eprintln!("{name}: {error}"));
                 if turn % 100 == 99 {
-                    let _ = cache.invalidate([format!("of {region}")]).await;
+                    cache.invalidate([format!("of {region}")]).await;
                 }
             }
         });

@@ -23,7 +23,7 @@
 //!     println!("{total:.2}");
 //! }
 //! // After a transaction that changed orders has committed:
-//! cache.invalidate(["orders"]).await?;
+//! cache.invalidate(["orders"]).await;
 //! # Ok(())
 //! # }
 //! ```
@@ -93,6 +93,7 @@
 #[cfg(feature = "admin")]
 #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
 pub mod admin;
+mod background;
 mod backoff;
 mod cache;
 mod clock;
@@ -153,6 +154,7 @@ mod pages {
 pub use self::cache::QueryCache;
 pub use self::cache::build_error::BuildError;
 pub use self::cache::builder::QueryCacheBuilder;
+pub use self::cache::invalidation::Invalidated;
 pub use self::cache::read::{Loader, Read, ReadAnswer};
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};

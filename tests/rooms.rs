@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&str] = &[
     "sync",
     "backoff",
+    "background",
     "error",
     "clock",
     "policy",

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, Value};
+use tokio::runtime::Handle;
 
 use super::Error;
 use super::directory::Directory;
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::currency::Position;
 use crate::l2::redis::connection::{CONNECT, Connection, bounded, client};
@@ -159,7 +161,8 @@ impl Redis {
     /// What Redis replies if one of them fails: on a replica, without a right, or with a renamed
     /// command.
     pub async fn run_scripts(&self) -> Result<(), Error> {
-        let link = Connection::new(self.client.clone(), PATIENCE);
+        let link =
+            Connection::new(self.client.clone(), PATIENCE, &Background::on(Handle::current()));
         link.connect().await.map_err(Error::of)?;
         let store = RedisStore::new(link, &self.namespace, Arc::new(Nobody));
         let checked = store.check().await;

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::builder::QueryCacheBuilder;
 #[cfg(feature = "redis")]
 use super::builder::{RedisSettings, without_credentials};
+use crate::background::Background;
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
 use crate::cache::collector::Collector;
@@ -47,6 +48,7 @@ impl QueryCacheBuilder {
     /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
+        let background = Background::on(runtime);
         let mut policy = Policy::default().with(&self.settings)?;
         if self.memory_off {
             policy.l1_ttl = MEMORY_OFF;
@@ -71,15 +73,15 @@ impl QueryCacheBuilder {
             return Err(wrong("publish_stats", format_args!("{every:?}"), allowed));
         }
         let counters = Arc::new(Counters::new(&namespace));
-        let (currency, fleet) = self.fleet(&runtime, &namespace, &counters).await?;
+        let (currency, fleet) = self.fleet(&background, &namespace, &counters).await?;
         let l1 = L1::new(self.max_bytes);
         let collector = Collector::new(counters.clone(), l1.clone(), self.max_bytes);
         let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
-            Publisher::start(&runtime, fleet.store.clone(), collector.clone(), every)
+            Publisher::start(&background, fleet.store.clone(), collector.clone(), every)
         });
         #[cfg(feature = "metrics")]
         let reporter = Reporter::start(
-            &runtime,
+            &background,
             Box::new({
                 let collector = collector.clone();
                 move || {
@@ -91,7 +93,7 @@ impl QueryCacheBuilder {
         );
         let inner = Inner {
             fleet,
-            _sweeper: Sweeper::start(l1.clone(), self.clock.clone()),
+            _sweeper: Sweeper::start(&background, l1.clone(), self.clock.clone()),
             namespace,
             policy,
             codec: self.codec,
@@ -110,7 +112,7 @@ impl QueryCacheBuilder {
             #[cfg(feature = "metrics")]
             _reporter: reporter,
             closing: watch::Sender::new(Phase::Open),
-            runtime,
+            background,
         };
         Ok(QueryCache::new(Arc::new(inner)))
     }
@@ -138,16 +140,16 @@ impl QueryCacheBuilder {
     /// is one.
     async fn fleet(
         &self,
-        runtime: &Handle,
+        background: &Background,
         namespace: &str,
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
         let notices = Arc::new(Notices::new(Arc::new(Currency::shared())));
-        let Some(store) = self.store(namespace, &notices).await? else {
+        let Some(store) = self.store(background, namespace, &notices).await? else {
             return Ok((Arc::new(Currency::alone()), None));
         };
         let heartbeat = Heartbeat::start(
-            runtime,
+            background,
             store.clone(),
             notices.clone(),
             counters.clone(),
@@ -155,7 +157,7 @@ impl QueryCacheBuilder {
             self.max_staleness,
         );
         let currency = notices.currency.clone();
-        let fleet = Fleet::new(store, notices, heartbeat, self.clock.clone(), runtime.clone());
+        let fleet = Fleet::new(store, notices, heartbeat, self.clock.clone(), background.clone());
         Ok((currency, Some(Arc::new(fleet))))
     }
 
@@ -179,6 +181,7 @@ impl QueryCacheBuilder {
 
     async fn store(
         &self,
+        background: &Background,
         namespace: &str,
         notices: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
@@ -186,12 +189,13 @@ impl QueryCacheBuilder {
         if let Some(store) = &self.memory_store {
             return Ok(Some(Arc::new(store.join(namespace, notices.clone()))));
         }
-        self.redis_store(namespace, notices).await
+        self.redis_store(background, namespace, notices).await
     }
 
     #[cfg(not(feature = "redis"))]
     async fn redis_store(
         &self,
+        _: &Background,
         _: &str,
         _: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
@@ -201,6 +205,7 @@ impl QueryCacheBuilder {
     #[cfg(feature = "redis")]
     async fn redis_store(
         &self,
+        background: &Background,
         namespace: &str,
         notices: &Arc<Notices>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
@@ -214,7 +219,7 @@ impl QueryCacheBuilder {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
         }
-        let link = Connection::new(redis.client()?, *timeout);
+        let link = Connection::new(redis.client()?, *timeout, background);
         if *optional {
             link.connect_later();
         } else if let Err(error) = link.connect().await {

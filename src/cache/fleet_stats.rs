@@ -32,6 +32,7 @@ impl QueryCache {
     /// refuses.
     pub async fn fleet_stats(&self) -> Result<FleetStats, Error> {
         let Some(fleet) = &self.inner.fleet else { return Ok(FleetStats::default()) };
+        self.inner.settle().await;
         let unavailable = |_| Error::unavailable("the statistics of the fleet");
         let snapshots = fleet.store.published().await.map_err(unavailable)?;
         Ok(FleetStats::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))

@@ -1,6 +1,8 @@
 //! [`Inner`]: the shared state of a cache. The path of a read, which uses it, is in `read`,
 //! `serve`, `read_through`, `lookup`, `permission` and `load`.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::background::{Background, Settled};
 use crate::cache::collector::Collector;
 use crate::cache::publisher::Publisher;
 use crate::clock::Clock;
@@ -71,6 +74,35 @@ pub(crate) struct Inner {
     #[cfg(feature = "metrics")]
     pub(crate) _reporter: Reporter,
     pub(crate) closing: watch::Sender<Phase>,
-    /// The runtime that the cache was built in; see `Inner::place` in `read_through`.
-    pub(crate) runtime: Handle,
+    /// The runtime that the cache was built in, or has moved to since that one ended.
+    pub(crate) background: Background,
+}
+
+impl Inner {
+    /// Moves the background tasks to the caller's runtime if theirs has ended. Then it waits for
+    /// Redis, as long as a request may take. Returns whether the tasks run.
+    #[inline]
+    pub(crate) async fn settle(&self) -> bool {
+        match self.background.settle() {
+            Settled::Already => {}
+            Settled::Nowhere => return false,
+            Settled::Moved => {
+                if let Some(fleet) = &self.fleet {
+                    fleet.resumed().await;
+                }
+            }
+        }
+        true
+    }
+
+    /// Polls a future with the timers of the cache's own runtime, if the caller is outside of any.
+    pub(crate) async fn with_timers<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let ours = Handle::try_current().is_err().then(|| self.background.runtime());
+            let _ours = ours.as_ref().map(Handle::enter);
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
 }

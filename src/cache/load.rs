@@ -20,6 +20,7 @@ use crate::clock;
 use crate::currency::Stamp;
 use crate::error::Error;
 use crate::fleet::{Fleet, Lease};
+use crate::flight::waits::Loading;
 use crate::flight::{Failure, Flight, Loaded};
 use crate::l1::entry::{Entry, Lifetime, LoadInfo};
 use crate::l2::entry::{self, Header};
@@ -34,9 +35,10 @@ use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
 tokio::task_local! {
-    /// Set while a load runs. A read inside a load must not wait for a permit, since the load holds
-    /// one: if all permits are held by such loads, they would wait for each other.
-    pub(crate) static LOADING: ();
+    /// The load that a read is part of. Such a read must not wait for a permit, since the load holds
+    /// one: if all permits are held by such loads, they would wait for each other. Nor may it wait
+    /// for a flight that waits for the load.
+    pub(crate) static LOADING: Loading;
 }
 
 /// A load, which the load task takes when it runs the query.
@@ -82,7 +84,8 @@ impl Inner {
         load: SharedLoadFn<V>,
         miss_reason: MissReason,
     ) {
-        let job = Job { key, config, token: Token::random() };
+        let loading = Loading { flight: flight.number(), query: config.counters.clone() };
+        let job = Job { key, config, token: Token::random(), loading };
         let mut attempt = Attempt::default();
         let outcome =
             self.attempt::<V>(&job, &load, miss_reason, &flight.skip_permit(), &mut attempt).await;
@@ -119,7 +122,7 @@ impl Inner {
                 Permission::Leased(granted) => attempt.lease = Some(granted),
                 Permission::Unleased => {}
             }
-            self.run::<V>(load, &job.config, skip_permit, attempt).await.map(Outcome::Loaded)
+            self.run::<V>(load, job, skip_permit, attempt).await.map(Outcome::Loaded)
         };
         let deadline = job.config.policy.load_deadline;
         match timeout(deadline, AssertUnwindSafe(run).catch_unwind()).await {
@@ -205,7 +208,7 @@ impl Inner {
     async fn store(
         &self,
         fleet: &Fleet,
-        Job { key, config, token }: &Job,
+        Job { key, config, token, .. }: &Job,
         NewEntry { times, ttl, depends, codec, payload }: NewEntry,
         lease: Option<Lease>,
     ) {
@@ -245,7 +248,7 @@ impl Inner {
     async fn run<V: Value>(
         &self,
         load: &SharedLoadFn<V>,
-        config: &QueryConfig,
+        Job { config, loading, .. }: &Job,
         skip_permit: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Completed<V::Stored>, Error> {
@@ -266,7 +269,7 @@ impl Inner {
         let (began, stamp) = (self.clock.now(), self.currency.stamp());
         attempt.began = Some((began, stamp));
         let mut closing = self.closing.subscribe();
-        let mut running = pin!(LOADING.scope((), async { load().await }));
+        let mut running = pin!(LOADING.scope(loading.clone(), async { load().await }));
         let brought = tokio::select! {
             brought = &mut running => brought,
             () = reached(&mut closing, Phase::ShutDown) => {
@@ -340,11 +343,13 @@ async fn reached(closing: &mut watch::Receiver<Phase>, phase: Phase) {
     let _ = closing.wait_for(|&now| now >= phase).await;
 }
 
-/// The key and configuration of one load, and the token that names it.
+/// The key and configuration of one load, the token that names it in the shared tier, and what
+/// identifies it in this process.
 struct Job {
     key: CacheKey,
     config: Arc<QueryConfig>,
     token: Token,
+    loading: Loading,
 }
 
 /// Where the result of a successful load came from.

@@ -7,6 +7,7 @@ mod collector;
 pub(crate) mod config;
 mod fleet_stats;
 pub(crate) mod inner;
+pub(crate) mod invalidation;
 pub(crate) mod judge;
 pub(crate) mod load;
 pub(crate) mod lookup;
@@ -22,12 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::cache::inner::{Inner, Phase};
-use crate::error::Error;
 use crate::l2::Store;
-use crate::telemetry::counters::count;
 use crate::telemetry::stats::{CacheStats, QueryStats};
-use crate::telemetry::trace::{self, Span};
-use crate::value::tag::{Tag, TagSlot};
 
 /// A cache of query results: in the memory of this process, and in a Redis that other processes
 /// share.
@@ -35,9 +32,12 @@ use crate::value::tag::{Tag, TagSlot};
 /// It is a handle: clones share one cache. Build it once, keep it as long as the program runs, and
 /// pass clones around.
 ///
-/// Reads may run on any thread and on any Tokio runtime with timers (and, for
-/// [`fetch`](crate::Bound::fetch), with IO: `enable_all`). Build the cache in the program's main
-/// runtime: its connection to Redis and its background tasks live there. A load runs on a
+/// Reads may run on any thread and on any Tokio runtime with timers and IO (`enable_all`). Build the
+/// cache in the program's main runtime: its connection to Redis and its background tasks live there.
+/// If that runtime ends before the cache, as when the cache is in a static and each test has a
+/// runtime, they move to the runtime of the next read that memory cannot answer, or of the next
+/// invalidation. A single-threaded runtime that exists without a thread that drives it has not
+/// ended; until a thread drives it, the cache works without Redis. A load runs on a
 /// multi-threaded runtime if there is one, so that it continues without its caller: on the caller's,
 /// or else on the one that the cache was built in.
 ///
@@ -102,75 +102,6 @@ impl QueryCache {
         self.inner.collector.of_queries()
     }
 
-    /// Makes all results stale that depend on one of these tags.
-    ///
-    /// It takes effect in this process at once, and for all reads from Redis when this returns
-    /// `Ok`; see below. It costs one round trip to Redis, whatever the number of results.
-    ///
-    /// Call it **after** the transaction that changed the data has committed. If it is called
-    /// before, a load between the two reads the old data, and its result counts as loaded after the
-    /// invalidation.
-    ///
-    /// ```
-    /// # use larder::{Origin, QueryCache};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let cache = QueryCache::builder().build().await?;
-    /// let orders = cache.query("SELECT count(*) FROM orders").tag("orders");
-    /// let count = || orders.load(|| async { Ok::<_, std::io::Error>(7_i64) });
-    /// count().await?;
-    /// assert_eq!(count().answer().await?.origin(), Origin::L1);
-    /// // … INSERT INTO orders …; COMMIT; and then:
-    /// cache.invalidate(["orders"]).await?;
-    /// assert_eq!(count().answer().await?.origin(), Origin::Loaded);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Consistency
-    ///
-    /// After this has returned `Ok`, no read that begins later is answered with a result whose load
-    /// began before. This holds for all reads in this process, and for all reads from Redis in any
-    /// process. The memory of another process follows when it receives the push, usually within a
-    /// millisecond. A process that is cut off from Redis stops serving results that it cannot show
-    /// to be current after [`max_staleness`](crate::QueryCacheBuilder::max_staleness) at the
-    /// latest.
-    ///
-    /// # Errors
-    ///
-    /// [`Unacknowledged`](crate::ErrorKind::Unacknowledged): Redis has not acknowledged the
-    /// invalidation. It is in force in this process nevertheless, and is sent again until Redis
-    /// accepts it. Without Redis there are no errors.
-    ///
-    /// # Cancellation
-    ///
-    /// If the future is dropped after its first poll, the invalidation continues in the background,
-    /// like one that failed.
-    pub async fn invalidate<T: Into<Tag>>(
-        &self,
-        tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), Error> {
-        let mut slots: Vec<TagSlot> = tags.into_iter().map(|tag| tag.into().slot()).collect();
-        slots.sort();
-        slots.dedup();
-        self.inner.invalidate(&slots).await
-    }
-
-    /// Makes all results of all queries of this namespace stale.
-    ///
-    /// Consistency, cancellation and cost are those of [`invalidate`](QueryCache::invalidate).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`invalidate`](QueryCache::invalidate).
-    pub async fn clear(&self) -> Result<(), Error> {
-        self.inner.invalidate(&[TagSlot::EVERYTHING]).await
-    }
-
-    pub(crate) async fn invalidate_cell(&self, slot: TagSlot) -> Result<(), Error> {
-        self.inner.invalidate(&[slot]).await
-    }
-
     /// Stops the background tasks and closes the connections to Redis.
     ///
     /// It sends the invalidations that Redis has not acknowledged, gives back the leases of loads
@@ -188,12 +119,17 @@ impl QueryCache {
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
-        if let Some(publisher) = &self.inner.publisher {
-            publisher.withdraw().await;
+        let Some(fleet) = &self.inner.fleet else { return };
+        if !self.inner.settle().await {
+            return fleet.close();
         }
-        if let Some(fleet) = &self.inner.fleet {
+        let farewell = async {
+            if let Some(publisher) = &self.inner.publisher {
+                publisher.withdraw().await;
+            }
             fleet.shut_down().await;
-        }
+        };
+        self.inner.with_timers(farewell).await;
     }
 }
 
@@ -214,29 +150,5 @@ impl Drop for LastHandle {
     fn drop(&mut self) {
         // Loads hold the shared state, and with it the connections. This ends them.
         self.0.closing.send_replace(Phase::Abandoned);
-    }
-}
-
-impl Inner {
-    /// Carries out every invalidation: counted, traced, and sent to Redis if there is one.
-    async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), Error> {
-        if slots.is_empty() {
-            return Ok(());
-        }
-        count(&self.counters.invalidations);
-        let (span, began) = (Span::invalidate(slots.len()), std::time::Instant::now());
-        let Some(fleet) = &self.fleet else {
-            self.currency.invalidate_alone(slots);
-            span.ends("alone", began.elapsed(), None);
-            return Ok(());
-        };
-        let outcome = span.around(fleet.invalidate(slots)).await;
-        let word = if outcome.is_ok() { "announced" } else { "unannounced" };
-        span.ends(word, began.elapsed(), None);
-        outcome.map_err(|_| {
-            count(&self.counters.unannounced);
-            trace::unannounced(slots.len());
-            Error::unacknowledged()
-        })
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::background::{Background, BackgroundTask};
 use crate::cache::collector::Collector;
 use crate::l2::Store;
 use crate::telemetry::counters::count;
@@ -20,32 +19,41 @@ use crate::value::token::Token;
 pub(crate) struct Publisher {
     id: Arc<str>,
     store: Arc<dyn Store>,
-    runtime: Handle,
-    task: JoinHandle<()>,
+    background: Background,
+    task: BackgroundTask,
 }
 
 impl Publisher {
     pub(crate) fn start(
-        runtime: &Handle,
+        background: &Background,
         store: Arc<dyn Store>,
         collector: Collector,
         every: Duration,
     ) -> Publisher {
         let id: Arc<str> = format!("{:032x}", u128::from_be_bytes(Token::random().0)).into();
-        let run = run(store.clone(), collector, id.clone(), every);
-        Publisher { id, store, runtime: runtime.clone(), task: runtime.spawn(run) }
+        let began = Instant::now();
+        let task = background.keep({
+            let (store, id) = (store.clone(), id.clone());
+            move |_| run(store.clone(), collector.clone(), id.clone(), began, every)
+        });
+        Publisher { id, store, background: background.clone(), task }
     }
 
     /// Stops the task and removes the published statistics.
     pub(crate) async fn withdraw(&self) {
-        self.task.abort();
+        self.task.stop();
         // If this fails, the statistics expire by themselves.
         let _ = self.store.withdraw(&self.id).await;
     }
 }
 
-async fn run(store: Arc<dyn Store>, collector: Collector, id: Arc<str>, every: Duration) {
-    let began = Instant::now();
+async fn run(
+    store: Arc<dyn Store>,
+    collector: Collector,
+    id: Arc<str>,
+    began: Instant,
+    every: Duration,
+) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -59,9 +67,9 @@ async fn run(store: Arc<dyn Store>, collector: Collector, id: Arc<str>, every: D
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.stop();
         let (id, store) = (self.id.clone(), self.store.clone());
         // Sent on the same connection, so Redis receives it after the last publication.
-        self.runtime.spawn(async move { store.withdraw(&id).await });
+        self.background.spawn(async move { store.withdraw(&id).await });
     }
 }

@@ -98,7 +98,8 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
                 // A caller outside of any runtime needs the timers of ours. A caller inside a
                 // runtime uses its own, which run even if ours has stopped.
                 let alone = Handle::try_current().is_err();
-                let _ours = alone.then(|| self.inner.runtime.enter());
+                let ours = alone.then(|| self.inner.background.runtime());
+                let _ours = ours.as_ref().map(Handle::enter);
                 let answer = ready!(running.as_mut().poll(cx));
                 self.state = State::Done;
                 Poll::Ready(answer)

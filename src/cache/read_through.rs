@@ -19,6 +19,7 @@ use crate::cache::load::{LOADING, SharedLoadFn};
 use crate::cache::lookup::{Lookup, MissReason};
 use crate::cache::serve::ReadStart;
 use crate::error::{Error, ErrorKind};
+use crate::flight::waits::{Cycle, Loading};
 use crate::flight::{Failure, Flight, Flights, Joined, Loaded, WaitOutcome, Waiter};
 use crate::telemetry::counters::count;
 use crate::value::Value;
@@ -40,8 +41,8 @@ struct ReadThrough<V: Value> {
     load: SharedLoadFn<V>,
     begin: Instant,
     asked: ReadStart,
-    /// Whether this read is part of another load, which holds a permit.
-    nested: bool,
+    /// The load that this read is part of. It holds a permit.
+    part_of: Option<Loading>,
     /// The runtime for a load of this read.
     runtime: Handle,
     /// Whether the first runtime dropped the task.
@@ -104,6 +105,8 @@ impl<V: Value> ReadThrough<V> {
         {
             return Led::Answered(hit.answer);
         }
+        // The reader may have waited for a flight that ended with the runtime of Redis.
+        inner.settle().await;
         let miss_reason = match inner.lookup::<V>(&key, config, || flight.found()).await {
             Lookup::Fresh(value, loaded) => {
                 return Led::Answered(self.found(flight, value, loaded));
@@ -154,15 +157,21 @@ impl<V: Value> ReadThrough<V> {
         mut waiter: Waiter,
         origin: Origin,
     ) -> Result<ControlFlow<Answer<V>, Joined>, Error> {
-        if self.nested {
-            waiter.skip_permit();
-        }
+        let _recorded = match &self.part_of {
+            None => None,
+            Some(load) => {
+                let wait = load.wait_for(waiter.flight(), &self.config.counters);
+                let wait = wait.map_err(|Cycle(queries)| Error::cycle(&queries))?;
+                waiter.skip_permit();
+                Some(wait)
+            }
+        };
         let outcome = waiter.wait(self.inner.look_limit());
         let outcome = timeout(self.deadline() + GRACE, outcome).await.ok();
         let ended = self.ended(outcome.as_ref());
         let waited = Waited {
             own: origin == Origin::Loaded,
-            nested: self.nested,
+            nested: self.part_of.is_some(),
             in_time: self.begin.elapsed() < self.deadline(),
         };
         let flights = &self.inner.flights;
@@ -312,6 +321,11 @@ impl Inner {
         load: LoadFn<V::Stored>,
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
+        if !self.settle().await {
+            let outcome = Err(Error::closed());
+            config.counters.answered(&outcome);
+            return outcome;
+        }
         let begin = Instant::now();
         let asked = ReadStart { at: self.clock.now(), order: self.currency.order() };
         let outcome = match self.recheck_memory::<V>(&key, &config, asked).await {
@@ -323,7 +337,7 @@ impl Inner {
                     load: Arc::new(Mutex::new(Some(load))),
                     begin,
                     asked,
-                    nested: LOADING.try_with(|()| ()).is_ok(),
+                    part_of: LOADING.try_with(Loading::clone).ok(),
                     runtime: self.place(),
                     moved: false,
                     inner: self,
@@ -366,14 +380,16 @@ impl Inner {
     /// single-threaded runtime only runs while a thread blocks on it. If both are single-threaded,
     /// the caller's is chosen: it is running now, and ours may never run again.
     fn place(&self) -> Handle {
+        let ours = self.background.runtime();
         match Handle::try_current() {
             Ok(callers)
                 if callers.runtime_flavor() == RuntimeFlavor::MultiThread
-                    || self.runtime.runtime_flavor() != RuntimeFlavor::MultiThread =>
+                    || self.background.has_ended()
+                    || ours.runtime_flavor() != RuntimeFlavor::MultiThread =>
             {
                 callers
             }
-            _ => self.runtime.clone(),
+            _ => ours,
         }
     }
 

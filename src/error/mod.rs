@@ -44,6 +44,9 @@ pub enum ErrorKind {
     Deadline,
     /// The query function panicked.
     Panicked,
+    /// The query function reads a result whose load waits for this very load, directly or through
+    /// other loads. The message names the queries in their order.
+    Cycle,
     /// The result does not have the requested column, or the column cannot be read as the requested
     /// type.
     Column,
@@ -109,6 +112,20 @@ impl Error {
             format!(
                 "the query had no result within its load deadline of {after:?} and was given up; \
                  make it faster or raise `load_deadline`"
+            ),
+            None,
+        )
+    }
+
+    /// `queries` are the names of the queries whose loads wait for each other.
+    pub(crate) fn cycle(queries: &[String]) -> Error {
+        Error::new(
+            ErrorKind::Cycle,
+            format!(
+                "the load would wait for itself: {}; a query function must not read, through the \
+                 cache, a result that is loaded by way of itself: run the inner query without the \
+                 cache, or give it a key of its own",
+                queries.join(" -> ")
             ),
             None,
         )

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::background::{Background, BackgroundTask};
 use crate::clock::{self, Clock};
 use crate::currency::{Applied, Currency};
 use crate::fleet::notices::Notices;
@@ -23,12 +22,12 @@ const TRIES: usize = 5;
 
 /// Beats while the cache is in use, and announces the invalidations that are still pending.
 ///
-/// It runs as a task of its own, on the runtime that the cache was built on. So a caller that stops
+/// It runs as a task of its own, on the runtime that the cache was built on, or that it moved to. So a caller that stops
 /// polling cannot delay it. It ends with its last owner. The heartbeat of an unused cache is
 /// silent; the next read finds the table unconfirmed and requests a beat.
 pub(crate) struct Heartbeat {
     pulse: Arc<Pulse>,
-    task: JoinHandle<()>,
+    task: BackgroundTask,
 }
 
 struct Pulse {
@@ -45,7 +44,7 @@ struct Pulse {
 
 impl Heartbeat {
     pub(crate) fn start(
-        runtime: &Handle,
+        background: &Background,
         store: Arc<dyn Store>,
         notices: Arc<Notices>,
         counters: Arc<Counters>,
@@ -61,7 +60,10 @@ impl Heartbeat {
             begun: AtomicU64::new(0),
             ended: watch::Sender::new(0),
         });
-        let task = runtime.spawn(pulse.clone().run());
+        let task = background.keep({
+            let pulse = pulse.clone();
+            move |_| pulse.clone().run()
+        });
         Heartbeat { pulse, task }
     }
 
@@ -78,19 +80,25 @@ impl Heartbeat {
         let _ = timeout(limit, ended.wait_for(|&ended| ended >= next)).await;
     }
 
+    /// Waits until there is a connection and a beat was answered on it, at most as long as a request
+    /// may take.
+    pub(crate) async fn resumed(&self) {
+        let mut ended = self.pulse.ended.subscribe();
+        let limit = self.pulse.store.limit();
+        ended.mark_unchanged();
+        self.pulse.notices.beat.notify_one();
+        let resumed =
+            async { while ended.changed().await.is_ok() && !self.pulse.store.is_connected() {} };
+        let _ = timeout(limit, resumed).await;
+    }
+
     /// Announces all pending invalidations.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
         self.pulse.announce().await
     }
 
     pub(crate) fn stop(&self) {
-        self.task.abort();
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.stop();
+        self.task.stop();
     }
 }
 

@@ -6,11 +6,11 @@ pub(crate) mod notices;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::currency::{Currency, Position};
 use crate::fleet::heartbeat::Heartbeat;
@@ -26,7 +26,7 @@ pub(crate) struct Fleet {
     pub(crate) notices: Arc<Notices>,
     heartbeat: Heartbeat,
     clock: Clock,
-    runtime: Handle,
+    background: Background,
     /// The number of leases that are ours, or are being requested or given back.
     leases: watch::Sender<usize>,
 }
@@ -43,9 +43,15 @@ impl Fleet {
         notices: Arc<Notices>,
         heartbeat: Heartbeat,
         clock: Clock,
-        runtime: Handle,
+        background: Background,
     ) -> Fleet {
-        Fleet { store, notices, heartbeat, clock, runtime, leases: watch::Sender::new(0) }
+        Fleet { store, notices, heartbeat, clock, background, leases: watch::Sender::new(0) }
+    }
+
+    /// Waits for Redis after the background tasks have moved to another runtime, as long as one
+    /// request may take.
+    pub(crate) async fn resumed(&self) {
+        self.heartbeat.resumed().await;
     }
 
     fn currency(&self) -> &Currency {
@@ -89,12 +95,17 @@ impl Fleet {
             })
     }
 
-    /// Invalidates in this process at once, and in all others by the time this returns.
-    pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Result<(), StoreError> {
+    /// Invalidates in this process at once, and in all others when it is announced.
+    pub(crate) fn invalidate(&self, slots: &[TagSlot]) {
         self.currency().invalidate(slots);
+    }
+
+    /// Announces all pending invalidations. If it fails or is dropped, the next beat tries again.
+    pub(crate) async fn announce(&self) -> Result<(), StoreError> {
+        let again = AnnounceAgain(&self.notices);
         let outcome = self.heartbeat.announce().await;
-        if outcome.is_err() {
-            self.notices.beat.notify_one();
+        if outcome.is_ok() {
+            std::mem::forget(again);
         }
         outcome
     }
@@ -120,8 +131,22 @@ impl Fleet {
             let _ = self.leases.subscribe().wait_for(|&leases| leases == 0).await;
         };
         let _ = timeout(FAREWELL, farewell).await;
+        self.close();
+    }
+
+    /// Stops at once.
+    pub(crate) fn close(&self) {
         self.heartbeat.stop();
         self.store.close();
+    }
+}
+
+/// Requests a beat when it is dropped: the beat announces what is pending.
+struct AnnounceAgain<'a>(&'a Notices);
+
+impl Drop for AnnounceAgain<'_> {
+    fn drop(&mut self) {
+        self.0.beat.notify_one();
     }
 }
 
@@ -143,8 +168,8 @@ impl Lease {
     /// Redis has granted the lease: it is renewed from now on until it is given back.
     pub(crate) fn granted(mut self) -> Lease {
         let (store, key, token) = (self.fleet.store.clone(), self.key, self.token);
-        // Spawned on the cache's own runtime: the load may block the runtime that it runs on.
-        self.renewal = Some(self.fleet.runtime.spawn(async move {
+        // Spawned on the runtime of the background tasks: the load may block the runtime that it runs on.
+        self.renewal = Some(self.fleet.background.spawn(async move {
             let period = LEASE / 3;
             let mut ticks = interval_at(Instant::now() + period, period);
             loop {
@@ -186,18 +211,26 @@ impl Drop for Lease {
         if let Some(renewal) = &self.renewal {
             renewal.abort();
         }
-        let fleet = self.fleet.clone();
-        let Some(done) = self.done else {
-            return fleet.leases.send_modify(|leases| *leases -= 1);
-        };
+        let counted = Counted(self.fleet.clone());
+        let Some(done) = self.done else { return };
         let (key, token) = (self.key, self.token);
-        self.fleet.runtime.spawn(async move {
+        self.fleet.background.spawn(async move {
             // Without a reply the lease would expire by itself, but only after its full time.
             let asked = Instant::now();
-            while fleet.store.release(&key, token, done).await.is_err() && asked.elapsed() < LEASE {
+            let store = &counted.0.store;
+            while store.release(&key, token, done).await.is_err() && asked.elapsed() < LEASE {
                 sleep(AGAIN).await;
             }
-            fleet.leases.send_modify(|leases| *leases -= 1);
         });
+    }
+}
+
+/// One of [`Fleet::leases`], until this is dropped: also if a runtime ends with the task that gives
+/// the lease back.
+struct Counted(Arc<Fleet>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.leases.send_modify(|leases| *leases -= 1);
     }
 }

@@ -12,6 +12,8 @@
 //!   nothing.
 //! - *Loading*: the load runs in a task of its own, so a caller that leaves cannot harm it.
 
+pub(crate) mod waits;
+
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -23,6 +25,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::currency::Stamp;
 use crate::error::Error;
+use crate::flight::waits::FlightNumber;
 use crate::l1::entry::Entry;
 use crate::value::key::{CacheKey, KeyHasher};
 
@@ -71,13 +74,11 @@ pub(crate) struct Flights(Arc<Mutex<InFlight>>);
 #[derive(Default)]
 struct InFlight {
     flights: HashMap<CacheKey, Slot, KeyHasher>,
-    /// The number of the last flight.
-    number: u64,
 }
 
 struct Slot {
     /// Distinguishes a flight from one that replaced it.
-    number: u64,
+    number: FlightNumber,
     /// Created when the first waiter joins: most flights are a short Redis lookup and have no
     /// waiter.
     results: Option<Results>,
@@ -156,8 +157,7 @@ impl Flights {
     }
 
     fn list(&self, in_flight: &mut InFlight, key: CacheKey) -> Flight {
-        in_flight.number += 1;
-        let number = in_flight.number;
+        let number = waits::next_number();
         in_flight.flights.insert(
             key,
             Slot { number, results: None, skip_permit: None, stage: Stage::Looking, until: None },
@@ -176,10 +176,14 @@ impl Flights {
 pub(crate) struct Flight {
     flights: Flights,
     key: CacheKey,
-    number: u64,
+    number: FlightNumber,
 }
 
 impl Flight {
+    pub(crate) fn number(&self) -> FlightNumber {
+        self.number
+    }
+
     /// Records that Redis has answered. The work that follows, such as decoding a large value,
     /// takes time but waits for nothing; a flight that took over would have to repeat it.
     pub(crate) fn found(&self) {
@@ -250,7 +254,7 @@ impl Drop for Flight {
 
 /// Waits for the outcome of a flight.
 pub(crate) struct Waiter {
-    number: u64,
+    number: FlightNumber,
     results: watch::Receiver<State>,
     skip_permit: Arc<Notify>,
 }
@@ -264,6 +268,11 @@ pub(crate) enum WaitOutcome {
 }
 
 impl Waiter {
+    /// The number of the flight.
+    pub(crate) fn flight(&self) -> FlightNumber {
+        self.number
+    }
+
     /// Lets the load begin without a permit.
     pub(crate) fn skip_permit(&self) {
         self.skip_permit.notify_one();

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::background::{Background, BackgroundTask};
 use crate::clock::{Clock, Instant};
 use crate::l1::entry::Entry;
 use crate::l1::front::Front;
@@ -141,27 +141,27 @@ impl L1 {
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Sweeps expired entries periodically until it is dropped.
-pub(crate) struct Sweeper(JoinHandle<()>);
-
-impl Sweeper {
-    pub(crate) fn start(l1: L1, clock: Clock) -> Sweeper {
-        Sweeper(tokio::spawn(async move {
-            let mut ticks = interval(SWEEP);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                let (l1, clock) = (l1.clone(), clock.clone());
-                // A sweep of a million entries takes a tenth of a second, too long for a worker
-                // thread of the runtime.
-                let _ = tokio::task::spawn_blocking(move || l1.sweep(clock.now())).await;
-            }
-        }))
-    }
+pub(crate) struct Sweeper {
+    _task: BackgroundTask,
 }
 
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Sweeper {
+    pub(crate) fn start(background: &Background, l1: L1, clock: Clock) -> Sweeper {
+        let task = background.keep(move |_| {
+            let (l1, clock) = (l1.clone(), clock.clone());
+            async move {
+                let mut ticks = interval(SWEEP);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    ticks.tick().await;
+                    let (l1, clock) = (l1.clone(), clock.clone());
+                    // A sweep of a million entries takes a tenth of a second, too long for a worker
+                    // thread of the runtime.
+                    let _ = tokio::task::spawn_blocking(move || l1.sweep(clock.now())).await;
+                }
+            }
+        });
+        Sweeper { _task: task }
     }
 }
 
@@ -398,7 +398,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_sweeper_sweeps_by_itself_until_it_is_dropped() {
         let (l1, clock) = (L1::new(1 << 20), crate::clock::ManualClock::new());
-        let sweeper = Sweeper::start(l1.clone(), clock.clone().into());
+        let background = Background::on(tokio::runtime::Handle::current());
+        let sweeper = Sweeper::start(&background, l1.clone(), clock.clone().into());
         l1.insert(key(1), entry(1, 4, 100));
         clock.advance(Duration::from_nanos(100));
         // The sweep itself runs on a thread that does not follow paused time.
@@ -408,9 +409,9 @@ mod tests {
             tokio::time::advance(SWEEP).await;
             tokio::task::yield_now().await;
         }
-        let task = sweeper.0.abort_handle();
-        drop(sweeper);
-        while !task.is_finished() {
+        let held = Arc::downgrade(&l1.front);
+        drop((l1, sweeper));
+        while held.strong_count() > 0 {
             tokio::task::yield_now().await;
         }
     }

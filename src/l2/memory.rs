@@ -46,7 +46,7 @@ use crate::value::token::Token;
 /// assert_eq!(count(&other).await?.origin(), Origin::L2);
 /// assert_eq!(count(&other).await?.origin(), Origin::L1);
 ///
-/// one.invalidate(["orders"]).await?;
+/// one.invalidate(["orders"]).await;
 /// assert_eq!(count(&other).await?.origin(), Origin::Loaded);
 /// # Ok(())
 /// # }

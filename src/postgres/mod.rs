@@ -3,6 +3,7 @@
 pub(crate) mod cancel;
 mod outdated;
 mod query;
+mod replica;
 mod run;
 mod statements;
 mod types;
@@ -42,6 +43,17 @@ use crate::rows::Image;
 ///
 /// The cache cannot recognize a client on which someone ran `BEGIN` by hand. Do not share such a
 /// client with the cache.
+///
+/// # Consistency
+///
+/// Read from the primary. A replica lags behind, so it can give, after an invalidation, a result from
+/// before it. Results of a server that is in recovery (`pg_is_in_recovery()`) are answered and not
+/// stored, and are counted in [`CacheStats::unstorable`](crate::stats::CacheStats::unstorable). Each
+/// connection is asked together with its queries, without a round trip, until it leads to a server
+/// that is not in recovery. A logical replica is not in recovery and cannot be recognized. Neither
+/// can the source of a query function ([`wrap`](crate::Query::wrap), [`load`](crate::Query::load),
+/// [`Rows::query`](crate::Rows::query)): it must read from the primary, or its results may stay
+/// outdated for their whole `ttl`.
 ///
 /// Behind a pooler that gives each transaction a different session, such as PgBouncer in
 /// transaction mode, a plain pool is **wrong**. Statements are prepared under names, and a session

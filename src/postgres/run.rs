@@ -15,6 +15,7 @@ use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
 use super::outdated::{self, Failed, of_postgres};
+use super::replica::noting_recovery;
 use super::statements::{Prepared, Session, Statements};
 use super::types;
 use crate::error::Error;
@@ -57,7 +58,11 @@ pub(super) async fn on_pool(
             let client = lent.client();
             let session = call.statements.session(&client.statement_cache);
             let outcome = match pooling {
-                Pooling::Sessions => call.in_session(client, &session, true).await,
+                Pooling::Sessions => {
+                    let identity = client.statement_cache.clone();
+                    let query = call.in_session(client, &session, true);
+                    noting_recovery(client, Some(identity), query).await
+                }
                 Pooling::Transactions => call.in_transaction(client, &session, again).await,
             };
             if outcome.as_ref().err().is_none_or(Failed::leaves_a_usable_connection) {
@@ -82,7 +87,8 @@ pub(super) async fn on_pool(
 /// after the other, and a cancel request would hit whichever query runs when it arrives.
 pub(super) async fn on_client(client: Arc<Client>, call: Call) -> Result<Image, Error> {
     let session = call.statements.session(&client);
-    call.in_session(&client, &session, false).await.map_err(Failed::into_error)
+    let query = call.in_session(&client, &session, false);
+    noting_recovery(&client, Some(client.clone()), query).await.map_err(Failed::into_error)
 }
 
 impl Call {
@@ -127,7 +133,8 @@ impl Call {
             .await
             .map_err(|error| Failed::Connection(of_postgres(error)))?;
         let is_new = !session.knows_types();
-        let outcome = self.attempt(client, session, false, again).await;
+        let query = self.attempt(client, session, false, again);
+        let outcome = noting_recovery(client, None, query).await;
         if outcome.is_ok() && is_new && session.knows_types() {
             types::look_up_others(client, &self.statements).await;
         }

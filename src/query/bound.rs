@@ -77,6 +77,7 @@ impl<'q, P: Params> Bound<'q, P> {
     /// - [`ErrorKind::Query`](crate::ErrorKind::Query): `load` returned an error, which is the
     ///   source;
     /// - [`Panicked`](crate::ErrorKind::Panicked): `load` panicked;
+    /// - [`Cycle`](crate::ErrorKind::Cycle): `load` reads a result whose load waits for this load;
     /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
     ///
     /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its

@@ -16,6 +16,7 @@ pub use self::bound::Bound;
 use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
+use crate::cache::invalidation::Invalidated;
 use crate::cache::read::{Loader, Read};
 use crate::error::WrongSetting;
 use crate::error::{BoxError, Error};
@@ -69,19 +70,13 @@ impl QueryCache {
         Query::new(self.clone(), sql.into())
     }
 
-    /// Makes all results of a query stale, whatever their parameters.
+    /// Makes all results of a query stale, whatever their parameters. It cannot fail.
     ///
     /// This concerns the [scope](Query::scope) and the [schema version](Query::schema_version) of
     /// `query`. Consistency, cancellation and cost are those of
     /// [`invalidate`](QueryCache::invalidate).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`invalidate`](QueryCache::invalidate), and
-    /// [`ErrorKind::Setting`](crate::ErrorKind::Setting) if a setting of the query is out of range.
-    pub async fn invalidate_query(&self, query: &Query) -> Result<(), Error> {
-        let slot = query.prepared()?.digest.slot();
-        self.invalidate_cell(slot).await
+    pub async fn invalidate_query(&self, query: &Query) -> Invalidated {
+        self.invalidate_slot(query.digest().slot()).await
     }
 }
 
@@ -381,8 +376,7 @@ impl Query {
                 .clone()
                 .with(&self.settings)
                 .map_err(|wrong| Error::setting(&wrong))?;
-            let digest =
-                Digest::new(&inner.namespace, &self.sql, self.scope.as_deref(), self.schema);
+            let digest = self.digest();
             let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), digest.slot()));
             let counters = self.counters(&digest).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
@@ -390,6 +384,12 @@ impl Query {
             Ok(Prepared { digest, config: Arc::new(config) })
         });
         prepared.as_ref().map_err(Error::clone)
+    }
+
+    /// Identifies the query. No setting can make it fail.
+    fn digest(&self) -> Digest {
+        let namespace = &self.inner().namespace;
+        Digest::new(namespace, &self.sql, self.scope.as_deref(), self.schema)
     }
 
     fn counters(&self, digest: &Digest) -> Result<Arc<QueryCounters>, WrongSetting> {

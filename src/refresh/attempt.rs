@@ -182,7 +182,7 @@ impl Shared {
     async fn announce(&self, view: &View, content: &str) -> Vec<String> {
         let (tag, mut warnings) = (self.tag_name(view), vec![]);
         for (at, cache) in self.caches.iter().enumerate() {
-            match cache.invalidate([view.view.tag()]).await {
+            match cache.invalidate([view.view.tag()]).await.acknowledged() {
                 Ok(()) => self.notes.announced(at, &tag, content).await,
                 Err(error) => warnings.push(error.to_string()),
             }

@@ -99,8 +99,8 @@ impl Shared {
                 return false;
             }
             noticed = true;
-            // If the invalidation fails, the cache keeps it and repeats it when Redis is back.
-            if cache.invalidate([view.view.tag()]).await.is_ok() {
+            // If Redis does not acknowledge it, the cache keeps it and repeats it when Redis is back.
+            if cache.invalidate([view.view.tag()]).await.is_acknowledged() {
                 self.notes.announced(at, &tag, &content).await;
             }
         }

@@ -33,9 +33,20 @@ pub struct Image {
     columns: Arc<ColumnSet>,
     rows: usize,
     cells: Range<usize>,
+    is_storable: bool,
 }
 
 impl Image {
+    /// Marks rows that may be older than they seem, which no tier may keep.
+    pub(crate) fn not_to_be_stored(mut self) -> Image {
+        self.is_storable = false;
+        self
+    }
+
+    pub(crate) fn is_storable(&self) -> bool {
+        self.is_storable
+    }
+
     pub(crate) fn columns(&self) -> &ColumnSet {
         &self.columns
     }
@@ -101,6 +112,7 @@ impl Image {
             cells: start..start + cells,
             columns,
             bytes,
+            is_storable: true,
         })
     }
 }
@@ -156,7 +168,7 @@ impl ImageWriter {
         bytes.reserve_exact(ends.len());
         bytes.extend_from_slice(&ends);
         bytes.shrink_to_fit();
-        Image { bytes: bytes.into(), columns, rows, cells }
+        Image { bytes: bytes.into(), columns, rows, cells, is_storable: true }
     }
 }
 

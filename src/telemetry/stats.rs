@@ -62,7 +62,7 @@ pub struct CacheStats {
     pub lease_waits: u64,
     /// Calls of `invalidate`, `invalidate_query` and `clear`.
     pub invalidations: u64,
-    /// Invalidations that Redis had not acknowledged when their call returned.
+    /// Invalidations that Redis had not acknowledged when their call returned or was dropped.
     #[serde(rename = "unannounced")]
     pub unacknowledged: u64,
     /// How often the count of invalidations in Redis was found to have restarted.
@@ -73,7 +73,8 @@ pub struct CacheStats {
     pub load_errors: u64,
     /// Results not stored because they are larger than `max_value_bytes`.
     pub oversized: u64,
-    /// Results not stored because the codec would not have decoded them to the same value.
+    /// Results not stored because the codec would not have decoded them to the same value, or because
+    /// the server that they came from was in recovery, as a replica is.
     pub unstorable: u64,
     /// Encoded bytes of the loaded results, of those that may be stored.
     pub loaded_bytes: u64,

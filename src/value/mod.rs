@@ -68,7 +68,7 @@ impl Value for Rows {
     }
 
     fn encode(stored: &Image, _: Codec) -> Option<(u8, Bytes)> {
-        Some((ROWS, stored.bytes().clone()))
+        stored.is_storable().then(|| (ROWS, stored.bytes().clone()))
     }
 
     fn decode(codec: u8, payload: Bytes, sets: &ColumnSets) -> Option<Image> {

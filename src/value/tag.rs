@@ -72,7 +72,7 @@ impl fmt::Debug for Tag {
 ///     })
 /// };
 /// load().await?;
-/// cache.invalidate(["product:12"]).await?;
+/// cache.invalidate(["product:12"]).await;
 /// assert_eq!(load().answer().await?.origin(), Origin::Loaded);
 /// # Ok(())
 /// # }

@@ -279,7 +279,7 @@ impl Process {
     }
 
     async fn invalidate(&self, key: usize, version: u64) {
-        let acknowledged = self.cache.invalidate([tag(key)]).await.is_ok();
+        let acknowledged = self.cache.invalidate([tag(key)]).await.is_acknowledged();
         self.invalidated[key].fetch_max(version, Ordering::SeqCst);
         let mut log = self.log();
         // Under the lock: whoever tells the log later knows a later time.

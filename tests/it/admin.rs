@@ -90,7 +90,7 @@ async fn what_is_reported_is_what_a_reader_gets() {
     }
     assert_eq!(scene.origin().await, Origin::L2);
 
-    scene.cache.invalidate(["orders"]).await.unwrap();
+    scene.cache.invalidate(["orders"]).await.acknowledged().unwrap();
     let report = admin.inspect(&inspection).await.unwrap();
     assert!(matches!(report.verdict, Verdict::Invalidated { .. }), "{}", report.verdict);
     assert_eq!(scene.origin().await, Origin::Loaded);

@@ -109,7 +109,7 @@ async fn an_invalidation_between_two_reads_of_a_batch_is_respected_by_the_later_
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cache = builder(&url).redis_timeout(PATIENCE).build().await.unwrap();
-            cache.invalidate(["t"]).await.unwrap();
+            cache.invalidate(["t"]).await.acknowledged().unwrap();
         });
     });
     other.join().unwrap();

@@ -82,7 +82,7 @@ async fn types_may_change_at_any_depth() {
             let expected = expected(&database, sql).await;
             let query = cache.query(sql);
             for source in 0..4 {
-                cache.clear().await.unwrap();
+                cache.clear().await.acknowledged().unwrap();
                 let rows = match source {
                     0 => query.fetch(&pool).await,
                     1 => query.fetch(&client).await,
@@ -106,7 +106,7 @@ async fn another_process_never_reads_cells_under_an_older_description() {
     let (pool, sql) = (database.pool(1), QUERIES[0]);
     for (results, change) in (1..).zip(["SELECT 1"].iter().chain(&CHANGES[..3])) {
         admin.batch_execute(change).await.unwrap();
-        here.clear().await.unwrap();
+        here.clear().await.acknowledged().unwrap();
         let expected = expected(&database, sql).await;
         let rows = here.query(sql).fetch(&pool).await.unwrap();
         assert_same(&rows, &expected, change);
@@ -141,7 +141,7 @@ async fn a_type_may_change_while_its_query_runs() {
     // The connections know the type.
     cache.query(sql).fetch(&pool).await.unwrap();
     for (source, (from, to)) in [("phone", "fax"), ("fax", "telex")].into_iter().enumerate() {
-        cache.clear().await.unwrap();
+        cache.clear().await.acknowledged().unwrap();
         admin.batch_execute("SELECT pg_advisory_lock(7)").await.unwrap();
         let (cache, pool, transactions) = (cache.clone(), pool.clone(), transactions.clone());
         let load = tokio::spawn(async move {

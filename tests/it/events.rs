@@ -25,7 +25,7 @@ async fn a_result_that_was_not_served_says_which_invalidation_killed_it() {
     };
     query.load_tagged(load).await.unwrap();
     assert_eq!(killed().len(), 0);
-    cache.invalidate(["orders"]).await.unwrap();
+    cache.invalidate(["orders"]).await.acknowledged().unwrap();
     query.load_tagged(load).await.unwrap();
     let said = killed();
     assert_eq!(said.len(), 1);
@@ -34,13 +34,13 @@ async fn a_result_that_was_not_served_says_which_invalidation_killed_it() {
     {
         assert_eq!(said[0].fields[field], value, "{field}: {said:?}");
     }
-    cache.invalidate(["only its loader knows"]).await.unwrap();
+    cache.invalidate(["only its loader knows"]).await.acknowledged().unwrap();
     query.load_tagged(load).await.unwrap();
     assert_eq!(killed()[0].fields["by"], "only its loader knows");
-    cache.invalidate_query(&query).await.unwrap();
+    cache.invalidate_query(&query).await.acknowledged().unwrap();
     query.load_tagged(load).await.unwrap();
     assert!(killed()[0].fields["by"].starts_with("the query itself"));
-    cache.clear().await.unwrap();
+    cache.clear().await.acknowledged().unwrap();
     query.load_tagged(load).await.unwrap();
     assert_eq!(killed()[0].fields["by"], "everything");
     query.load_tagged(load).await.unwrap();

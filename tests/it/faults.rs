@@ -101,7 +101,7 @@ impl Traffic {
                 let key = fastrand(KEYS);
                 let row = client.query_one(update, &[&(key as i32)]).await.unwrap();
                 // Announced or not, in this process it is in force.
-                let _ = traffic.cache.invalidate([format!("item:{key}")]).await;
+                traffic.cache.invalidate([format!("item:{key}")]).await;
                 traffic.floor[key].fetch_max(row.get(0), Ordering::SeqCst);
                 tokio::task::yield_now().await;
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use futures_executor::block_on;
 use larder::{Answer, ErrorKind, Origin, Query, QueryCache, QueryCacheBuilder, Tagged};
 use tokio::sync::oneshot;
 
@@ -49,17 +50,17 @@ async fn a_tag_makes_stale_what_depends_on_it_and_nothing_else() {
         table.read(&users).await;
         assert_eq!(table.read(&orders).await, (0, Origin::L1));
         table.write();
-        cache.invalidate(["orders"]).await.unwrap();
+        cache.invalidate(["orders"]).await.acknowledged().unwrap();
         assert_eq!(table.read(&orders).await, (1, Origin::Loaded));
         assert_eq!(table.read(&orders).await, (1, Origin::L1));
         assert_eq!(table.read(&users).await, (0, Origin::L1));
         table.write();
-        cache.invalidate(["nobody's", "users"]).await.unwrap();
+        cache.invalidate(["nobody's", "users"]).await.acknowledged().unwrap();
         assert_eq!(table.read(&orders).await, (2, Origin::Loaded));
         assert_eq!(table.read(&users).await, (2, Origin::Loaded));
         assert_eq!(cache.stats().invalidations, 2);
         let nothing: [&str; 0] = [];
-        cache.invalidate(nothing).await.unwrap();
+        cache.invalidate(nothing).await.acknowledged().unwrap();
         assert_eq!(table.read(&orders).await.1, Origin::L1);
     }
 }
@@ -77,17 +78,18 @@ async fn a_query_is_invalidated_with_all_its_parameters_and_others_are_not() {
             read(query, 1).await;
             read(query, 2).await;
         }
-        cache.invalidate_query(&query).await.unwrap();
+        cache.invalidate_query(&query).await.acknowledged().unwrap();
         assert_eq!(read(&query, 1).await, Origin::Loaded);
         assert_eq!(read(&query, 2).await, Origin::Loaded);
         assert_eq!(read(&scoped, 1).await, Origin::L1);
         assert_eq!(read(&other, 1).await, Origin::L1);
-        cache.clear().await.unwrap();
+        cache.clear().await.acknowledged().unwrap();
         assert_eq!(read(&query, 1).await, Origin::Loaded);
         assert_eq!(read(&scoped, 1).await, Origin::Loaded);
         assert_eq!(read(&other, 1).await, Origin::Loaded);
         let wrong = cache.query("SELECT 1").jitter(7.0);
-        assert_eq!(cache.invalidate_query(&wrong).await.unwrap_err().kind(), ErrorKind::Setting);
+        // Nothing can be stored under it, so there is nothing that could fail.
+        assert!(cache.invalidate_query(&wrong).await.is_acknowledged());
     }
 }
 
@@ -112,7 +114,7 @@ async fn tags_that_a_loader_reports_count_like_declared_ones() {
         ] {
             load().await.unwrap();
             wrapped.call((7,)).await.unwrap();
-            cache.invalidate([tag]).await.unwrap();
+            cache.invalidate([tag]).await.acknowledged().unwrap();
             assert_eq!(load().answer().await.unwrap().origin(), origin, "{tag}");
         }
         assert_eq!(wrapped.call((7,)).answer().await.unwrap().origin(), Origin::Loaded);
@@ -149,7 +151,7 @@ async fn a_load_that_was_overtaken_by_an_invalidation_is_answered_and_never_serv
         };
         reading.await.unwrap();
         table.write();
-        cache.invalidate(["t"]).await.unwrap();
+        cache.invalidate(["t"]).await.acknowledged().unwrap();
         go_on.send(()).unwrap();
         // It began before the invalidation, so it may see what was there before.
         assert_eq!(**slow.await.unwrap().value(), 0);
@@ -170,7 +172,7 @@ async fn a_reader_who_came_after_an_invalidation_does_not_join_a_load_from_befor
         };
         reading.await.unwrap();
         table.write();
-        cache.invalidate(["t"]).await.unwrap();
+        cache.invalidate(["t"]).await.acknowledged().unwrap();
         let late: Vec<_> = (0..10)
             .map(|_| {
                 let (query, table) = (query.clone(), table.clone());
@@ -205,7 +207,7 @@ async fn an_error_from_before_an_invalidation_is_not_for_readers_after_it() {
             })
         };
         reading.await.unwrap();
-        cache.invalidate(["t"]).await.unwrap();
+        cache.invalidate(["t"]).await.acknowledged().unwrap();
         let late = {
             let query = query.clone();
             let load = || async { Ok::<_, std::io::Error>(7_i64) };
@@ -239,7 +241,7 @@ async fn writers_and_readers_of_one_process_never_see_a_value_from_before_an_inv
             .collect();
         while readers.iter().any(|reader| !reader.is_finished()) {
             let value = table.write();
-            cache.invalidate(["t"]).await.unwrap();
+            cache.invalidate(["t"]).await.acknowledged().unwrap();
             acknowledged.store(value, Ordering::SeqCst);
             tokio::task::yield_now().await;
         }
@@ -286,7 +288,7 @@ mod fleet {
             .filter(|link| !link.said("SUBSCRIBE"))
             .for_each(|link| link.stall(crate::servers::Way::ToServer));
         table.write();
-        here.invalidate(["t"]).await.unwrap();
+        here.invalidate(["t"]).await.acknowledged().unwrap();
         until_async("the push has come", async || {
             let read = tokio::time::timeout(Duration::from_millis(50), table.read(&b)).await;
             // What it would load anew has to wait for Redis.
@@ -320,7 +322,7 @@ mod fleet {
             table.read(&a).await;
             table.read(&b).await;
             table.write();
-            here.invalidate(["t"]).await.unwrap();
+            here.invalidate(["t"]).await.acknowledged().unwrap();
             // What memory has there ended a millisecond after it came.
             let came = std::time::Instant::now();
             while came.elapsed() < Duration::from_millis(2) {
@@ -331,7 +333,7 @@ mod fleet {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_invalidation_without_redis_is_an_error_in_force_here_and_announced_later() {
+    async fn an_invalidation_without_redis_is_in_force_here_and_announced_later() {
         let mut redis = Redis::start().unwrap();
         let build = async || {
             let builder = QueryCache::builder().namespace("later").redis(redis.url());
@@ -345,7 +347,7 @@ mod fleet {
         assert_eq!(table.read(&b).await.1, Origin::L2);
         redis.pause().unwrap();
         table.write();
-        let error = here.invalidate(["t"]).await.unwrap_err();
+        let error = here.invalidate(["t"]).await.acknowledged().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unacknowledged);
         assert!(error.to_string().contains("announced as soon as redis takes it"), "{error}");
         assert_eq!(table.read(&a).await, (1, Origin::Loaded));
@@ -354,6 +356,44 @@ mod fleet {
         redis.resume().unwrap();
         until_async("the other has heard of it", async || table.read(&b).await.0 == 1).await;
         assert_eq!((here.stats().unacknowledged, there.stats().unacknowledged), (1, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_invalidation_never_fails() {
+        let mut redis = Redis::start().unwrap();
+        let build = async || {
+            let builder = QueryCache::builder().namespace("never").redis(redis.url());
+            builder.disconnected_ttl(Duration::from_secs(3600)).build().await.unwrap()
+        };
+        let (here, there) = (build().await, build().await);
+        let table = Table::default();
+        let [a, b] = [&here, &there].map(|cache| cache.query("SELECT 1").tag("t"));
+        let ways = ["tags", "everything", "a query", "outside of any runtime"];
+        for (number, way) in ways.into_iter().enumerate() {
+            table.read(&a).await;
+            table.read(&b).await;
+            redis.pause().unwrap();
+            let written = table.write();
+            let invalidated = match way {
+                "tags" => here.invalidate(["t"]).await,
+                "everything" => here.clear().await,
+                "a query" => here.invalidate_query(&a).await,
+                _ => {
+                    let here = here.clone();
+                    let alone = || block_on(async move { here.invalidate(["t"]).await });
+                    std::thread::spawn(alone).join().unwrap()
+                }
+            };
+            assert!(!invalidated.is_acknowledged(), "{way}");
+            assert_eq!(invalidated.error().unwrap().kind(), ErrorKind::Unacknowledged, "{way}");
+            assert_eq!(table.read(&a).await.0, written, "{way}: in force here");
+            redis.resume().unwrap();
+            let current = async || table.read(&b).await.0 == written;
+            until_async("the other process reads what is current", current).await;
+            assert_eq!(here.stats().unacknowledged, number as u64 + 1, "{way}: counted");
+            let again = async || here.invalidate(["another"]).await.is_acknowledged();
+            until_async("redis acknowledges again", again).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -370,6 +410,7 @@ mod fleet {
         redis.pause().unwrap();
         let left = tokio::time::timeout(Duration::from_millis(5), here.invalidate(["t"])).await;
         assert!(left.is_err());
+        assert_eq!(here.stats().unacknowledged, 1, "counted");
         redis.resume().unwrap();
         until_async("the other has heard of it", async || table.read(&b).await.0 == 1).await;
     }
@@ -386,7 +427,7 @@ mod fleet {
         load(&here).await;
         written(&here, 1).await;
         assert_eq!(load(&there).await, Origin::L2);
-        there.invalidate(["only the loader knows"]).await.unwrap();
+        there.invalidate(["only the loader knows"]).await.acknowledged().unwrap();
         assert_eq!(load(&there).await, Origin::Loaded);
         let third = &two(|builder| builder).await[0];
         assert_eq!(load(third).await, Origin::Loaded, "another namespace");
@@ -407,7 +448,7 @@ mod fleet {
         reading.await.unwrap();
         table.write();
         // By another process: its lease is superseded, and it takes the load over.
-        other.invalidate(["t"]).await.unwrap();
+        other.invalidate(["t"]).await.acknowledged().unwrap();
         let theirs = other.query("SELECT 1").tag("t");
         assert_eq!(table.read(&theirs).await, (1, Origin::Loaded));
         written(&other, 1).await;

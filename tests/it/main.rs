@@ -3,6 +3,7 @@
 use test_servers as servers;
 
 mod cancellation;
+mod cycles;
 mod described;
 #[cfg(feature = "tracing")]
 mod events;
@@ -18,6 +19,7 @@ mod pooling;
 mod postgres_types;
 mod reading;
 mod refresh;
+mod replicas;
 mod rows_query;
 mod settings;
 #[cfg(feature = "tracing")]
@@ -41,6 +43,8 @@ mod faults;
 mod fleet;
 #[cfg(feature = "redis")]
 mod outage;
+#[cfg(feature = "redis")]
+mod runtimes;
 #[cfg(feature = "redis")]
 mod security;
 #[cfg(feature = "redis")]

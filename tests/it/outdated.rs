@@ -66,7 +66,7 @@ impl Sources {
     /// Loads a query from each source, and returns the first value of each as text.
     async fn load(&self, query: &Query, mood: Option<Mood>) -> [String; 3] {
         let load = async |source: usize| -> Result<Rows, larder::Error> {
-            self.cache.clear().await.unwrap();
+            self.cache.clear().await.acknowledged().unwrap();
             match (source, mood.clone()) {
                 (0, None) => query.fetch(&self.pool).await,
                 (0, Some(mood)) => query.bind(mood).fetch(&self.pool).await,
@@ -148,9 +148,9 @@ async fn a_session_may_forget_its_statements() {
         client.batch_execute("DISCARD ALL").await.unwrap();
     };
     let load = async |query: &Query, expected: &[u8]| {
-        sources.cache.clear().await.unwrap();
+        sources.cache.clear().await.acknowledged().unwrap();
         for rows in [query.fetch(&sources.pool).await, {
-            sources.cache.clear().await.unwrap();
+            sources.cache.clear().await.acknowledged().unwrap();
             query.fetch(&sources.transactions).await
         }] {
             assert_eq!(rows.unwrap().row(0).raw(0), Some(expected));
@@ -179,7 +179,7 @@ async fn types_met_one_after_the_other_do_not_cost_a_connection_each_time() {
     let source = TransactionPooling::new(pool.clone());
     let mut sessions = vec![];
     for n in (0..5).cycle().take(20) {
-        cache.clear().await.unwrap();
+        cache.clear().await.acknowledged().unwrap();
         let sql = format!("SELECT '{n}'::mood{n} AS mood");
         let rows = cache.query(sql).fetch(&source).await.unwrap();
         assert_eq!(rows.row(0).raw(0), Some(n.to_string().as_bytes()));
@@ -260,7 +260,7 @@ async fn a_pooler_that_prepares_for_its_clients_may_keep_an_outdated_statement()
             let names: Vec<_> = expected.columns().iter().map(|column| column.name()).collect();
             // Twice each: on connections that knew the statement, and on new ones.
             for source in [pool.clone(), pool.clone(), pooled.pool(1)] {
-                cache.clear().await.unwrap();
+                cache.clear().await.acknowledged().unwrap();
                 let rows = cache.query(sql).fetch(&source).await;
                 let rows = rows.unwrap_or_else(|error| panic!("{sql} after {change}: {error}"));
                 let found: Vec<_> = rows.columns().iter().map(|column| column.name()).collect();

@@ -79,7 +79,7 @@ async fn entries_of_another_secret_or_of_none_are_misses() {
         (Some(SECRET), Some(&b"another secret, also long enough"[..])),
     ] {
         let (writer, reader) = (build(writer).await, build(reader).await);
-        writer.clear().await.unwrap();
+        writer.clear().await.acknowledged().unwrap();
         load(&writer, 1).await;
         written(&writer, 1).await;
         assert_eq!(load(&reader, 1).await.1, Origin::Loaded);
@@ -104,7 +104,7 @@ async fn neither_debug_output_nor_errors_show_a_secret_a_password_or_a_parameter
     let shown = format!("{cache:?} {query:?} {bound:?}");
     assert!(!shown.contains("hunter2") && !shown.contains("horse"), "{shown}");
     assert!(!shown.contains("my parameter"), "{shown}");
-    let error = cache.invalidate(["t"]).await.unwrap_err();
+    let error = cache.invalidate(["t"]).await.acknowledged().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unacknowledged);
     let error = QueryCache::builder()
         .namespace("shop")
@@ -138,7 +138,7 @@ async fn a_user_of_redis_with_the_rights_listed_is_enough() {
     load(&here, 1).await;
     written(&here, 1).await;
     assert_eq!(load(&there, 1).await.1, Origin::L2);
-    here.clear().await.unwrap();
+    here.clear().await.acknowledged().unwrap();
     assert_eq!(load(&here, 1).await.1, Origin::Loaded);
     let errors = (here.stats().l2_errors, there.stats().l2_errors);
     assert_eq!(errors, (0, 0));

@@ -57,7 +57,7 @@ async fn work(seen: &Listening) {
     assert!(meanwhile.iter().all(|told| told.name.is_none()), "{meanwhile:?}");
     ask(&here, true).await.unwrap_err();
     ask(&there, false).await.unwrap();
-    here.invalidate(["orders", "customers"]).await.unwrap();
+    here.invalidate(["orders", "customers"]).await.acknowledged().unwrap();
     ask(&here, false).await.unwrap();
     let pool = database.pool(2);
     here.query("SELECT 'marked'::text, $1::text").bind(MARK).fetch(&pool).await.unwrap();

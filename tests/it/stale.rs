@@ -114,7 +114,7 @@ async fn what_was_invalidated_is_served_only_where_that_is_allowed_and_says_so()
     let loader = Loader::default();
     loader.read(&strict).await;
     loader.0.store(-1, Ordering::SeqCst);
-    cache.invalidate(["t"]).await.unwrap();
+    cache.invalidate(["t"]).await.acknowledged().unwrap();
     assert_eq!(loader.answer(&strict).await.unwrap_err().kind(), ErrorKind::Query);
     assert_eq!(loader.read(&lax).await, (0, Origin::Stale, Some(Staleness::Invalidated)));
     clock.advance(MINUTE);
@@ -171,7 +171,7 @@ async fn errors_of_named_sqlstates_are_kept_and_others_are_not() {
     assert_eq!(cache.stats().loads, 3);
     // The table comes, and whoever made it says so.
     admin.batch_execute("CREATE TABLE not_yet AS SELECT 1 AS one").await.unwrap();
-    cache.invalidate(["not_yet"]).await.unwrap();
+    cache.invalidate(["not_yet"]).await.acknowledged().unwrap();
     assert_eq!(named.fetch(&pool).await.unwrap().len(), 1);
     for loads in [5, 6] {
         assert_eq!(state(&other).await, "22012");

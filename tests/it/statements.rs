@@ -17,7 +17,7 @@ async fn a_connection_keeps_the_statements_that_were_used_last() {
     let pool = database().await.pool(1);
     let cache = QueryCache::builder().prepared_statements(3).build().await.unwrap();
     let load = async |n: u32| {
-        cache.clear().await.unwrap();
+        cache.clear().await.acknowledged().unwrap();
         let rows = cache.query(format!("SELECT {n} AS n")).fetch(&pool).await.unwrap();
         assert_eq!(rows.row(0).get::<_, i32>("n"), n as i32);
     };

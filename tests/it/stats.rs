@@ -48,7 +48,7 @@ async fn every_read_is_counted_once_by_where_its_answer_came_from() {
         assert_eq!(numbers.lookup_latency.count(), 1);
         assert!(numbers.l2_bytes_read > 0);
         assert_eq!(numbers.l2_bytes_read, of(&here, "numbers").l2_bytes_written);
-        here.invalidate(["numbers"]).await.unwrap();
+        here.invalidate(["numbers"]).await.acknowledged().unwrap();
         ask(&here, 1).await.unwrap();
         assert!(of(&here, "numbers").invalidated >= 1);
     }

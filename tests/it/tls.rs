@@ -108,11 +108,11 @@ mod with_the_feature {
         assert_eq!(origin(&one).await, Origin::Loaded);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while origin(&other).await != Origin::L2 {
-            other.clear().await.unwrap();
+            other.clear().await.acknowledged().unwrap();
             assert_eq!(origin(&one).await, Origin::Loaded);
             assert!(tokio::time::Instant::now() < deadline, "nothing comes from redis");
         }
-        one.invalidate(["one"]).await.unwrap();
+        one.invalidate(["one"]).await.acknowledged().unwrap();
         while origin(&other).await == Origin::L1 {
             assert!(tokio::time::Instant::now() < deadline, "the invalidation does not arrive");
             tokio::task::yield_now().await;

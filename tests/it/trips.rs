@@ -36,7 +36,7 @@ impl Scene {
         // Scripts are known, the table is confirmed.
         for _ in 0..2 {
             scene.read(-1).await;
-            scene.cache.invalidate(["warm"]).await.unwrap();
+            scene.cache.invalidate(["warm"]).await.acknowledged().unwrap();
         }
         written(&scene.cache, 1).await;
         scene
@@ -94,7 +94,8 @@ async fn an_invalidation_is_one_round_trip_however_many_tags_it_names() {
     let scene = Scene::new().await;
     let tags = |count: usize| (0..count).map(|number| format!("tag:{number}"));
     for count in [1, 10, 5_000] {
-        let invalidate = async |_| scene.cache.invalidate(tags(count)).await.unwrap();
+        let invalidate =
+            async |_| scene.cache.invalidate(tags(count)).await.acknowledged().unwrap();
         assert_eq!(scene.least(invalidate).await, 1, "{count} tags");
     }
 }

@@ -32,7 +32,7 @@ impl Invalidate {
             cache.invalidate(self.tags.iter().map(String::as_str)).await
         };
         cache.shutdown().await;
-        outcome.map_err(|error| Failure::server(with_sources(&error)))?;
+        outcome.acknowledged().map_err(|error| Failure::server(with_sources(&error)))?;
         let what = if self.all {
             "all results".to_owned()
         } else {

@@ -229,7 +229,7 @@ async fn tell(cache: &QueryCache, name: &str, known: &[DiscoveredView]) -> Optio
         |view: &&DiscoveredView| view.name == name || view.tags.iter().any(|tag| tag == name);
     let view = known.iter().find(named)?;
     let told = cache.invalidate(view.tags.iter().map(String::as_str)).await;
-    told.err().map(|error| with_sources(&error))
+    told.error().map(|error| with_sources(error))
 }
 
 fn failed(error: &RefreshError) -> Failure {

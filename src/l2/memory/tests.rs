@@ -37,7 +37,7 @@ async fn an_invalidation_of_one_cache_is_in_force_in_all() {
     assert_eq!(origin(&one).await, Origin::Loaded);
     assert_eq!(origin(&other).await, Origin::L2);
     assert_eq!(origin(&other).await, Origin::L1);
-    one.invalidate(["t"]).await.unwrap();
+    one.invalidate(["t"]).await.acknowledged().unwrap();
     assert_eq!(origin(&other).await, Origin::Loaded);
     assert_eq!(origin(&one).await, Origin::L2);
 }
@@ -50,7 +50,7 @@ async fn namespaces_have_nothing_in_common() {
     let other = other.build().await.unwrap();
     assert_eq!(origin(&one).await, Origin::Loaded);
     assert_eq!(origin(&other).await, Origin::Loaded);
-    one.clear().await.unwrap();
+    one.clear().await.acknowledged().unwrap();
     assert_eq!(origin(&other).await, Origin::L1);
 }
 
@@ -76,7 +76,7 @@ async fn caches_that_are_cut_off_work_and_catch_up_when_they_are_not() {
     origin(&one).await;
     origin(&other).await;
     store.disconnect();
-    let error = one.invalidate(["t"]).await.unwrap_err();
+    let error = one.invalidate(["t"]).await.acknowledged().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unacknowledged);
     assert_eq!(origin(&one).await, Origin::Loaded);
     assert_eq!(origin(&other).await, Origin::L1, "it cannot know");
@@ -94,7 +94,7 @@ async fn what_is_lost_is_not_served_from_memory_either() {
     origin(&other).await;
     store.lose_everything();
     assert_eq!(origin(&one).await, Origin::L1, "it has not asked");
-    other.invalidate(["of something else"]).await.unwrap();
+    other.invalidate(["of something else"]).await.acknowledged().unwrap();
     assert_eq!(origin(&other).await, Origin::Loaded);
     // Lets the other cache's heartbeat run, which the notice has woken.
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -107,7 +107,7 @@ async fn a_notice_that_is_lost_is_made_up_for_by_the_next_beat() {
     origin(&one).await;
     origin(&other).await;
     store.drop_notices(true);
-    one.invalidate(["t"]).await.unwrap();
+    one.invalidate(["t"]).await.acknowledged().unwrap();
     assert_eq!(origin(&other).await, Origin::L1);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(origin(&other).await, Origin::Loaded);

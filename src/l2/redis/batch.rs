@@ -154,7 +154,7 @@ impl Shared {
     /// Spawns the task that sends the waiting lookups.
     fn call(self: &Arc<Self>) {
         let called = FlushGuard(Some(self.clone()));
-        self.link.runtime().spawn(async move {
+        self.link.background().spawn(async move {
             // Runs after all tasks that are ready now, so that their lookups join the batch.
             yield_now().await;
             called.send().await;

@@ -11,12 +11,11 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
     ServerErrorKind, Value,
 };
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::script::Call;
+use crate::background::{Background, BackgroundTask, Start};
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
@@ -42,8 +41,8 @@ const TIMEOUTS: u32 = 2;
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     limit: Duration,
-    runtime: Handle,
-    keeper: JoinHandle<()>,
+    background: Background,
+    keeper: BackgroundTask,
 }
 
 struct Shared {
@@ -93,7 +92,7 @@ impl Reference {
 
 impl Connection {
     /// Creates a connection that is not open yet. Nothing is sent yet; see [`connect`](Connection::connect).
-    pub(crate) fn new(client: Client, limit: Duration) -> Connection {
+    pub(crate) fn new(client: Client, limit: Duration, background: &Background) -> Connection {
         let shared = Arc::new(Shared {
             address: client.get_connection_info().addr().to_string(),
             client,
@@ -102,8 +101,17 @@ impl Connection {
             current: Mutex::default(),
             broken: Notify::new(),
         });
-        let keeper = tokio::spawn(reconnect(shared.clone()));
-        Connection { shared, limit, runtime: Handle::current(), keeper }
+        let keeper = background.keep({
+            let shared = shared.clone();
+            move |start| {
+                // The connection's own task has ended with the runtime.
+                if start == Start::Again {
+                    shared.lost();
+                }
+                reconnect(shared.clone())
+            }
+        });
+        Connection { shared, limit, background: background.clone(), keeper }
     }
 
     /// Sets the listener that is notified of every new connection from now on.
@@ -121,7 +129,7 @@ impl Connection {
 
     /// Closes the connection permanently.
     pub(super) fn close(&self) {
-        self.keeper.abort();
+        self.keeper.stop();
         let mut current = self.shared.lock();
         current.closed = true;
         current.connection = None;
@@ -150,8 +158,8 @@ impl Connection {
     }
 
     /// The runtime of the connections.
-    pub(super) fn runtime(&self) -> &Handle {
-        &self.runtime
+    pub(super) fn background(&self) -> &Background {
+        &self.background
     }
 
     /// Marks the start of a time limit; see [`timed_out`](Connection::timed_out).
@@ -283,7 +291,7 @@ impl Connection {
             current.unanswered = Some(now);
             let (shared, limit) = (self.shared.clone(), self.limit);
             // Spawned on the link's runtime; the caller's may end with the call.
-            self.runtime.spawn(probe(shared, connection.clone(), sent, limit));
+            self.background.spawn(probe(shared, connection.clone(), sent, limit));
         }
         Some((connection, sent))
     }
@@ -331,12 +339,6 @@ async fn probe(
     match timeout(limit, connection.send_packed_command(&ping)).await {
         Ok(Ok(_)) => shared.answered(sent),
         _ => shared.give_up(sent),
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.keeper.abort();
     }
 }
 
@@ -393,6 +395,12 @@ impl Shared {
         if let Some(listener) = self.listener.get() {
             listener.hear(Notice::Disconnected);
         }
+    }
+
+    /// Gives up whatever connection there is, so that a new one is opened.
+    fn lost(&self) {
+        let sent = self.lock().sent();
+        self.give_up(sent);
     }
 
     fn give_up(&self, sent: Sent) {

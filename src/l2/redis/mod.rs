@@ -156,7 +156,8 @@ impl RedisStore {
     ) -> RedisStore {
         let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
-        let subscription = Subscription::start(link.client(), names.channel.clone(), listener);
+        let subscription =
+            Subscription::start(link.background(), link.client(), names.channel.clone(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
         RedisStore { link, batcher, subscription, names, scripts: Scripts::new() }
     }

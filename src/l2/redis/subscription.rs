@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::{Client, RedisError};
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{CONNECT, backoff};
+use crate::background::{Background, BackgroundTask, Start};
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
@@ -22,33 +22,35 @@ const ASK: Duration = Duration::from_secs(1);
 ///
 /// It has a connection of its own: on a connection for commands, an unsolicited notice could be
 /// taken for a reply.
-pub(super) struct Subscription(JoinHandle<()>);
+pub(super) struct Subscription(BackgroundTask);
 
 impl Subscription {
     pub(super) fn start(
+        background: &Background,
         client: Client,
         channel: String,
         listener: Arc<dyn Listener>,
     ) -> Subscription {
-        Subscription(tokio::spawn(async move {
-            let mut backoff = backoff();
-            loop {
-                let begin = tokio::time::Instant::now();
-                let _ = listen(&client, &channel, &*listener).await;
+        Subscription(background.keep(move |start| {
+            // A task that ended with its runtime could not report it.
+            if start == Start::Again {
                 listener.hear(Notice::Unsubscribed);
-                backoff.rest(begin.elapsed()).await;
+            }
+            let (client, channel, listener) = (client.clone(), channel.clone(), listener.clone());
+            async move {
+                let mut backoff = backoff();
+                loop {
+                    let begin = tokio::time::Instant::now();
+                    let _ = listen(&client, &channel, &*listener).await;
+                    listener.hear(Notice::Unsubscribed);
+                    backoff.rest(begin.elapsed()).await;
+                }
             }
         }))
     }
 
     pub(super) fn stop(&self) {
-        self.0.abort();
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.stop();
+        self.0.stop();
     }
 }
 

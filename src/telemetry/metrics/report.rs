@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Key, Label, Recorder};
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ABOUT;
 use super::table::{ALL, Kind, describe};
+use crate::background::{Background, BackgroundTask};
 use crate::telemetry::stats::{CacheStats, QueryStats};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -21,7 +20,7 @@ type Collect = Box<dyn Fn() -> (CacheStats, Vec<QueryStats>) + Send>;
 
 /// Regularly reports a cache's counters to the recorder until it is dropped, and then a last time.
 pub(crate) struct Reporter {
-    task: JoinHandle<()>,
+    task: BackgroundTask,
     reported: Arc<Mutex<Reported>>,
 }
 
@@ -37,7 +36,7 @@ struct Reported {
 }
 
 impl Reporter {
-    pub(crate) fn start(runtime: &Handle, collect: Collect, namespace: &str) -> Reporter {
+    pub(crate) fn start(background: &Background, collect: Collect, namespace: &str) -> Reporter {
         let reported = Arc::new(Mutex::new(Reported {
             collect,
             namespace: namespace.to_owned(),
@@ -46,12 +45,15 @@ impl Reporter {
             queries: HashMap::new(),
         }));
         let reporting = reported.clone();
-        let task = runtime.spawn(async move {
-            let mut ticks = interval(EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                report(&reporting, false);
+        let task = background.keep(move |_| {
+            let reporting = reporting.clone();
+            async move {
+                let mut ticks = interval(EVERY);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    ticks.tick().await;
+                    report(&reporting, false);
+                }
             }
         });
         Reporter { task, reported }
@@ -60,7 +62,7 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.stop();
         report(&self.reported, true);
     }
 }

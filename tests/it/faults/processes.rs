@@ -68,7 +68,7 @@ async fn a_process_that_was_paused_serves_nothing_that_was_invalidated_meanwhile
         paused.pause().unwrap();
         // In the pipe when it wakes up: the first thing it does is to read.
         paused.send(&format!("read {}", round + 1)).unwrap();
-        cache.invalidate(["t"]).await.unwrap();
+        cache.invalidate(["t"]).await.acknowledged().unwrap();
         let acknowledged = Instant::now();
         until_async("it is blind for too long", async || {
             acknowledged.elapsed() > Duration::from_millis(210)
@@ -123,7 +123,7 @@ async fn a_process_killed_in_mid_invalidation_harms_nobody() {
         let query = cache.query("q").tag("t");
         let load = move || async move { Ok::<_, std::io::Error>(round) };
         query.load(load).await.unwrap();
-        cache.invalidate(["t"]).await.unwrap();
+        cache.invalidate(["t"]).await.acknowledged().unwrap();
         assert_eq!(query.load(load).answer().await.unwrap().origin(), Origin::Loaded);
     }
 }

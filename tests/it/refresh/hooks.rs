@@ -228,7 +228,7 @@ async fn a_view_warms_the_cache_when_its_rows_have_changed() {
         assert_eq!(answer.value().row(0).get::<_, i64>("orders"), 5 + changed as i64);
 
         // Whatever reads it now has to load.
-        cache.invalidate([tag.clone()]).await.unwrap();
+        cache.invalidate([tag.clone()]).await.acknowledged().unwrap();
         assert!(!refresher.refresh_now("by_region").await.unwrap().changed());
         after.events(2 * changed).await;
         assert_eq!(cache.stats().loads, changed as u64);

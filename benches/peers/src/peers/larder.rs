@@ -48,7 +48,7 @@ impl Peer for LarderRows {
     }
 
     async fn invalidate(&self, _: i64, _: &'static str) -> Result<(), Failed> {
-        self.cache.invalidate(["orders"]).await.map_err(Failed::of)
+        self.cache.invalidate(["orders"]).await.acknowledged().map_err(Failed::of)
     }
 }
 
@@ -83,6 +83,6 @@ impl Peer for LarderTyped {
     }
 
     async fn invalidate(&self, _: i64, _: &'static str) -> Result<(), Failed> {
-        self.cache.invalidate(["orders"]).await.map_err(Failed::of)
+        self.cache.invalidate(["orders"]).await.acknowledged().map_err(Failed::of)
     }
 }

@@ -166,7 +166,7 @@ impl<'r> Court<'r> {
             ToReader::Tell { from, number, key } => {
                 if let Some(cache) = &self.reading.opened.cache {
                     // Without Redis there are no errors.
-                    let _ = cache.invalidate([Tag::from(super::opened::tag(key))]).await;
+                    cache.invalidate([Tag::from(super::opened::tag(key))]).await;
                 }
                 tell(&FromReader::Heard { from, number });
             }

@@ -258,7 +258,7 @@ impl Reading {
         };
         let announced = match (&self.opened.cache, self.opened.task.mode) {
             (Some(cache), mode) => {
-                let done = cache.invalidate([tag(key)]).await.is_ok();
+                let done = cache.invalidate([tag(key)]).await.is_acknowledged();
                 if mode == Mode::L1 && self.opened.task.processes > 1 {
                     self.tell(key).await;
                 }

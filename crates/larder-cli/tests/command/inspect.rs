@@ -81,7 +81,7 @@ async fn a_query_is_found_by_what_the_program_says_and_by_its_key() {
         assert_eq!(reason(&inspect(&namespace, other).await.1), (false, "absent"));
     }
     // A cache is of the same opinion.
-    cache.invalidate(["orders"]).await.unwrap();
+    cache.invalidate(["orders"]).await.acknowledged().unwrap();
     let (_, seen) = inspect(&namespace, &[&CALL[..], &["--tag", "orders"]].concat()).await;
     assert_eq!(reason(&seen), (false, "invalidated"));
     let why = seen["why"].as_str().unwrap();
@@ -161,7 +161,7 @@ async fn every_reason_not_to_serve_an_entry_is_told() {
     assert_eq!(reason(&inspect(&namespace, &[&name]).await.1), (true, "current"));
     redis.command(&["DEL", &format!("larder:{namespace}:directory")]).unwrap();
     assert_eq!(of().await, "epoch");
-    cache.invalidate(["something else"]).await.unwrap();
+    cache.invalidate(["something else"]).await.acknowledged().unwrap();
     assert_eq!(of().await, "epoch");
 }
 

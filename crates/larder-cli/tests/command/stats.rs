@@ -44,7 +44,7 @@ async fn the_numbers_of_all_processes_are_added_up() {
     until("the results are in redis", async || here.stats().l2_writes == 2).await;
     let revenue = there.query("revenue").name("revenue");
     revenue.load(|| async { Ok::<_, std::io::Error>(7_i32) }).await.unwrap();
-    here.invalidate(["stock"]).await.unwrap();
+    here.invalidate(["stock"]).await.acknowledged().unwrap();
     let mut seen = Value::Null;
     until("both have published it", async || {
         seen = stats(&namespace, &["--json"]).await.1;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use test_servers::{Proxy, Redis, Way};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::*;
+use crate::background::Background;
 use crate::l2::redis::RedisStore;
 use crate::l2::redis::connection::client;
 use crate::l2::{Listener, Notice, Store};
@@ -37,7 +38,7 @@ struct Scene {
 type Look<'a> = Pin<Box<dyn Future<Output = Result<ReadReply, StoreError>> + Send + 'a>>;
 
 async fn store(url: &str, limit: Duration) -> RedisStore {
-    let link = Connection::new(client(url).unwrap(), limit);
+    let link = Connection::new(client(url).unwrap(), limit, &Background::on(Handle::current()));
     link.connect().await.unwrap();
     RedisStore::new(link, "batch", Arc::new(Unsubscribed))
 }

@@ -8,10 +8,12 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Value, cmd};
 use test_servers::Redis;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Answer, Event, Operation, STEP, put};
+use crate::background::Background;
 use crate::clock::{self, Clock, Instant, ManualClock};
 use crate::currency::Position;
 use crate::l2::memory::{Member, MemoryStore};
@@ -103,7 +105,11 @@ impl Pair {
         let model = MemoryStore::with_clock(clock.clone());
         let (member_ear, redis_ear) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
         let member = model.join(NAMESPACE, member_ear.clone());
-        let link = Connection::new(client(&server.url()).unwrap(), PATIENCE);
+        let link = Connection::new(
+            client(&server.url()).unwrap(),
+            PATIENCE,
+            &Background::on(Handle::current()),
+        );
         link.connect().await.unwrap();
         let redis = RedisStore::new(link, NAMESPACE, redis_ear.clone());
         let client = ::redis::Client::open(server.url()).unwrap();
