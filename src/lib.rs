@@ -121,6 +121,9 @@ pub use self::cache::builder::QueryCacheBuilder;
 pub use self::cache::read::{Loader, Read, ReadAnswer};
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::l2::redis::credentials::RedisCredentials;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, Query};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::Error;
 use super::directory::Directory;
 use crate::clock::Clock;
 use crate::currency::Position;
-use crate::l2::redis::connection::{CONNECT, Connection, bounded, client};
-use crate::l2::redis::{Names, RedisStore, mark, number};
+use crate::l2::redis::endpoint::{CONNECT, Endpoint, bounded};
+use crate::l2::redis::{Connection, Names, RedisStore, mark, number};
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
 
@@ -24,10 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// Each question takes 5 seconds at most.
 pub struct Redis {
-    client: Client,
+    endpoint: Endpoint,
     connection: MultiplexedConnection,
     names: Names,
-    url: String,
     namespace: String,
 }
 
@@ -41,20 +40,16 @@ impl Redis {
     /// [`Unreachable`](super::ErrorKind::Unreachable) if nothing answers, and
     /// [`Refused`](super::ErrorKind::Refused) if the URL or the credentials are refused.
     pub async fn connect(url: &str, namespace: &str) -> Result<Redis, Error> {
-        let client = client(url).map_err(Error::of)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(PATIENCE));
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = bounded(CONNECT, connecting).await.map_err(Error::of)?;
+        let endpoint = Endpoint::new(url).map_err(Error::of_url)?;
+        let (mut connection, _) = endpoint.connect(CONNECT).await.map_err(Error::of_connecting)?;
+        connection.set_response_timeout(PATIENCE);
         let names = Names::new(namespace);
-        let (url, namespace) = (url.to_owned(), namespace.to_owned());
-        Ok(Redis { client, connection, names, url, namespace })
+        Ok(Redis { endpoint, connection, names, namespace: namespace.to_owned() })
     }
 
     /// The server's address, without credentials.
     pub fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        self.endpoint.address()
     }
 
     /// The namespace.
@@ -142,12 +137,12 @@ impl Redis {
     /// What Redis replies if one of them fails: on a replica, without a right, or with a renamed
     /// command.
     pub async fn run_scripts(&self) -> Result<(), Error> {
-        let link = Connection::new(&self.url, PATIENCE).map_err(Error::of)?;
-        link.connect().await.map_err(Error::of)?;
+        let link = Connection::new(self.endpoint.clone(), PATIENCE, None);
+        link.connect().await.map_err(Error::of_connecting)?;
         let store = RedisStore::new(link, &self.namespace, Arc::new(Nobody));
         let checked = store.check().await;
         Store::close(&store);
-        checked.map_err(Error::of)
+        checked.map_err(Error::of_connecting)
     }
 
     /// The directory, and when each of these slots was last invalidated in its epoch.
@@ -186,17 +181,13 @@ impl Redis {
     }
 
     pub(super) fn configured_user(&self) -> String {
-        let settings = self.client.get_connection_info().redis_settings();
-        settings.username().unwrap_or("default").to_owned()
+        self.endpoint.user().unwrap_or("default").to_owned()
     }
 
     /// Subscribes on a connection of its own.
     pub(super) async fn subscribe(&self) -> Result<(), Error> {
-        let subscribing = async {
-            let mut subscribed = self.client.get_async_pubsub().await?;
-            subscribed.subscribe(self.names.channel()).await
-        };
-        bounded(CONNECT, subscribing).await.map_err(Error::of)
+        let subscribed = self.endpoint.subscribe(self.names.channel()).await;
+        subscribed.map(drop).map_err(Error::of_connecting)
     }
 
     pub(super) async fn text(&self, command: &Cmd) -> Result<String, Error> {

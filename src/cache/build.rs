@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::builder::QueryCacheBuilder;
 #[cfg(feature = "redis")]
-use super::builder::{RedisSettings, without_credentials};
+use super::builder::RedisSettings;
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
 use crate::cache::collector::Collector;
@@ -41,8 +41,8 @@ impl QueryCacheBuilder {
     /// # Errors
     ///
     /// - A setting is out of range. The error names it, the given value and the allowed ones.
-    /// - Redis does not answer or refuses the commands that the cache needs, unless it is
-    ///   [optional](QueryCacheBuilder::redis_optional).
+    /// - Redis does not answer, or refuses the credentials or the commands that the cache needs,
+    ///   unless it is [optional](QueryCacheBuilder::redis_optional).
     /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
@@ -141,7 +141,7 @@ impl QueryCacheBuilder {
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
         let notices = Arc::new(Notices::new(Arc::new(Currency::shared())));
-        let Some(store) = self.store(namespace, &notices).await? else {
+        let Some(store) = self.store(namespace, &notices, counters).await? else {
             return Ok((Arc::new(Currency::alone()), None));
         };
         let heartbeat = Heartbeat::start(
@@ -179,12 +179,13 @@ impl QueryCacheBuilder {
         &self,
         namespace: &str,
         notices: &Arc<Notices>,
+        counters: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         #[cfg(any(test, feature = "test-util"))]
         if let Some(store) = &self.memory_store {
             return Ok(Some(Arc::new(store.join(namespace, notices.clone()))));
         }
-        self.redis_store(namespace, notices).await
+        self.redis_store(namespace, notices, counters).await
     }
 
     #[cfg(not(feature = "redis"))]
@@ -192,6 +193,7 @@ impl QueryCacheBuilder {
         &self,
         _: &str,
         _: &Arc<Notices>,
+        _: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         Ok(None)
     }
@@ -201,32 +203,36 @@ impl QueryCacheBuilder {
         &self,
         namespace: &str,
         notices: &Arc<Notices>,
+        counters: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
-        use crate::l2::redis::{Connection, RedisStore};
+        use crate::l2::redis::endpoint::{Endpoint, without_credentials};
+        use crate::l2::redis::{Connection, Names, RedisStore};
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-        let Some(RedisSettings { url, optional, timeout }) = &self.redis else {
+        let Some(RedisSettings { url, optional, timeout, credentials }) = &self.redis else {
             return Ok(None);
         };
         if timeout.is_zero() || *timeout > LONGEST_TIMEOUT {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
         }
-        let link = Connection::new(url, *timeout).map_err(|_| {
-            let allowed = "redis://[user:password@]host[:port][/database] or unix:///path/to.sock";
-            wrong("redis", format_args!("{:?}", without_credentials(url)), allowed)
+        let endpoint = Endpoint::new(url).map_err(|error| {
+            wrong("redis", format_args!("{:?}", without_credentials(url)), error.allowed())
         })?;
+        let endpoint = endpoint
+            .with_provider(credentials.clone())
+            .with_directory(Names::new(namespace).directory());
+        let link = Connection::new(endpoint, *timeout, Some(counters.clone()));
+        let address = link.address();
         if *optional {
             link.connect_later();
         } else if let Err(error) = link.connect().await {
-            let address = link.address();
-            return Err(BuildError::new(Kind::Unreachable { address, source: error.into() }));
+            return Err(BuildError::no_connection(address, error));
         }
-        let address = link.address();
         let store = RedisStore::new(link, namespace, notices.clone());
         if !optional && let Err(error) = store.check().await {
-            return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
+            return Err(BuildError::refused(address, error));
         }
         Ok(Some(Arc::new(store)))
     }

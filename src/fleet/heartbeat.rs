@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::{self, Clock};
@@ -78,9 +78,17 @@ impl Heartbeat {
         let _ = timeout(limit, ended.wait_for(|&ended| ended >= next)).await;
     }
 
-    /// Announces all pending invalidations.
+    /// Announces all pending invalidations. Without a connection it waits for one, for a second at
+    /// most.
+    ///
+    /// A failure always yields to the runtime first. Otherwise a caller that tries again at once
+    /// could keep the thread from the tasks that connect again.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
-        self.pulse.announce().await
+        let outcome = self.pulse.announce().await;
+        if outcome.is_err() {
+            yield_now().await;
+        }
+        outcome
     }
 
     pub(crate) fn stop(&self) {

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::l2::redis::RedisStore;
+use crate::l2::redis::endpoint::Endpoint;
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
 
@@ -36,7 +37,7 @@ struct Scene {
 type Look<'a> = Pin<Box<dyn Future<Output = Result<ReadReply, StoreError>> + Send + 'a>>;
 
 async fn store(url: &str, limit: Duration) -> RedisStore {
-    let link = Connection::new(url, limit).unwrap();
+    let link = Connection::new(Endpoint::new(url).unwrap(), limit, None);
     link.connect().await.unwrap();
     RedisStore::new(link, "batch", Arc::new(Unsubscribed))
 }

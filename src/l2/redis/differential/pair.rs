@@ -16,6 +16,7 @@ use crate::clock::{self, Clock, Instant, ManualClock};
 use crate::currency::Position;
 use crate::l2::memory::{Member, MemoryStore};
 use crate::l2::namespace::{Kept, Namespace};
+use crate::l2::redis::endpoint::Endpoint;
 use crate::l2::redis::{Connection, Names, RedisStore};
 use crate::l2::{LeaseOutcome, Listener, Notice, Store, StoreError};
 use crate::value::key::CacheKey;
@@ -102,7 +103,7 @@ impl Pair {
         let model = MemoryStore::with_clock(clock.clone());
         let (member_ear, redis_ear) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
         let member = model.join(NAMESPACE, member_ear.clone());
-        let link = Connection::new(&server.url(), PATIENCE).unwrap();
+        let link = Connection::new(Endpoint::new(&server.url()).unwrap(), PATIENCE, None);
         link.connect().await.unwrap();
         let redis = RedisStore::new(link, NAMESPACE, redis_ear.clone());
         let client = ::redis::Client::open(server.url()).unwrap();
