@@ -30,6 +30,10 @@ mod typed_values;
 #[cfg(feature = "redis")]
 mod batches;
 #[cfg(feature = "redis")]
+mod credentials;
+#[cfg(feature = "redis")]
+mod demotion;
+#[cfg(feature = "redis")]
 mod faults;
 #[cfg(feature = "redis")]
 mod fleet;

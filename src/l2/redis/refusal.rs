@@ -76,13 +76,23 @@ pub(super) fn check(replies: &[Value]) -> Result<(), RedisError> {
 /// The code of a reply, of the command that failed if it failed in a script.
 fn code(error: &RedisError) -> &str {
     let code = error.code().unwrap_or_default();
+    let detail = error.detail().unwrap_or_default();
+    if code != "ERR" {
+        return code;
+    }
+    // A missing right has no code there: up to Redis 7.0 `The user executing the script can't run
+    // this command or subcommand`, later `ACL failure in script: User app has no permissions …`.
+    if detail.contains("The user executing the script can't")
+        || detail.starts_with("ACL failure in script")
+    {
+        return "NOPERM";
+    }
     // Redis 6.2 replies `ERR Error running script (call to f_…): @user_script:12: -READONLY …`.
-    let inner = || {
-        let detail = error.detail().filter(|it| it.starts_with("Error running script"))?;
-        let (_, rest) = detail.split_once(": -")?;
-        rest.split(' ').next()
-    };
-    if code == "ERR" { inner().unwrap_or(code) } else { code }
+    if detail.starts_with("Error running script") {
+        let inner = detail.split_once(": -").and_then(|(_, rest)| rest.split(' ').next());
+        return inner.unwrap_or(code);
+    }
+    code
 }
 
 /// An error that Redis replied. It shows the reply, and never a password.
@@ -216,6 +226,16 @@ mod tests {
                    -READONLY You can't write against a read only replica.";
         assert!(ends_connection(&reply(seven), Purpose::Other));
         assert!(ends_connection(&reply(six), Purpose::Other));
+        let later = "ERR ACL failure in script: User app has no permissions to run the 'persist' \
+                     command script: 5f, on @user_script:33.";
+        let six = "ERR Error running script (call to f_5f): @user_script:33: The user executing \
+                   the script can't run this command or subcommand";
+        let seven = "ERR The user executing the script can't access at least one of the keys \
+                     mentioned in the command arguments script: 5f, on @user_script:1.";
+        for line in [later, seven, six] {
+            assert!(ends_connection(&reply(line), Purpose::Beat), "{line}");
+            assert_eq!(RefusalKind::of(&reply(line)), RefusalKind::Rights, "{line}");
+        }
     }
 
     #[test]
