@@ -139,8 +139,9 @@ impl QueryCache {
     /// # Errors
     ///
     /// [`Unacknowledged`](crate::ErrorKind::Unacknowledged): Redis has not acknowledged the
-    /// invalidation. It is in force in this process nevertheless, and is sent again until Redis
-    /// accepts it. Without Redis there are no errors.
+    /// invalidation within a second. It waits that long for a connection as well. The invalidation is
+    /// in force in this process nevertheless, and is sent again until Redis accepts it. Without
+    /// Redis there are no errors.
     ///
     /// # Cancellation
     ///

@@ -307,13 +307,20 @@ fn a_store_in_memory_that_is_disconnected_keeps_no_task_from_running() {
             let store = larder::testing::MemoryStore::new();
             let cache = QueryCache::builder().namespace("outage").memory_store(&store);
             let cache = cache.build().await.unwrap();
-            store.disconnect();
-            let again = tokio::spawn(async move {
-                tokio::task::yield_now().await;
-                store.reconnect();
-            });
+            let again = async || {
+                let store = store.clone();
+                store.disconnect();
+                tokio::spawn(async move {
+                    tokio::task::yield_now().await;
+                    store.reconnect();
+                })
+            };
+            let reconnected = again().await;
             while cache.invalidate(["t"]).await.is_err() {}
-            again.await.unwrap();
+            reconnected.await.unwrap();
+            let reconnected = again().await;
+            while cache.fleet_stats().await.is_err() {}
+            reconnected.await.unwrap();
         });
     });
 }
