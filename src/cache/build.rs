@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::builder::QueryCacheBuilder;
 #[cfg(feature = "redis")]
-use super::builder::RedisSettings;
+use super::redis_settings::RedisSettings;
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
 use crate::cache::collector::Collector;

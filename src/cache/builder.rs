@@ -6,13 +6,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::cache::QueryCache;
+#[cfg(feature = "redis")]
+use crate::cache::redis_settings::RedisSettings;
 use crate::clock::Clock;
 #[cfg(any(test, feature = "test-util"))]
 use crate::l2::memory::MemoryStore;
 #[cfg(feature = "redis")]
 use crate::l2::redis::credentials::{CredentialsProvider, RedisCredentials};
-#[cfg(feature = "redis")]
-use crate::l2::redis::endpoint::without_credentials;
 use crate::policy::{Negative, Settings};
 use crate::value::codec::Codec;
 
@@ -61,15 +61,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
-}
-
-#[cfg(feature = "redis")]
-#[derive(Clone)]
-pub(super) struct RedisSettings {
-    pub(super) url: String,
-    pub(super) optional: bool,
-    pub(super) timeout: Duration,
-    pub(super) credentials: Option<CredentialsProvider>,
 }
 
 impl Default for QueryCacheBuilder {
@@ -238,12 +229,7 @@ impl QueryCacheBuilder {
 
     #[cfg(feature = "redis")]
     fn redis_settings(&mut self) -> &mut RedisSettings {
-        self.redis.get_or_insert_with(|| RedisSettings {
-            url: String::new(),
-            optional: false,
-            timeout: Duration::from_millis(50),
-            credentials: None,
-        })
+        self.redis.get_or_insert_default()
     }
 
     /// Turns the memory tier off: every read asks Redis.
@@ -520,17 +506,5 @@ impl QueryCacheBuilder {
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
-    }
-}
-
-#[cfg(feature = "redis")]
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("url", &without_credentials(&self.url))
-            .field("optional", &self.optional)
-            .field("timeout", &self.timeout)
-            .field("credentials", &self.credentials)
-            .finish()
     }
 }

@@ -13,11 +13,12 @@ use tokio::time::{timeout, timeout_at};
 
 use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
 use super::refusal::{self, Purpose, Refusal};
+use super::reports::{Reports, count_refusal};
 use super::script::Call;
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
-use crate::telemetry::counters::{Counters, count};
+use crate::telemetry::counters::Counters;
 use crate::telemetry::trace;
 
 /// The pause between attempts to connect doubles from the first to the last. With the longest pause
@@ -228,7 +229,7 @@ impl Connection {
             if is_open {
                 let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
                 // A connection that came late has the time of any other call.
-                let reply = self.call_within(call, remaining.max(self.limit)).await;
+                let reply = self.call_within(call, remaining.max(limit.min(self.limit))).await;
                 if reply.is_ok() || self.shared.state() == (number, true) {
                     return reply;
                 }
@@ -452,61 +453,12 @@ impl Shared {
     }
 }
 
-pub(super) fn count_refusal(counters: Option<&Counters>, refusal: &Refusal) {
-    if let Some(counters) = counters {
-        count(match refusal.is_of_credentials() {
-            true => &counters.refused_credentials,
-            false => &counters.refused_connections,
-        });
-    }
-}
-
 /// The connection that a command was sent on, and the number of timeouts in a row at that time. A
 /// late failure of a command on an old connection must not close the next connection.
 #[derive(Clone, Copy)]
 pub(super) struct Sent {
     number: u64,
     timeouts: u32,
-}
-
-/// Reports why attempts to connect fail: each reason once, until a connection succeeds.
-pub(super) struct Reports<'a> {
-    address: &'a str,
-    counters: Option<&'a Counters>,
-    last: String,
-}
-
-impl<'a> Reports<'a> {
-    pub(super) fn new(address: &'a str, counters: Option<&'a Counters>) -> Reports<'a> {
-        Reports { address, counters, last: String::new() }
-    }
-
-    pub(super) fn failed(&mut self, error: &ConnectError) {
-        let reason = match error {
-            ConnectError::Unreachable(_) => return,
-            ConnectError::Refused(refusal) => {
-                count_refusal(self.counters, refusal);
-                refusal.to_string()
-            }
-            ConnectError::NoCredentials(error) => {
-                if let Some(counters) = self.counters {
-                    count(&counters.refused_credentials);
-                }
-                error.to_string()
-            }
-        };
-        if reason == self.last {
-            return;
-        }
-        match error {
-            ConnectError::Unreachable(_) => {}
-            ConnectError::Refused(refusal) => {
-                trace::refused(self.address, refusal, refusal.is_of_credentials());
-            }
-            ConnectError::NoCredentials(error) => trace::no_credentials(self.address, error),
-        }
-        self.last = reason;
-    }
 }
 
 /// Reconnects whenever the connection was given up.

@@ -8,6 +8,7 @@ mod differential;
 pub(crate) mod endpoint;
 mod published;
 mod refusal;
+mod reports;
 mod script;
 mod subscription;
 

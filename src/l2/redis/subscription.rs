@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connection::{Connection, Connections, Reports, backoff};
+use super::connection::{Connection, Connections, backoff};
 use super::endpoint::{CONNECT, ConnectError, Endpoint};
+use super::reports::Reports;
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
