@@ -158,6 +158,9 @@ pub use self::cache::invalidation::Invalidated;
 pub use self::cache::read::{Loader, Read, ReadAnswer};
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use self::l2::redis::tls::RedisTls;

@@ -5,6 +5,8 @@ use std::fmt;
 use redis::RedisError;
 
 use super::rights::MissingRight;
+use crate::l2::redis::endpoint::WrongUrl;
+use crate::l2::redis::{ConnectError, RefusalKind};
 
 /// Why Redis did not report what was asked for.
 ///
@@ -42,6 +44,25 @@ impl Error {
             None => ErrorKind::Refused,
         };
         Error { kind, reply }
+    }
+
+    pub(super) fn of_connecting(error: ConnectError) -> Error {
+        match error {
+            ConnectError::Unreachable(error) => Error::of(error),
+            ConnectError::NoCredentials(error) => Error::unexpected(error.to_string()),
+            ConnectError::Refused(refusal) => {
+                let reply = refusal.to_string();
+                let kind = match refusal.kind() {
+                    RefusalKind::Rights => ErrorKind::Denied(MissingRight::of_reply(&reply)),
+                    RefusalKind::Credentials | RefusalKind::Server => ErrorKind::Refused,
+                };
+                Error { kind, reply }
+            }
+        }
+    }
+
+    pub(super) fn of_url(wrong: WrongUrl) -> Error {
+        Error::unexpected(format!("the url is not one of a redis; allowed: {}", wrong.allowed()))
     }
 
     pub(super) fn unexpected(reply: impl Into<String>) -> Error {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::runtime::Handle;
 
 use super::Error;
@@ -14,8 +14,8 @@ use super::directory::Directory;
 use crate::background::Background;
 use crate::clock::Clock;
 use crate::currency::Position;
-use crate::l2::redis::connection::{CONNECT, Connection, bounded, client};
-use crate::l2::redis::{Names, RedisStore, mark, number};
+use crate::l2::redis::endpoint::{CONNECT, Endpoint, bounded};
+use crate::l2::redis::{Connection, Names, RedisStore, mark, number};
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// Each question takes 5 seconds at most.
 pub struct Redis {
-    client: Client,
+    endpoint: Endpoint,
     connection: MultiplexedConnection,
     names: Names,
     namespace: String,
@@ -42,7 +42,8 @@ impl Redis {
     /// [`Unreachable`](super::ErrorKind::Unreachable) if nothing answers, and
     /// [`Refused`](super::ErrorKind::Refused) if the URL or the credentials are refused.
     pub async fn connect(url: &str, namespace: &str) -> Result<Redis, Error> {
-        Redis::open(client(url).map_err(Error::of)?, namespace).await
+        let endpoint = Endpoint::new(url).map_err(Error::of_url)?;
+        Redis::open(endpoint, namespace).await
     }
 
     /// Connects over TLS with these certificates; otherwise like [`connect`](Redis::connect).
@@ -57,23 +58,20 @@ impl Redis {
         namespace: &str,
         tls: &crate::l2::redis::tls::RedisTls,
     ) -> Result<Redis, Error> {
-        let client = crate::l2::redis::connection::client_with_tls(url, tls).map_err(Error::of)?;
-        Redis::open(client, namespace).await
+        let endpoint = Endpoint::new(url).map_err(Error::of_url)?;
+        Redis::open(endpoint.with_tls(tls).map_err(Error::of)?, namespace).await
     }
 
-    async fn open(client: Client, namespace: &str) -> Result<Redis, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(PATIENCE));
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = bounded(CONNECT, connecting).await.map_err(Error::of)?;
+    async fn open(endpoint: Endpoint, namespace: &str) -> Result<Redis, Error> {
+        let (mut connection, _) = endpoint.connect(CONNECT).await.map_err(Error::of_connecting)?;
+        connection.set_response_timeout(PATIENCE);
         let names = Names::new(namespace);
-        Ok(Redis { client, connection, names, namespace: namespace.to_owned() })
+        Ok(Redis { endpoint, connection, names, namespace: namespace.to_owned() })
     }
 
     /// The server's address, without credentials.
     pub fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        self.endpoint.address()
     }
 
     /// The namespace.
@@ -161,13 +159,13 @@ impl Redis {
     /// What Redis replies if one of them fails: on a replica, without a right, or with a renamed
     /// command.
     pub async fn run_scripts(&self) -> Result<(), Error> {
-        let link =
-            Connection::new(self.client.clone(), PATIENCE, &Background::on(Handle::current()));
-        link.connect().await.map_err(Error::of)?;
+        let background = Background::on(Handle::current());
+        let link = Connection::new(self.endpoint.clone(), PATIENCE, None, &background);
+        link.connect().await.map_err(Error::of_connecting)?;
         let store = RedisStore::new(link, &self.namespace, Arc::new(Nobody));
         let checked = store.check().await;
         Store::close(&store);
-        checked.map_err(Error::of)
+        checked.map_err(Error::of_connecting)
     }
 
     /// The directory, and when each of these slots was last invalidated in its epoch.
@@ -206,17 +204,13 @@ impl Redis {
     }
 
     pub(super) fn configured_user(&self) -> String {
-        let settings = self.client.get_connection_info().redis_settings();
-        settings.username().unwrap_or("default").to_owned()
+        self.endpoint.user().unwrap_or("default").to_owned()
     }
 
     /// Subscribes on a connection of its own.
     pub(super) async fn subscribe(&self) -> Result<(), Error> {
-        let subscribing = async {
-            let mut subscribed = self.client.get_async_pubsub().await?;
-            subscribed.subscribe(self.names.channel()).await
-        };
-        bounded(CONNECT, subscribing).await.map_err(Error::of)
+        let subscribed = self.endpoint.subscribe(self.names.channel()).await;
+        subscribed.map(drop).map_err(Error::of_connecting)
     }
 
     pub(super) async fn text(&self, command: &Cmd) -> Result<String, Error> {

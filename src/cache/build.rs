@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::builder::QueryCacheBuilder;
 #[cfg(feature = "redis")]
-use super::builder::{RedisSettings, without_credentials};
+use super::redis_settings::RedisSettings;
 use crate::background::Background;
 use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
@@ -24,6 +24,8 @@ use crate::fleet::notices::Notices;
 use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
+#[cfg(feature = "redis")]
+use crate::l2::redis::endpoint::{Endpoint, without_credentials};
 use crate::policy::{MEMORY_OFF, Policy};
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
@@ -43,8 +45,8 @@ impl QueryCacheBuilder {
     /// # Errors
     ///
     /// - A setting is out of range. The error names it, the given value and the allowed ones.
-    /// - Redis does not answer or refuses the commands that the cache needs, unless it is
-    ///   [optional](QueryCacheBuilder::redis_optional).
+    /// - Redis does not answer, or refuses the credentials or the commands that the cache needs,
+    ///   unless it is [optional](QueryCacheBuilder::redis_optional).
     /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
@@ -145,7 +147,7 @@ impl QueryCacheBuilder {
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Currency>, Option<Arc<Fleet>>), BuildError> {
         let notices = Arc::new(Notices::new(Arc::new(Currency::shared())));
-        let Some(store) = self.store(background, namespace, &notices).await? else {
+        let Some(store) = self.store(background, namespace, &notices, counters).await? else {
             return Ok((Arc::new(Currency::alone()), None));
         };
         let heartbeat = Heartbeat::start(
@@ -184,12 +186,13 @@ impl QueryCacheBuilder {
         background: &Background,
         namespace: &str,
         notices: &Arc<Notices>,
+        counters: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         #[cfg(any(test, feature = "test-util"))]
         if let Some(store) = &self.memory_store {
             return Ok(Some(Arc::new(store.join(namespace, notices.clone()))));
         }
-        self.redis_store(background, namespace, notices).await
+        self.redis_store(background, namespace, notices, counters).await
     }
 
     #[cfg(not(feature = "redis"))]
@@ -198,6 +201,7 @@ impl QueryCacheBuilder {
         _: &Background,
         _: &str,
         _: &Arc<Notices>,
+        _: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
         Ok(None)
     }
@@ -208,8 +212,9 @@ impl QueryCacheBuilder {
         background: &Background,
         namespace: &str,
         notices: &Arc<Notices>,
+        counters: &Arc<Counters>,
     ) -> Result<Option<Arc<dyn Store>>, BuildError> {
-        use crate::l2::redis::{Connection, RedisStore};
+        use crate::l2::redis::{Connection, Names, RedisStore};
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -219,17 +224,17 @@ impl QueryCacheBuilder {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
         }
-        let link = Connection::new(redis.client()?, *timeout, background);
+        let endpoint = redis.endpoint()?.with_directory(Names::new(namespace).directory());
+        let link = Connection::new(endpoint, *timeout, Some(counters.clone()), background);
+        let address = link.address();
         if *optional {
             link.connect_later();
         } else if let Err(error) = link.connect().await {
-            let address = link.address();
-            return Err(BuildError::new(Kind::Unreachable { address, source: error.into() }));
+            return Err(BuildError::no_connection(address, error));
         }
-        let address = link.address();
         let store = RedisStore::new(link, namespace, notices.clone());
         if !optional && let Err(error) = store.check().await {
-            return Err(BuildError::new(Kind::Refused { address, source: error.into() }));
+            return Err(BuildError::refused(address, error));
         }
         Ok(Some(Arc::new(store)))
     }
@@ -237,36 +242,23 @@ impl QueryCacheBuilder {
 
 #[cfg(feature = "redis")]
 impl RedisSettings {
-    fn client(&self) -> Result<redis::Client, BuildError> {
-        use crate::l2::redis::connection::{client, is_tls};
-
+    fn endpoint(&self) -> Result<Endpoint, BuildError> {
         let url = &self.url;
-        let shown = without_credentials(url);
-        if is_tls(url) && cfg!(not(feature = "tls")) {
-            let allowed = "redis:// or unix://; TLS needs the feature `tls` of larder";
-            return Err(wrong("redis", format_args!("{shown:?}"), allowed));
-        }
-        // The redis crate would take it for a wish not to verify certificates.
-        if is_tls(url) && url.contains('#') {
-            let allowed = "no fragment (#): certificates are always verified";
-            return Err(wrong("redis", format_args!("{shown:?}"), allowed));
-        }
+        let not_allowed =
+            |allowed: &str| wrong("redis", format_args!("{:?}", without_credentials(url)), allowed);
+        let endpoint = Endpoint::new(url).map_err(|error| not_allowed(error.allowed()))?;
+        let endpoint = endpoint.with_provider(self.credentials.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            if !is_tls(url) {
-                let allowed = "a URL that begins with rediss:// if `redis_tls` is set";
-                return Err(wrong("redis", format_args!("{shown:?}"), allowed));
+            if !endpoint.is_tls() {
+                return Err(not_allowed("a URL that begins with rediss:// if `redis_tls` is set"));
             }
-            return crate::l2::redis::connection::client_with_tls(url, tls).map_err(|error| {
+            return endpoint.with_tls(tls).map_err(|error| {
                 let allowed = "certificates and keys as PEM";
                 wrong("redis_tls", format_args!("not usable ({error})"), allowed)
             });
         }
-        client(url).map_err(|_| {
-            let allowed = "redis://[user:password@]host[:port][/database], rediss:// with the \
-                           feature `tls`, or unix:///path/to.sock";
-            wrong("redis", format_args!("{shown:?}"), allowed)
-        })
+        Ok(endpoint)
     }
 }
 

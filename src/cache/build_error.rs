@@ -4,11 +4,14 @@ use std::fmt;
 
 use crate::error::BoxError;
 use crate::error::WrongSetting;
+#[cfg(feature = "redis")]
+use crate::l2::redis::{ConnectError, RefusalKind};
 
-/// Why a cache could not be built: a setting is out of range, Redis does not answer or refuses
-/// commands, or there is no Tokio runtime.
+/// Why a cache could not be built: a setting is out of range, Redis does not answer or refuses the
+/// credentials or commands, or there is no Tokio runtime.
 ///
-/// The message names the setting, the given value and the allowed ones. It contains no password.
+/// The message names the setting, the given value and the allowed ones, or what Redis replied. It
+/// contains no password.
 pub struct BuildError(Kind);
 
 #[derive(Debug)]
@@ -24,10 +27,50 @@ pub(crate) enum Kind {
         address: String,
         source: BoxError,
     },
+    /// The user or the password was refused.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    Unauthenticated {
+        address: String,
+        source: BoxError,
+    },
+    /// The provider of credentials failed.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    NoCredentials {
+        address: String,
+        source: BoxError,
+    },
     NoRuntime,
 }
 
 impl BuildError {
+    /// Redis cannot be connected to.
+    #[cfg(feature = "redis")]
+    pub(crate) fn no_connection(address: String, error: ConnectError) -> BuildError {
+        BuildError(match error {
+            ConnectError::Unreachable(error) => Kind::Unreachable { address, source: error.into() },
+            ConnectError::Refused(refusal) => match refusal.kind() {
+                RefusalKind::Credentials => {
+                    Kind::Unauthenticated { address, source: refusal.into() }
+                }
+                RefusalKind::Rights | RefusalKind::Server => {
+                    Kind::Refused { address, source: refusal.into() }
+                }
+            },
+            ConnectError::NoCredentials(source) => Kind::NoCredentials { address, source },
+        })
+    }
+
+    /// Redis does not do what the cache needs.
+    #[cfg(feature = "redis")]
+    pub(crate) fn refused(address: String, error: ConnectError) -> BuildError {
+        match error {
+            ConnectError::Unreachable(error) => {
+                BuildError(Kind::Refused { address, source: error.into() })
+            }
+            error => BuildError::no_connection(address, error),
+        }
+    }
+
     pub(crate) fn new(kind: Kind) -> BuildError {
         BuildError(kind)
     }
@@ -43,6 +86,18 @@ impl BuildError {
     /// Returns whether the reason is a Redis that did not answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(self.0, Kind::Unreachable { .. })
+    }
+
+    /// Returns whether the reason is a Redis that answered and refused: the credentials, a command,
+    /// or to serve at all, as a replica does. The message and the source show its reply.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.0, Kind::Refused { .. } | Kind::Unauthenticated { .. })
+    }
+
+    /// Returns whether the reason is the user or the password of Redis: Redis refused them, or the
+    /// [provider](crate::QueryCacheBuilder::redis_credentials) gave none.
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self.0, Kind::Unauthenticated { .. } | Kind::NoCredentials { .. })
     }
 }
 
@@ -68,6 +123,17 @@ impl fmt::Display for BuildError {
                  user must have the rights that `redis` lists in the documentation; or call \
                  `redis_optional` to begin without it"
             ),
+            Kind::Unauthenticated { address, source } => write!(
+                f,
+                "the cache cannot be built: redis at {address} refuses the user or the password \
+                 ({source}); correct the url (`@` in a password is written %40, `%` is %25) or what \
+                 `redis_credentials` returns"
+            ),
+            Kind::NoCredentials { address, .. } => write!(
+                f,
+                "the cache cannot be built: the closure given to `redis_credentials` returned no \
+                 credentials for redis at {address}"
+            ),
             Kind::NoRuntime => f.write_str(
                 "the cache cannot be built: there is no tokio runtime here; call `build` from \
                  within one, such as a function under `#[tokio::main]`",
@@ -85,7 +151,10 @@ impl fmt::Debug for BuildError {
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
-            Kind::Unreachable { source, .. } | Kind::Refused { source, .. } => Some(&**source),
+            Kind::Unreachable { source, .. }
+            | Kind::Refused { source, .. }
+            | Kind::Unauthenticated { source, .. }
+            | Kind::NoCredentials { source, .. } => Some(&**source),
             _ => None,
         }
     }

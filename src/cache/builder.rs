@@ -1,12 +1,18 @@
 //! [`QueryCacheBuilder`]: the settings of a cache. [`build`](QueryCacheBuilder::build) checks them.
 
 use std::fmt;
+#[cfg(feature = "redis")]
+use std::future::Future;
 use std::time::Duration;
 
 use crate::cache::QueryCache;
+#[cfg(feature = "redis")]
+use crate::cache::redis_settings::RedisSettings;
 use crate::clock::Clock;
 #[cfg(any(test, feature = "test-util"))]
 use crate::l2::memory::MemoryStore;
+#[cfg(feature = "redis")]
+use crate::l2::redis::credentials::{CredentialsProvider, RedisCredentials};
 use crate::policy::{Negative, Settings};
 use crate::value::codec::Codec;
 
@@ -58,16 +64,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-#[cfg(feature = "redis")]
-#[derive(Clone)]
-pub(super) struct RedisSettings {
-    pub(super) url: String,
-    pub(super) optional: bool,
-    pub(super) timeout: Duration,
-    #[cfg(feature = "tls")]
-    pub(super) tls: Option<crate::l2::redis::tls::RedisTls>,
-}
-
 impl Default for QueryCacheBuilder {
     fn default() -> QueryCacheBuilder {
         QueryCacheBuilder {
@@ -116,6 +112,15 @@ impl QueryCacheBuilder {
     /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (with the feature
     /// `tls`), or `unix:///path/to.sock`. Percent-encode special characters of the password.
     ///
+    /// `rediss://` is Redis over TLS and needs the feature `tls`. In a user or a password, `@` is
+    /// written as `%40`, `/` as `%2F`, `?` as `%3F`, `#` as `%23` and `%` as `%25`. No message of the
+    /// library shows the password. [`redis_credentials`](QueryCacheBuilder::redis_credentials)
+    /// supplies one that changes.
+    ///
+    /// The address is resolved at every connect. If the server is demoted to a replica, or loses its
+    /// data or its role in another way, the connection is given up, and the server that the address
+    /// names then is used within a second.
+    ///
     /// Redis 6.2 or later, or Valkey. A Redis user with limited rights needs these (`ACL SETUSER`),
     /// with the namespace instead of `shop`:
     ///
@@ -144,6 +149,56 @@ impl QueryCacheBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn redis_tls(mut self, tls: crate::l2::redis::tls::RedisTls) -> Self {
         self.redis_settings().tls = Some(tls);
+        self
+    }
+
+    /// Sets a closure that is asked for the user and the password at every connect, for passwords
+    /// that are rotated and for tokens that expire.
+    ///
+    /// It replaces the credentials in the [`redis`](QueryCacheBuilder::redis) URL. It runs on the
+    /// runtime that the cache is built on. It may take up to 10 seconds; queries go to PostgreSQL
+    /// meanwhile. Each process has two connections, so it is asked twice at the start.
+    ///
+    /// Redis keeps a connection that has authenticated when its password is changed. It closes the
+    /// connection when the user is deleted, and some services close it when a token expires. Then,
+    /// and after `NOAUTH` or a lost right (`NOPERM`), the cache connects again with new credentials.
+    ///
+    /// If the closure fails or panics, or if Redis refuses the credentials, the closure is asked
+    /// again after at most half a second. This is
+    /// [counted](crate::stats::CacheStats::refused_credentials), and an event shows what Redis
+    /// replied, or the closure's error, which must not contain a secret.
+    ///
+    /// # Default
+    ///
+    /// The user and the password of the URL, if it has any.
+    ///
+    /// ```no_run
+    /// # use larder::{QueryCache, RedisCredentials};
+    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cache = QueryCache::builder()
+    ///     .namespace("shop")
+    ///     .redis("rediss://cache.internal:6379")
+    ///     .redis_credentials(|| async { Ok(RedisCredentials::new("shop", token().await?)) })
+    ///     .build()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn redis_credentials<C>(
+        mut self,
+        credentials: impl Fn() -> C + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Future<Output = Result<RedisCredentials, Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        let ask =
+            move || -> futures_util::future::BoxFuture<'static, _> { Box::pin(credentials()) };
+        self.redis_settings().credentials = Some(CredentialsProvider::new(ask));
         self
     }
 
@@ -189,13 +244,7 @@ impl QueryCacheBuilder {
 
     #[cfg(feature = "redis")]
     fn redis_settings(&mut self) -> &mut RedisSettings {
-        self.redis.get_or_insert_with(|| RedisSettings {
-            url: String::new(),
-            optional: false,
-            timeout: Duration::from_millis(50),
-            #[cfg(feature = "tls")]
-            tls: None,
-        })
+        self.redis.get_or_insert_default()
     }
 
     /// Turns the memory tier off: every read asks Redis.
@@ -488,28 +537,5 @@ impl QueryCacheBuilder {
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
-    }
-}
-
-/// Removes everything that could be a password from a URL, which may be malformed.
-#[cfg(feature = "redis")]
-pub(crate) fn without_credentials(url: &str) -> String {
-    match url.rsplit_once('@') {
-        None => url.to_owned(),
-        Some((credentials, server)) => {
-            let scheme = credentials.split_once("://").map_or("", |(scheme, _)| scheme);
-            format!("{scheme}://***@{server}")
-        }
-    }
-}
-
-#[cfg(feature = "redis")]
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("url", &without_credentials(&self.url))
-            .field("optional", &self.optional)
-            .field("timeout", &self.timeout)
-            .finish()
     }
 }

@@ -33,8 +33,11 @@ impl QueryCache {
     pub async fn fleet_stats(&self) -> Result<FleetStats, Error> {
         let Some(fleet) = &self.inner.fleet else { return Ok(FleetStats::default()) };
         self.inner.settle().await;
-        let unavailable = |_| Error::unavailable("the statistics of the fleet");
-        let snapshots = fleet.store.published().await.map_err(unavailable)?;
+        let Ok(snapshots) = fleet.store.published().await else {
+            // A caller that tries again at once must not keep the thread from the task that connects.
+            tokio::task::yield_now().await;
+            return Err(Error::unavailable("the statistics of the fleet"));
+        };
         Ok(FleetStats::new(snapshots.into_iter().map(|it| (it.bytes, it.remaining))))
     }
 }

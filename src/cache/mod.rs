@@ -17,6 +17,8 @@ mod publisher;
 mod publisher_tests;
 pub(crate) mod read;
 mod read_through;
+#[cfg(feature = "redis")]
+mod redis_settings;
 pub(crate) mod serve;
 
 use std::fmt;

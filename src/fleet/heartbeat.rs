@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::background::{Background, BackgroundTask};
@@ -92,9 +93,17 @@ impl Heartbeat {
         let _ = timeout(limit, resumed).await;
     }
 
-    /// Announces all pending invalidations.
+    /// Announces all pending invalidations. Without a connection it waits for one, for a second at
+    /// most.
+    ///
+    /// A failure always yields to the runtime first. Otherwise a caller that tries again at once
+    /// could keep the thread from the tasks that connect again.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
-        self.pulse.announce().await
+        let outcome = self.pulse.announce().await;
+        if outcome.is_err() {
+            yield_now().await;
+        }
+        outcome
     }
 
     pub(crate) fn stop(&self) {

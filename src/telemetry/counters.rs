@@ -28,6 +28,8 @@ pub(crate) struct Counters {
     pub(crate) oversized: AtomicU64,
     pub(crate) unstorable: AtomicU64,
     pub(crate) unpublished: AtomicU64,
+    pub(crate) refused_credentials: AtomicU64,
+    pub(crate) refused_connections: AtomicU64,
 }
 
 #[inline]
@@ -63,6 +65,8 @@ impl Counters {
             oversized: zero(),
             unstorable: zero(),
             unpublished: zero(),
+            refused_credentials: zero(),
+            refused_connections: zero(),
         }
     }
 
@@ -88,6 +92,8 @@ impl Counters {
             oversized: read(&self.oversized),
             unstorable: read(&self.unstorable),
             unpublished: read(&self.unpublished),
+            refused_credentials: read(&self.refused_credentials),
+            refused_connections: read(&self.refused_connections),
             ..CacheStats::default()
         };
         for query in queries {

@@ -88,6 +88,14 @@ pub struct CacheStats {
     pub memory_bytes: u64,
     /// The limit of `memory_bytes`: [`max_bytes`](crate::QueryCacheBuilder::max_bytes).
     pub max_bytes: u64,
+    /// How often Redis refused the user or the password (`WRONGPASS`, `NOAUTH`, `NOPERM`), or the
+    /// [provider](crate::QueryCacheBuilder::redis_credentials) gave none. Every attempt to connect
+    /// counts. The event names the reply.
+    pub refused_credentials: u64,
+    /// How often a server of Redis replied that it cannot serve now, and its connection was given
+    /// up or not opened: a replica, or a server that loads its data (`READONLY`, `LOADING`,
+    /// `MASTERDOWN`, `NOREPLICAS`, …). Every attempt to connect counts. The event names the reply.
+    pub refused_connections: u64,
     /// How often these statistics could not be
     /// [published](crate::QueryCacheBuilder::publish_stats).
     pub unpublished: u64,

@@ -84,6 +84,42 @@ pub(crate) fn connection(address: &str, up: bool) {
     }
 }
 
+/// Redis refused a connection, or replied on a connection that it cannot serve now.
+#[cfg(feature = "redis")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn refused(address: &str, reply: &dyn Display, is_of_credentials: bool) {
+    #[cfg(feature = "tracing")]
+    if is_of_credentials {
+        tracing::warn!(
+            target: "larder",
+            address,
+            %reply,
+            "redis refuses the user or its password; queries go to postgresql until it accepts them"
+        );
+    } else {
+        tracing::warn!(
+            target: "larder",
+            address,
+            %reply,
+            "redis cannot serve the cache now; the address is resolved again, and queries go to \
+             postgresql until a server accepts writes"
+        );
+    }
+}
+
+/// The provider of credentials for Redis failed.
+#[cfg(feature = "redis")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn no_credentials(address: &str, error: &dyn Display) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        address,
+        %error,
+        "the provider gave no credentials for redis; queries go to postgresql until it does"
+    );
+}
+
 /// An invalidation could not be announced.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn unannounced(slots: usize) {

@@ -38,6 +38,10 @@ mod admin;
 #[cfg(feature = "redis")]
 mod batches;
 #[cfg(feature = "redis")]
+mod credentials;
+#[cfg(feature = "redis")]
+mod demotion;
+#[cfg(feature = "redis")]
 mod faults;
 #[cfg(feature = "redis")]
 mod fleet;

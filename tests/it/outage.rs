@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use larder::{Origin, QueryCache, QueryCacheBuilder};
+use larder::{Invalidated, Origin, QueryCache, QueryCacheBuilder};
 
 use crate::servers::Redis;
 use crate::support::until_async;
@@ -238,4 +238,90 @@ async fn callers_less_patient_than_the_cache_are_answered_while_redis_is_frozen(
     .await;
     redis.resume().unwrap();
     until_redis_answers(&cache).await;
+}
+
+/// Runs it on a thread of its own, and fails if it does not end: a loop that never yields could not be
+/// stopped otherwise.
+fn ends(what: &str, run: impl FnOnce() + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        run();
+        let _ = done.send(());
+    });
+    let ended = ended.recv_timeout(Duration::from_secs(60));
+    ended.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
+#[test]
+fn an_invalidation_tried_again_at_once_succeeds_when_redis_is_back() {
+    for threads in [0, 1, 2] {
+        ends("an invalidation is acknowledged", move || {
+            let runtime = match threads {
+                0 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+                threads => tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(threads)
+                    .enable_all()
+                    .build(),
+            };
+            runtime.unwrap().block_on(async {
+                let mut redis = Redis::start().unwrap();
+                let cache = cache_on(&redis.url()).build().await.unwrap();
+                until_redis_answers(&cache).await;
+                redis.kill().unwrap();
+                cache.invalidate(["t"]).await.acknowledged().unwrap_err();
+                let restarted = std::thread::spawn(move || {
+                    redis.restart().unwrap();
+                    redis
+                });
+                let again = async || while cache.invalidate(["t"]).await.acknowledged().is_err() {};
+                tokio::join!(again(), again(), again());
+                drop(restarted.join().unwrap());
+            });
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_waits_for_a_connection_and_not_longer_than_a_second() {
+    let mut redis = Redis::start().unwrap();
+    let cache = cache_on(&redis.url()).build().await.unwrap();
+    until_redis_answers(&cache).await;
+    redis.kill().unwrap();
+    let begin = Instant::now();
+    cache.invalidate(["t"]).await.acknowledged().unwrap_err();
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // Many wait for the same connection.
+    redis.restart().unwrap();
+    let all = (0..20).map(|_| cache.invalidate(["t"]));
+    let all = futures_util::future::join_all(all).await;
+    assert!(all.iter().all(Invalidated::is_acknowledged));
+}
+
+#[cfg(feature = "test-util")]
+#[test]
+fn a_store_in_memory_that_is_disconnected_keeps_no_task_from_running() {
+    ends("the store is connected again", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = larder::testing::MemoryStore::new();
+            let cache = QueryCache::builder().namespace("outage").memory_store(&store);
+            let cache = cache.build().await.unwrap();
+            let again = async || {
+                let store = store.clone();
+                store.disconnect();
+                tokio::spawn(async move {
+                    tokio::task::yield_now().await;
+                    store.reconnect();
+                })
+            };
+            let reconnected = again().await;
+            while cache.invalidate(["t"]).await.acknowledged().is_err() {}
+            reconnected.await.unwrap();
+            let reconnected = again().await;
+            while cache.fleet_stats().await.is_err() {}
+            reconnected.await.unwrap();
+        });
+    });
 }

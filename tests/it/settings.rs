@@ -128,7 +128,7 @@ mod redis_settings {
             format!("redis+unix://{}?user=app&pass={password}", redis.socket().display())
         };
         let error = on(&url("hunter2")).build().await.unwrap_err();
-        assert!(error.is_unreachable());
+        assert!(error.is_refused() && error.is_unauthenticated());
         assert!(!format!("{error} {error:?}").contains("hunter2"));
         on(&url("correct")).build().await.unwrap();
     }

@@ -1,28 +1,25 @@
 //! [`Connection`]: one connection to Redis, maintained by a task of its own.
 
 use crate::sync::{Mutex, MutexGuard};
-use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
-    ServerErrorKind, Value,
-};
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{timeout, timeout_at};
 
+use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
+use super::refusal::{self, Purpose, Refusal};
+use super::reports::{Reports, count_refusal};
 use super::script::Call;
 use crate::background::{Background, BackgroundTask, Start};
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
+use crate::telemetry::counters::Counters;
 use crate::telemetry::trace;
 
-/// The time limit for connecting, including the greeting.
-pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between attempts to connect doubles from the first to the last. With the longest pause
 /// and the time of an attempt, a Redis that is back is in use again within a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -37,7 +34,8 @@ const TIMEOUTS: u32 = 2;
 /// A multiplexed connection that is replaced when it breaks.
 ///
 /// Without a connection, commands fail at once instead of waiting for one: a read can use
-/// PostgreSQL instead. The task that reconnects ends with the link.
+/// PostgreSQL instead. Only an invalidation waits, since it has nothing else to use. The task that
+/// reconnects ends with the link.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     limit: Duration,
@@ -46,14 +44,36 @@ pub(crate) struct Connection {
 }
 
 struct Shared {
-    client: Client,
+    endpoint: Arc<Endpoint>,
     limit: Duration,
     address: String,
+    counters: Option<Arc<Counters>>,
     /// Notified of every new connection.
     listener: OnceLock<Arc<dyn Listener>>,
     /// Locked while the connection is cloned, never across an await.
     current: Mutex<Current>,
     broken: Notify,
+    connections: watch::Sender<Connections>,
+}
+
+/// The connections so far, for those who wait for the next one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Connections {
+    /// The number of the last connection.
+    number: u64,
+    /// How many of them may lead to another server than the one before.
+    pub(super) moves: u64,
+    /// No other connection follows.
+    closed: bool,
+}
+
+/// Why a connection was given up.
+enum Loss {
+    /// No reply in time. The server may be slow.
+    Late,
+    Broken,
+    /// The server cannot serve; see [`refusal`].
+    Refused(Refusal),
 }
 
 #[derive(Default)]
@@ -64,6 +84,8 @@ struct Current {
     /// Counts connections.
     number: u64,
     timeouts: u32,
+    /// Whether the next connection may lead to another server.
+    moves: bool,
     /// When the first command was sent since the last reply that a caller took.
     unanswered: Option<Instant>,
     time: Option<Reference>,
@@ -75,31 +97,23 @@ impl Current {
     }
 }
 
-/// Redis's clock compared with ours: the readings of both at the same time, in nanoseconds.
-#[derive(Clone, Copy)]
-struct Reference {
-    redis: i128,
-    ours: Instant,
-}
-
-impl Reference {
-    fn now(answer: &Value) -> Option<Reference> {
-        let (seconds, micros): (i64, i64) = redis::from_redis_value_ref(answer).ok()?;
-        let redis = i128::from(seconds) * 1_000_000_000 + i128::from(micros) * 1_000;
-        Some(Reference { redis, ours: Clock::system().now() })
-    }
-}
-
 impl Connection {
     /// Creates a connection that is not open yet. Nothing is sent yet; see [`connect`](Connection::connect).
-    pub(crate) fn new(client: Client, limit: Duration, background: &Background) -> Connection {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        limit: Duration,
+        counters: Option<Arc<Counters>>,
+        background: &Background,
+    ) -> Connection {
         let shared = Arc::new(Shared {
-            address: client.get_connection_info().addr().to_string(),
-            client,
+            address: endpoint.address(),
+            endpoint: Arc::new(endpoint),
             limit,
+            counters,
             listener: OnceLock::new(),
             current: Mutex::default(),
             broken: Notify::new(),
+            connections: watch::Sender::default(),
         });
         let keeper = background.keep({
             let shared = shared.clone();
@@ -119,8 +133,17 @@ impl Connection {
         let _ = self.shared.listener.set(listener);
     }
 
-    pub(super) fn client(&self) -> Client {
-        self.shared.client.clone()
+    pub(super) fn endpoint(&self) -> Arc<Endpoint> {
+        self.shared.endpoint.clone()
+    }
+
+    /// Announces every new connection.
+    pub(super) fn connections(&self) -> watch::Receiver<Connections> {
+        self.shared.connections.subscribe()
+    }
+
+    pub(super) fn counters(&self) -> Option<Arc<Counters>> {
+        self.shared.counters.clone()
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -130,15 +153,18 @@ impl Connection {
     /// Closes the connection permanently.
     pub(super) fn close(&self) {
         self.keeper.stop();
-        let mut current = self.shared.lock();
-        current.closed = true;
-        current.connection = None;
+        {
+            let mut current = self.shared.lock();
+            current.closed = true;
+            current.connection = None;
+        }
+        self.shared.connections.send_modify(|connections| connections.closed = true);
     }
 
     /// Connects for the first time. A slow reply is accepted here: whether Redis meets the time
     /// limit shows in use.
-    pub(crate) async fn connect(&self) -> Result<(), RedisError> {
-        let connection = connect(&self.shared.client, CONNECT).await?;
+    pub(crate) async fn connect(&self) -> Result<(), ConnectError> {
+        let connection = self.shared.endpoint.connect(CONNECT).await?;
         self.shared.install(connection);
         Ok(())
     }
@@ -175,9 +201,7 @@ impl Connection {
     /// Converts a time of the system's clock to Redis's clock, in milliseconds since 1970. The
     /// result is exact or slightly early.
     pub(crate) fn time_of(&self, instant: Instant) -> Option<i64> {
-        let Reference { redis, ours } = self.shared.lock().time?;
-        let ahead = i128::from(instant.nanos()) - i128::from(ours.nanos());
-        i64::try_from(redis.checked_add(ahead)?.div_euclid(1_000_000)).ok()
+        self.shared.lock().time?.time_of(instant)
     }
 
     /// Sends several commands in one round trip. Returns the replies and the number of the
@@ -187,30 +211,54 @@ impl Connection {
         commands: &Pipeline,
     ) -> Result<(Vec<Value>, u64), StoreError> {
         let count = commands.len();
-        self.send(self.limit, async |connection| {
-            connection.send_packed_commands(commands, 0, count).await
+        self.send(self.limit, Purpose::Other, async |connection| {
+            let replies = connection.send_packed_commands(commands, 0, count).await?;
+            refusal::check(&replies)?;
+            Ok(replies)
         })
         .await
     }
 
     /// Calls a script. Returns its reply and the number of the connection.
     pub(super) async fn call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
-        self.patient_call(call, self.limit).await
+        self.call_within(call, self.limit).await
     }
 
-    /// Calls a script with a time limit of its own.
+    /// Calls a script, and waits for a connection if there is none. If the connection is lost before
+    /// the reply, the script is called again on the next one. So it may take effect twice.
     pub(super) async fn patient_call(
         &self,
         call: &Call,
         limit: Duration,
     ) -> Result<(Value, u64), StoreError> {
-        self.send(limit, async |connection| run(connection, call).await).await
+        let deadline = tokio::time::Instant::now() + limit;
+        let mut connections = self.connections();
+        loop {
+            let (number, is_open) = self.shared.state();
+            if is_open {
+                let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
+                // A connection that came late has the time of any other call.
+                let reply = self.call_within(call, remaining.max(limit.min(self.limit))).await;
+                if reply.is_ok() || self.shared.state() == (number, true) {
+                    return reply;
+                }
+            }
+            let next = connections.wait_for(|it| it.closed || it.number > number);
+            match timeout_at(deadline, next).await {
+                Ok(Ok(connections)) if !connections.closed => {}
+                _ => return Err(StoreError::Unavailable),
+            }
+        }
     }
 
-    /// Calls a script, and reads Redis's clock in the same round trip.
-    pub(super) async fn timed_call(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+    async fn call_within(&self, call: &Call, limit: Duration) -> Result<(Value, u64), StoreError> {
+        self.send(limit, Purpose::Other, async |connection| run(connection, call).await).await
+    }
+
+    /// Calls the script of a beat, and reads Redis's clock in the same round trip.
+    pub(super) async fn beat(&self, call: &Call) -> Result<(Value, u64), StoreError> {
         let (replies, connection) = self
-            .send(self.limit, async |connection| {
+            .send(self.limit, Purpose::Beat, async |connection| {
                 let mut both = Pipeline::with_capacity(2);
                 both.cmd("TIME").add_command(call.by_digest.clone());
                 let replies = connection.send_packed_commands(&both, 0, 2).await?;
@@ -256,6 +304,7 @@ impl Connection {
     async fn send<T>(
         &self,
         limit: Duration,
+        purpose: Purpose,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<(T, u64), StoreError> {
         let (mut connection, sent) = self.current().ok_or(StoreError::Unavailable)?;
@@ -265,7 +314,13 @@ impl Connection {
                 Ok((reply, sent.number))
             }
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                self.shared.give_up(sent);
+                self.shared.give_up(sent, Loss::Broken);
+                Err(StoreError::Unavailable)
+            }
+            Ok(Err(error)) if refusal::ends_connection(&error, purpose) => {
+                if let Some(refusal) = Refusal::of(&error, &[]) {
+                    self.shared.give_up(sent, Loss::Refused(refusal));
+                }
                 Err(StoreError::Unavailable)
             }
             Ok(Err(_)) => {
@@ -297,38 +352,6 @@ impl Connection {
     }
 }
 
-/// Creates a client with the settings that all connections to a server use.
-pub(crate) fn client(url: &str) -> Result<Client, RedisError> {
-    #[cfg(feature = "tls")]
-    if is_tls(url) {
-        super::tls::prepare();
-    }
-    Client::open(info(url)?)
-}
-
-/// The same, with these certificates.
-#[cfg(feature = "tls")]
-pub(crate) fn client_with_tls(url: &str, tls: &super::tls::RedisTls) -> Result<Client, RedisError> {
-    super::tls::prepare();
-    Client::build_with_tls(info(url)?, tls.certificates())
-}
-
-/// Whether the URL asks for TLS.
-pub(crate) fn is_tls(url: &str) -> bool {
-    ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme))
-}
-
-fn info(url: &str) -> Result<redis::ConnectionInfo, RedisError> {
-    let info = url.into_connection_info()?;
-    // Otherwise small commands would wait for the reply to earlier ones (Nagle's algorithm).
-    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    // The client library's name, for lists of clients, is not sent: it would need one more
-    // permission, servers before 7.2 do not know the command, and a refusal adds a line to the
-    // server's log.
-    let settings = info.redis_settings().clone().set_skip_set_lib_name();
-    Ok(info.set_redis_settings(settings))
-}
-
 async fn probe(
     shared: Arc<Shared>,
     mut connection: MultiplexedConnection,
@@ -338,7 +361,8 @@ async fn probe(
     let ping = redis::cmd("PING");
     match timeout(limit, connection.send_packed_command(&ping)).await {
         Ok(Ok(_)) => shared.answered(sent),
-        _ => shared.give_up(sent),
+        Ok(Err(_)) => shared.give_up(sent, Loss::Broken),
+        Err(_) => shared.give_up(sent, Loss::Late),
     }
 }
 
@@ -347,8 +371,14 @@ impl Shared {
         self.current.lock()
     }
 
+    /// The number of the last connection, and whether it is open.
+    fn state(&self) -> (u64, bool) {
+        let current = self.lock();
+        (current.number, current.connection.is_some())
+    }
+
     fn install(&self, (connection, time): (MultiplexedConnection, Option<Reference>)) {
-        {
+        let (number, moves) = {
             let mut current = self.lock();
             if current.closed {
                 return;
@@ -358,8 +388,13 @@ impl Shared {
             current.connection = Some(connection);
             current.number += 1;
             current.timeouts = 0;
-        }
+            (current.number, u64::from(std::mem::take(&mut current.moves)))
+        };
         trace::connection(&self.address, true);
+        self.connections.send_modify(|connections| {
+            connections.number = number;
+            connections.moves += moves;
+        });
         if let Some(listener) = self.listener.get() {
             listener.hear(Notice::Connected);
         }
@@ -384,33 +419,45 @@ impl Shared {
             if current.timeouts >= TIMEOUTS { current.connection.take() } else { None }
         };
         if lost.is_some() {
-            self.gone();
+            self.gone(&Loss::Late);
         }
     }
 
-    /// FlushGuard outside the lock: a listener may run any code.
-    fn gone(&self) {
-        trace::connection(&self.address, false);
+    /// Called outside the lock: a listener may run any code.
+    fn gone(&self, loss: &Loss) {
+        match loss {
+            Loss::Late | Loss::Broken => trace::connection(&self.address, false),
+            Loss::Refused(refusal) => self.refused(refusal),
+        }
         self.broken.notify_one();
         if let Some(listener) = self.listener.get() {
             listener.hear(Notice::Disconnected);
         }
     }
 
+    fn refused(&self, refusal: &Refusal) {
+        trace::refused(&self.address, refusal, refusal.is_of_credentials());
+        count_refusal(self.counters.as_deref(), refusal);
+    }
+
     /// Gives up whatever connection there is, so that a new one is opened.
     fn lost(&self) {
         let sent = self.lock().sent();
-        self.give_up(sent);
+        self.give_up(sent, Loss::Broken);
     }
 
-    fn give_up(&self, sent: Sent) {
+    fn give_up(&self, sent: Sent, loss: Loss) {
         let lost = {
             let mut current = self.lock();
             // Of many commands that fail together, only the first wakes the background task.
-            if current.number == sent.number { current.connection.take() } else { None }
+            if current.number != sent.number {
+                return;
+            }
+            current.moves |= !matches!(loss, Loss::Late);
+            current.connection.take()
         };
         if lost.is_some() {
-            self.gone();
+            self.gone(&loss);
         }
     }
 }
@@ -428,6 +475,7 @@ async fn reconnect(shared: Arc<Shared>) {
     let mut backoff = backoff();
     let mut connected = None;
     loop {
+        let mut reports = Reports::new(&shared.address, shared.counters.as_deref());
         shared.broken.notified().await;
         // Avoids a rush of attempts at a server that accepts connections and breaks them at once.
         if let Some(at) = connected {
@@ -436,10 +484,11 @@ async fn reconnect(shared: Arc<Shared>) {
         loop {
             // A server whose greeting exceeds the time limit of a reply is no better than a silent
             // one.
-            match connect(&shared.client, shared.limit).await {
+            match shared.endpoint.connect(shared.limit).await {
                 Ok(connection) => break shared.install(connection),
-                Err(_) => backoff.rest(Duration::ZERO).await,
+                Err(error) => reports.failed(&error),
             }
+            backoff.rest(Duration::ZERO).await;
         }
         connected = Some(Clock::system().now());
     }
@@ -465,39 +514,4 @@ async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<V
 
 fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-async fn connect(
-    client: &Client,
-    limit: Duration,
-) -> Result<(MultiplexedConnection, Option<Reference>), RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT))
-        // Every call has its own time limit, which also counts towards giving up the connection.
-        .set_response_timeout(None);
-    let greeting = async {
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        // A server that requires a password or is still loading its data also accepts connections.
-        redis::cmd("PING").query_async::<()>(&mut connection).await?;
-        let asked = Clock::system().now();
-        let time = redis::cmd("TIME").query_async::<Value>(&mut connection).await;
-        if clock::since(Clock::system().now(), asked) > limit {
-            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-        }
-        // If `TIME` is not permitted, no entries are written, because their lifetime could not be
-        // expressed.
-        let time = time.ok().and_then(|answer| Reference::now(&answer));
-        Ok((connection, time))
-    };
-    bounded(CONNECT, greeting).await
-}
-
-pub(crate) async fn bounded<T>(
-    limit: Duration,
-    attempt: impl Future<Output = Result<T, RedisError>>,
-) -> Result<T, RedisError> {
-    timeout(limit, attempt).await.unwrap_or_else(|_| {
-        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
-        Err(late.into())
-    })
 }

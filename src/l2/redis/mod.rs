@@ -2,11 +2,15 @@
 
 pub(crate) mod batch;
 pub(crate) mod connection;
+pub(crate) mod credentials;
 #[cfg(test)]
 mod differential;
+pub(crate) mod endpoint;
 #[cfg(test)]
 mod fixtures;
 mod published;
+mod refusal;
+mod reports;
 mod script;
 mod subscription;
 #[cfg(feature = "tls")]
@@ -17,10 +21,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use redis::{Pipeline, RedisError, RedisWrite, ToRedisArgs, Value};
+use redis::{Pipeline, RedisWrite, ToRedisArgs, Value};
 
 use self::batch::ReadBatcher;
 pub(crate) use self::connection::Connection;
+pub(crate) use self::endpoint::ConnectError;
+pub(crate) use self::refusal::RefusalKind;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
 use crate::clock::{Clock, Instant};
@@ -101,7 +107,6 @@ impl Names {
         &self.entries
     }
 
-    #[cfg(feature = "admin")]
     pub(crate) fn directory(&self) -> &str {
         &self.directory
     }
@@ -156,15 +161,18 @@ impl RedisStore {
     ) -> RedisStore {
         let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
-        let subscription =
-            Subscription::start(link.background(), link.client(), names.channel.clone(), listener);
+        let subscription = Subscription::start(&link, names.channel.clone(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
         RedisStore { link, batcher, subscription, names, scripts: Scripts::new() }
     }
 
     /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
     /// beat, lookups that find nothing, and operations on a lease that nobody holds.
-    pub(crate) async fn check(&self) -> Result<(), RedisError> {
+    pub(crate) async fn check(&self) -> Result<(), ConnectError> {
+        self.try_commands().await.map_err(|error| ConnectError::of(error, &[]))
+    }
+
+    async fn try_commands(&self) -> Result<(), redis::RedisError> {
         let start = Position { epoch: 0, seq: 0 };
         self.link.check(&self.beat_command(start)).await?;
         for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
@@ -310,7 +318,7 @@ impl Store for RedisStore {
     fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
             let call = self.beat_command(known);
-            let (reply, connection) = self.link.timed_call(&call).await?;
+            let (reply, connection) = self.link.beat(&call).await?;
             beat(&reply, connection).ok_or(StoreError::Unavailable)
         })
     }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::{Client, RedisError};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connection::{CONNECT, backoff};
-use crate::background::{Background, BackgroundTask, Start};
+use super::connection::{Connection, Connections, backoff};
+use super::endpoint::{CONNECT, ConnectError, Endpoint};
+use super::reports::Reports;
+use crate::background::{BackgroundTask, Start};
 use crate::currency::Position;
 use crate::l2::{LeaseOutcome, Listener, Notice};
 use crate::value::key::CacheKey;
@@ -21,27 +23,35 @@ const ASK: Duration = Duration::from_secs(1);
 /// Listens on a channel until it is dropped, and reconnects whenever needed.
 ///
 /// It has a connection of its own: on a connection for commands, an unsolicited notice could be
-/// taken for a reply.
+/// taken for a reply. It follows the connection for commands: a server that was demoted keeps this
+/// connection open too, and may publish nothing that its successor publishes.
 pub(super) struct Subscription(BackgroundTask);
 
 impl Subscription {
     pub(super) fn start(
-        background: &Background,
-        client: Client,
+        link: &Connection,
         channel: String,
         listener: Arc<dyn Listener>,
     ) -> Subscription {
-        Subscription(background.keep(move |start| {
+        let (endpoint, address) = (link.endpoint(), link.address());
+        let (connections, counters) = (link.connections(), link.counters());
+        Subscription(link.background().keep(move |start| {
             // A task that ended with its runtime could not report it.
             if start == Start::Again {
                 listener.hear(Notice::Unsubscribed);
             }
-            let (client, channel, listener) = (client.clone(), channel.clone(), listener.clone());
+            let (endpoint, address) = (endpoint.clone(), address.clone());
+            let (mut connections, counters) = (connections.clone(), counters.clone());
+            let (channel, listener) = (channel.clone(), listener.clone());
             async move {
                 let mut backoff = backoff();
+                let mut reports = Reports::new(&address, counters.as_deref());
                 loop {
                     let begin = tokio::time::Instant::now();
-                    let _ = listen(&client, &channel, &*listener).await;
+                    let ended = listen(&endpoint, &channel, &*listener, &mut connections).await;
+                    if let Err(error) = ended {
+                        reports.failed(&error);
+                    }
                     listener.hear(Notice::Unsubscribed);
                     backoff.rest(begin.elapsed()).await;
                 }
@@ -54,14 +64,16 @@ impl Subscription {
     }
 }
 
-async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Result<(), RedisError> {
-    let connecting = async {
-        let mut subscribed = client.get_async_pubsub().await?;
-        subscribed.subscribe(channel).await?;
-        Ok::<_, RedisError>(subscribed)
-    };
-    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let (mut sink, mut notices) = timeout(CONNECT, connecting).await.map_err(late)??.split();
+/// Returns an error if no subscription was possible, and nothing once it has ended.
+async fn listen(
+    endpoint: &Endpoint,
+    channel: &str,
+    listener: &dyn Listener,
+    connections: &mut watch::Receiver<Connections>,
+) -> Result<(), ConnectError> {
+    // Read before connecting: after a later move this subscription may be on the old server.
+    let moves = connections.borrow_and_update().moves;
+    let (mut sink, mut notices) = endpoint.subscribe(channel).await?.split();
     listener.hear(Notice::Subscribed);
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,10 +88,19 @@ async fn listen(client: &Client, channel: &str, listener: &dyn Listener) -> Resu
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
-                timeout(CONNECT, sink.ping::<redis::Value>()).await.map_err(late)??;
+                match timeout(CONNECT, sink.ping::<redis::Value>()).await {
+                    Ok(Ok(_)) => {}
+                    _ => return Ok(()),
+                }
             }
+            () = moved(connections, moves) => return Ok(()),
         }
     }
+}
+
+/// Waits until the connection for commands may lead to another server.
+async fn moved(connections: &mut watch::Receiver<Connections>, moves: u64) {
+    let _ = connections.wait_for(|it| it.moves != moves).await;
 }
 
 /// Parses a notice. The scripts write two kinds:

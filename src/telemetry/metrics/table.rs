@@ -164,6 +164,18 @@ pub(super) const ALL: &[Metric] = &[
         "How often Redis was found to count invalidations anew",
     ),
     metric(
+        "larder_redis_refusals_total",
+        Unit::Count,
+        Kind::Cache(
+            Some("reason"),
+            &[
+                ("credentials", |cache| cache.refused_credentials),
+                ("server", |cache| cache.refused_connections),
+            ],
+        ),
+        "Connections that Redis refused, for the user or password or because it cannot serve now",
+    ),
+    metric(
         "larder_unpublished_total",
         Unit::Count,
         Kind::Cache(None, &[("", |cache| cache.unpublished)]),

@@ -81,7 +81,9 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
 }
 
 pub(super) fn pool(url: &str, size: usize) -> Result<Pool, String> {
-    let mut config: Config = url.parse().map_err(|error| with_sources(&error))?;
+    // Not the parser's message, which may show a part of the password.
+    let config: Result<Config, _> = url.parse();
+    let mut config = config.map_err(|_| "the URL of PostgreSQL cannot be read".to_owned())?;
     config.application_name("larder bench");
     let recycling_method = RecyclingMethod::Fast;
     let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::super::connect::postgres_config;
 use super::super::failure::{Failure, with_sources};
 
 /// What names of schemas of ours look like, and how the comment on one begins.
@@ -211,10 +212,7 @@ pub(super) async fn clean(url: &str) -> Result<(Vec<String>, Vec<String>), Failu
 }
 
 async fn connect(url: &str) -> Result<Client, Failure> {
-    let mut config: Config = url.parse().map_err(|error| {
-        // Its sources name the word that is wrong, and never its value.
-        Failure::usage(format!("the URL of PostgreSQL cannot be read: {}", with_sources(&error)))
-    })?;
+    let mut config = postgres_config(url)?;
     config.application_name("larder bench");
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(Duration::from_secs(10));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::failure::{Failure, with_sources};
 use super::report::RedisLoad;
+use crate::tls;
 
 /// A database with more keys is not searched for ours: their time to live ends them.
 const SEARCHABLE: u64 = 1_000_000;
@@ -15,12 +16,28 @@ pub(super) struct Server {
     connection: MultiplexedConnection,
 }
 
+/// Whether a part of the password was read as host, port or database, which messages show.
+fn is_misread(url: &str) -> bool {
+    redis::parse_redis_url(url).is_none_or(|url| {
+        let rest = [Some(url.path()), url.query(), url.fragment()];
+        !url.scheme().ends_with("unix") && rest.into_iter().flatten().any(|it| it.contains('@'))
+    })
+}
+
 impl Server {
     pub(super) async fn connect(url: &str) -> Result<Server, Failure> {
         // A URL that cannot be read may hold a password anywhere, so it is not shown.
-        let client = Client::open(url).map_err(|_| {
-            Failure::usage("the URL given for Redis (--redis) is not one of a Redis")
-        })?;
+        let wrong = || {
+            Failure::usage(
+                "the URL given for Redis (--redis) is not one of a Redis; write `@` in a user or \
+                 password as %40, `/` as %2F, `?` as %3F, `#` as %23 and `%` as %25",
+            )
+        };
+        if is_misread(url) {
+            return Err(wrong());
+        }
+        tls::prepare();
+        let client = Client::open(url).map_err(|_| wrong())?;
         let shown = client.get_connection_info().addr().to_string();
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(10)))

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use super::*;
 use crate::background::Background;
 use crate::l2::redis::RedisStore;
-use crate::l2::redis::connection::client;
+use crate::l2::redis::endpoint::Endpoint;
 use crate::l2::{Listener, Notice, Store};
 use crate::value::tag::TagSlot;
 
@@ -38,7 +38,8 @@ struct Scene {
 type Look<'a> = Pin<Box<dyn Future<Output = Result<ReadReply, StoreError>> + Send + 'a>>;
 
 async fn store(url: &str, limit: Duration) -> RedisStore {
-    let link = Connection::new(client(url).unwrap(), limit, &Background::on(Handle::current()));
+    let background = Background::on(Handle::current());
+    let link = Connection::new(Endpoint::new(url).unwrap(), limit, None, &background);
     link.connect().await.unwrap();
     RedisStore::new(link, "batch", Arc::new(Unsubscribed))
 }

@@ -18,7 +18,7 @@ use crate::clock::{self, Clock, Instant, ManualClock};
 use crate::currency::Position;
 use crate::l2::memory::{Member, MemoryStore};
 use crate::l2::namespace::{Kept, Namespace};
-use crate::l2::redis::connection::client;
+use crate::l2::redis::endpoint::Endpoint;
 use crate::l2::redis::{Connection, Names, RedisStore};
 use crate::l2::{LeaseOutcome, Listener, Notice, Store, StoreError};
 use crate::value::key::CacheKey;
@@ -105,11 +105,9 @@ impl Pair {
         let model = MemoryStore::with_clock(clock.clone());
         let (member_ear, redis_ear) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
         let member = model.join(NAMESPACE, member_ear.clone());
-        let link = Connection::new(
-            client(&server.url()).unwrap(),
-            PATIENCE,
-            &Background::on(Handle::current()),
-        );
+        let background = Background::on(Handle::current());
+        let endpoint = Endpoint::new(&server.url()).unwrap();
+        let link = Connection::new(endpoint, PATIENCE, None, &background);
         link.connect().await.unwrap();
         let redis = RedisStore::new(link, NAMESPACE, redis_ear.clone());
         let client = ::redis::Client::open(server.url()).unwrap();

@@ -1,0 +1,43 @@
+//! [`RedisSettings`]: the settings of a cache that are about Redis.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::l2::redis::credentials::CredentialsProvider;
+use crate::l2::redis::endpoint::without_credentials;
+#[cfg(feature = "tls")]
+use crate::l2::redis::tls::RedisTls;
+
+#[derive(Clone)]
+pub(super) struct RedisSettings {
+    pub(super) url: String,
+    pub(super) optional: bool,
+    pub(super) timeout: Duration,
+    pub(super) credentials: Option<CredentialsProvider>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<RedisTls>,
+}
+
+impl Default for RedisSettings {
+    fn default() -> RedisSettings {
+        RedisSettings {
+            url: String::new(),
+            optional: false,
+            timeout: Duration::from_millis(50),
+            credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings")
+            .field("url", &without_credentials(&self.url))
+            .field("optional", &self.optional)
+            .field("timeout", &self.timeout)
+            .field("credentials", &self.credentials)
+            .finish()
+    }
+}
