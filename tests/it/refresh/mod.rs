@@ -2,6 +2,7 @@
 
 mod basics;
 mod check;
+mod discover;
 mod end;
 mod errors;
 #[cfg(feature = "redis")]
