@@ -16,6 +16,7 @@ mod pooling;
 mod postgres_types;
 mod reading;
 mod refresh;
+mod rows_query;
 mod settings;
 #[cfg(feature = "tracing")]
 mod spans;
