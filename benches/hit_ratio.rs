@@ -61,9 +61,10 @@ fn main() -> Result<()> {
 
 fn trace(file: &Path) -> Result<Vec<u32>> {
     let (mut bytes, opened) = (vec![], BufReader::new(File::open(file)?));
-    match file.extension().is_some_and(|extension| extension == "xz") {
-        true => XzReader::new(opened, true).read_to_end(&mut bytes)?,
-        false => { opened }.read_to_end(&mut bytes)?,
+    if file.extension().is_some_and(|extension| extension == "xz") {
+        XzReader::new(opened, true).read_to_end(&mut bytes)?
+    } else {
+        { opened }.read_to_end(&mut bytes)?
     };
     Ok(bytes.as_chunks().0.iter().map(|key| u32::from_be_bytes(*key)).collect())
 }

@@ -258,12 +258,11 @@ async fn readers() {
         let begin = Instant::now();
         while begin.elapsed() < PHASE {
             setup.run("UPDATE sales SET amount = amount + 1 WHERE id % 100 = 1").await;
-            match refreshing {
-                true => {
-                    assert!(refresher.refresh_now(VIEW).await.unwrap().changed());
-                    refreshes += 1;
-                }
-                false => sleep(Duration::from_millis(200)).await,
+            if refreshing {
+                assert!(refresher.refresh_now(VIEW).await.unwrap().changed());
+                refreshes += 1;
+            } else {
+                sleep(Duration::from_millis(200)).await
             }
         }
         stop.store(true, Ordering::Relaxed);

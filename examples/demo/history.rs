@@ -101,10 +101,7 @@ impl History {
             during += u64::from(oldest < newest);
             let equal = |at: &usize| versions[*at].cells.as_ref() == Some(&read.cells);
             if !(oldest..=newest).any(|at| equal(&at)) {
-                match (0..oldest).any(|at| equal(&at)) {
-                    true => stale += 1,
-                    false => wrong += 1,
-                }
+                if (0..oldest).any(|at| equal(&at)) { stale += 1 } else { wrong += 1 }
             }
         }
         let reads = reads.len() as u64;

@@ -66,10 +66,7 @@ impl Progress {
 
     /// A line that stays, above what changes.
     pub(crate) fn stays(&self, line: &str) {
-        match self.plain {
-            true => eprintln!("{line}"),
-            false => self.bar.println(line),
-        }
+        if self.plain { eprintln!("{line}") } else { self.bar.println(line) }
     }
 
     /// Ends the phase with a line that stays.

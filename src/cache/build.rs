@@ -24,6 +24,7 @@ use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
 use crate::policy::{MEMORY_OFF, Policy};
+use crate::postgres::Statements;
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
 #[cfg(feature = "metrics")]
@@ -102,6 +103,7 @@ impl QueryCacheBuilder {
             flights: Flights::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
+            statements: Arc::new(Statements::new(self.prepared_statements)),
             counters,
             collector,
             publisher,

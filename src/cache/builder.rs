@@ -37,6 +37,7 @@ pub struct QueryCacheBuilder {
     pub(super) memory_store: Option<MemoryStore>,
     pub(super) max_bytes: u64,
     pub(super) concurrent_loads: usize,
+    pub(super) prepared_statements: usize,
     pub(super) codec: Codec,
     pub(super) secret: Option<Secret>,
     pub(super) max_staleness: Duration,
@@ -64,7 +65,7 @@ pub(super) struct RedisSettings {
     pub(super) optional: bool,
     pub(super) timeout: Duration,
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<crate::RedisTls>,
+    pub(super) tls: Option<crate::l2::redis::tls::RedisTls>,
 }
 
 impl Default for QueryCacheBuilder {
@@ -77,6 +78,7 @@ impl Default for QueryCacheBuilder {
             memory_store: None,
             max_bytes: 256 << 20,
             concurrent_loads: 32,
+            prepared_statements: 256,
             codec: Codec::default(),
             secret: None,
             max_staleness: Duration::from_secs(1),
@@ -140,7 +142,7 @@ impl QueryCacheBuilder {
     /// The authorities that the system trusts, and no client certificate.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-    pub fn redis_tls(mut self, tls: crate::RedisTls) -> Self {
+    pub fn redis_tls(mut self, tls: crate::l2::redis::tls::RedisTls) -> Self {
         self.redis_settings().tls = Some(tls);
         self
     }
@@ -251,6 +253,22 @@ impl QueryCacheBuilder {
     /// 32
     pub fn concurrent_loads(mut self, loads: usize) -> Self {
         self.concurrent_loads = loads;
+        self
+    }
+
+    /// Sets how many prepared statements this cache keeps on each connection of a pool that it
+    /// loads from, so that PostgreSQL's memory stays bounded however many texts of SQL there are.
+    ///
+    /// If there are more texts, the least recently used statement is closed. With 0, each load
+    /// prepares its query, which takes one more round trip. Statements that the application itself
+    /// prepares on the pool's connections are neither counted nor closed. Loads through an `Arc` of a
+    /// client or [`TransactionPooling`](crate::TransactionPooling) keep no statements.
+    ///
+    /// # Default
+    ///
+    /// 256
+    pub fn prepared_statements(mut self, statements: usize) -> Self {
+        self.prepared_statements = statements;
         self
     }
 

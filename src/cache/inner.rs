@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::policy::Policy;
+use crate::postgres::Statements;
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
 #[cfg(feature = "metrics")]
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     /// One permit for each load that may run at the same time.
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
+    /// The prepared statements of the connections that this cache loads on.
+    pub(crate) statements: Arc<Statements>,
     pub(crate) counters: Arc<Counters>,
     /// Collects these counters and the statistics that are kept elsewhere.
     pub(crate) collector: Collector,

@@ -143,9 +143,9 @@ impl Inner {
         count(&config.counters.load_errors);
         let took = began.map(|(began, _)| clock::since(self.clock.now(), began));
         span.failed(&error.kind(), took.unwrap_or_default());
-        if let Some((began, took)) = began.zip(took) {
+        if let Some(((began, stamp), took)) = began.zip(took) {
             config.counters.load_took(took);
-            self.keep_failure(key, config, &error, began);
+            self.keep_failure(key, config, &error, began, stamp);
         }
         // The lease is released before the flight is completed: a waiter that gets the error may
         // load again at once.
@@ -289,7 +289,8 @@ impl Inner {
         key: &CacheKey,
         config: &QueryConfig,
         error: &Error,
-        (began, stamp): (clock::Instant, Stamp),
+        began: clock::Instant,
+        stamp: Stamp,
     ) {
         let Some(ttl) =
             error.sqlstate().and_then(|state| config.policy.negative_life(state.code()))

@@ -90,7 +90,7 @@ impl Inner {
         let stamp = judged.stamp;
         if !judged.is_current {
             count(&config.counters.outdated);
-            trace::invalidated(key, "redis", &self.currency, &stamp, (&depends, &config.depends));
+            trace::invalidated(key, "redis", &self.currency, &stamp, &depends, &config.depends);
             if !policy.allow_invalidated {
                 return Lookup::Nothing(seen);
             }

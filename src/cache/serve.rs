@@ -89,8 +89,8 @@ impl Inner {
         let entry = self.l1.get(key)?;
         if !self.currency.is_current(&entry.stamp, entry.depends.slots()) {
             count(&config.counters.outdated);
-            let depends = (&*entry.depends, &*config.depends);
-            trace::invalidated(key, "memory", &self.currency, &entry.stamp, depends);
+            let (found, query) = (&entry.depends, &config.depends);
+            trace::invalidated(key, "memory", &self.currency, &entry.stamp, found, query);
             return None;
         }
         let failure = entry.failure()?;

@@ -71,6 +71,29 @@ impl Error {
         Error::new(ErrorKind::Query, "the query failed", Some(source))
     }
 
+    /// A type changed between the preparation of a statement and the end of its query.
+    pub(crate) fn changed_types() -> Error {
+        Error::new(
+            ErrorKind::Query,
+            "the query's rows have a type that was altered after the query was prepared; clear the \
+             connection's type cache, prepare the query again and run it again",
+            None,
+        )
+    }
+
+    /// `column` is of a type that rows cannot hold.
+    pub(crate) fn unsupported_type(column: &str) -> Error {
+        Error::new(
+            ErrorKind::Query,
+            format!(
+                "rows cannot hold the type of column {column:?}: it is nested deeper than 64 \
+                 levels, or of an unknown kind; cast the column to another type, or run the query \
+                 without the cache"
+            ),
+            None,
+        )
+    }
+
     pub(crate) fn connect(source: BoxError) -> Error {
         Error::new(
             ErrorKind::Connect,

@@ -1,8 +1,11 @@
 //! The sources of [`Rows`](crate::Rows): PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
+mod outdated;
 mod query;
 mod run;
+mod statements;
+mod types;
 
 use std::sync::Arc;
 
@@ -11,9 +14,11 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::Client;
 
 pub use self::cancel::TlsPool;
+pub(crate) use self::run::Call;
+use self::run::Pooling;
+pub(crate) use self::statements::Statements;
 use crate::error::Error;
-use crate::rows::{ColumnSets, Image};
-use crate::value::param::OwnedParams;
+use crate::rows::Image;
 
 /// A source that a query can be [fetched](crate::Bound::fetch) from:
 ///
@@ -42,6 +47,26 @@ use crate::value::param::OwnedParams;
 /// transaction mode, a plain pool is **wrong**. Statements are prepared under names, and a session
 /// may have another process's statement under the same name; a query then returns the rows of that
 /// statement. Use [`TransactionPooling`] there.
+///
+/// # Changes of the schema
+///
+/// A pool's connections keep prepared statements (see
+/// [`prepared_statements`](crate::QueryCacheBuilder::prepared_statements)) and descriptions of
+/// types. Tables, types, functions, operators and schemas may change while they do:
+///
+/// - If a statement fails because of such a change, it is prepared again and run once more.
+/// - A result with an enum, a composite, a domain, a range or an array of them is compared with the
+///   catalogs, so that its values have the names that PostgreSQL gives them. This takes one round
+///   trip when a connection meets the type. After that, each load asks for the type's version
+///   together with its query. If the type was altered meanwhile, the rows are rejected and the
+///   query is run once more. Results of PostgreSQL's own types need none of this.
+/// - A statement that still works keeps what it was prepared with. It does not see a function that
+///   would match better than the one it calls, or a column that was added to a function's result.
+///   A literal in its text keeps the meaning that `DateStyle`, `IntervalStyle` or
+///   `standard_conforming_strings` gave it. A column's `table_oid` and `column_id` may be those of a
+///   table that was dropped and made anew under its name. Where that matters, fetch from an `Arc` of
+///   a client or from a [`TransactionPooling`], which prepare each query for each load, or set
+///   `prepared_statements(0)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
@@ -51,52 +76,32 @@ use crate::value::param::OwnedParams;
 pub trait Source: sealed::Source {}
 
 pub(crate) mod sealed {
-    use super::{Arc, BoxFuture, ColumnSets, Error, Image, OwnedParams};
+    use super::{BoxFuture, Call, Error, Image};
 
     pub trait Source: Clone + Send + Sync + 'static {
         #[doc(hidden)]
-        fn rows(
-            self,
-            sql: Arc<str>,
-            params: OwnedParams,
-            sets: Arc<ColumnSets>,
-        ) -> BoxFuture<'static, Result<Image, Error>>;
+        fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>>;
     }
 }
 
 /// Runs a query for the cache.
-pub(crate) fn rows<S: Source>(
-    source: S,
-    sql: Arc<str>,
-    params: OwnedParams,
-    sets: Arc<ColumnSets>,
-) -> BoxFuture<'static, Result<Image, Error>> {
-    source.rows(sql, params, sets)
+pub(crate) fn rows<S: Source>(source: S, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+    source.rows(call)
 }
 
 impl Source for Pool {}
 
 impl sealed::Source for Pool {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_pool(self, sql, params, sets, cancel::plain()))
+    fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_pool(self, call, Pooling::Sessions, cancel::plain()))
     }
 }
 
 impl Source for Arc<Client> {}
 
 impl sealed::Source for Arc<Client> {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_client(self, sql, params, sets))
+    fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_client(self, call))
     }
 }
 
@@ -106,7 +111,11 @@ impl sealed::Source for Arc<Client> {
 /// A query is prepared and run within one transaction, and its statement is dropped at the end.
 /// This takes two more round trips than on a plain pool, which must not be used there; see
 /// [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
-/// pool is correct as well.
+/// pool is correct as well. PgBouncer then keeps the statements; if one of them is outdated, the
+/// query is prepared again with a comment at its end, by which PgBouncer takes it for another one.
+///
+/// A connection that cannot look up an altered or new type any more is closed, and another one is
+/// used. PgBouncer keeps its sessions when that happens.
 ///
 /// No cancel request is sent for a load past its deadline, because older poolers crash on it.
 /// Instead, its connection is closed after 5 seconds. PostgreSQL on Linux ends the query one second
@@ -132,25 +141,15 @@ impl TransactionPooling {
 impl Source for TransactionPooling {}
 
 impl sealed::Source for TransactionPooling {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::in_transaction(self.0.pool, sql, params, sets, cancel::none()))
+    fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_pool(self.0.pool, call, Pooling::Transactions, cancel::none()))
     }
 }
 
 impl Source for TlsPool {}
 
 impl sealed::Source for TlsPool {
-    fn rows(
-        self,
-        sql: Arc<str>,
-        params: OwnedParams,
-        sets: Arc<ColumnSets>,
-    ) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_pool(self.pool, sql, params, sets, self.canceller))
+    fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_pool(self.pool, call, Pooling::Sessions, self.canceller))
     }
 }

@@ -1,10 +1,12 @@
 //! [`Rows::query`]: rows from any client, without the cache.
 
-use tokio_postgres::types::ToSql;
+use futures_util::future::try_join3;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Statement};
 
 use crate::error::Error;
-use crate::postgres::run;
+use crate::postgres::outdated::of_postgres;
+use crate::postgres::{run, types};
 use crate::rows::{ColumnSets, Rows};
 
 impl Rows {
@@ -41,22 +43,51 @@ impl Rows {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Rows, Error> {
-        let statement = client.prepare(sql).await.map_err(run::of_postgres)?;
-        Rows::query_prepared(client, &statement, params).await
+        let statement = client.prepare(sql).await.map_err(of_postgres)?;
+        if let Some(rows) = described_rows(client, &statement, params).await? {
+            return Ok(rows);
+        }
+        client.client().clear_type_cache();
+        let statement = client.prepare(sql).await.map_err(of_postgres)?;
+        described_rows(client, &statement, params).await?.ok_or_else(Error::changed_types)
     }
 
     /// Like [`query`](Rows::query), with a statement that was prepared on this client.
     ///
     /// # Errors
     ///
-    /// Those of [`query`](Rows::query).
+    /// Those of [`query`](Rows::query), and [`ErrorKind::Query`](crate::ErrorKind::Query) if one of
+    /// the statement's types changed after it was prepared.
     pub async fn query_prepared(
         client: &impl GenericClient,
         statement: &Statement,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Rows, Error> {
-        let params = params.iter().copied();
-        let image = run::collect(client, statement, params, &ColumnSets::default()).await?;
-        Ok(Rows::new(image.into()))
+        described_rows(client, statement, params).await?.ok_or_else(Error::changed_types)
     }
+}
+
+/// The rows of a statement; `None` if the connection describes one of its types in another way than
+/// the database does.
+async fn described_rows(
+    client: &impl GenericClient,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Option<Rows>, Error> {
+    let types = types::of_statement(statement);
+    let sets = ColumnSets::default();
+    let run = run::collect(client, statement, params.iter().copied(), &sets);
+    let image = if types.is_empty() {
+        run.await?
+    } else {
+        // All are sent at once, in this order.
+        let before = types::described(client, &types);
+        let after = types::versions(client, types.iter().map(Type::oid));
+        let (before, image, after) = try_join3(before, run, after).await?;
+        if before != Some(after) {
+            return Ok(None);
+        }
+        image
+    };
+    Ok(Some(Rows::new(image.into())))
 }

@@ -1,101 +1,208 @@
 //! Runs a query and writes its rows into an image.
+//!
+//! A prepared statement may become unusable: what it names was dropped and made anew, its result
+//! has other columns, the session has forgotten it, a type is described in another way. Such a
+//! failure is no error of the query. The query is prepared once more, types included, and run
+//! again.
 
 use std::sync::Arc;
 
 use deadpool_postgres::{Object, Pool};
+use futures_util::future::try_join;
 use futures_util::{TryStreamExt, pin_mut};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
-use crate::error::{Error, ErrorKind};
+use super::outdated::{self, Failed, of_postgres};
+use super::statements::{Prepared, Session, Statements};
+use super::types;
+use crate::error::Error;
 use crate::rows::{ColumnSets, Image, ImageWriter};
 use crate::value::param::OwnedParams;
 
-pub(super) async fn on_pool(
-    pool: Pool,
-    sql: Arc<str>,
-    params: OwnedParams,
-    sets: Arc<ColumnSets>,
-    canceller: Canceller,
-) -> Result<Image, Error> {
-    let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
-    let (token, cancelled) = (client.cancel_token(), Cancelled::default());
-    let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
-    cancelled_on_drop(token, canceller, cancelled, async move {
-        let result = prepared_rows(lent.client(), &sql, &params, &sets).await;
-        // PostgreSQL has sent all rows or an error, so the connection is idle and can go back to
-        // the pool. After `TooLarge` it is not idle: the rows that were not read are still
-        // arriving.
-        if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
-            lent.give_back();
-        }
-        result
-    })
-    .await
+/// A query of the cache, and what the cache knows of its sources.
+#[derive(Clone)]
+pub struct Call {
+    pub(crate) sql: Arc<str>,
+    pub(crate) params: Arc<OwnedParams>,
+    pub(crate) sets: Arc<ColumnSets>,
+    pub(crate) statements: Arc<Statements>,
 }
 
-/// Like [`on_pool`], in one transaction that leaves nothing behind in the session.
-pub(super) async fn in_transaction(
+/// What the connections of a pool are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pooling {
+    /// Each connection is a session of PostgreSQL. It keeps prepared statements.
+    Sessions,
+    /// Each transaction may have another session. Nothing is left behind in it.
+    Transactions,
+}
+
+pub(super) async fn on_pool(
     pool: Pool,
-    sql: Arc<str>,
-    params: OwnedParams,
-    sets: Arc<ColumnSets>,
+    call: Call,
+    pooling: Pooling,
     canceller: Canceller,
 ) -> Result<Image, Error> {
-    let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
-    let (token, cancelled) = (client.cancel_token(), Cancelled::default());
-    let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
-    cancelled_on_drop(token, canceller, cancelled, async move {
-        let client = lent.client();
-        // Each client names its statements by a count from zero, and so do clients in other
-        // processes. A statement that the session has under one of our names may therefore be
-        // another client's.
+    // Each connection that cannot look up types is closed. The pool has no more of them than this.
+    let mut others = pool.status().max_size;
+    let (mut again, mut repeated) = (false, false);
+    loop {
+        let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
+        let (token, cancelled) = (client.cancel_token(), Cancelled::default());
+        let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
+        let call = call.clone();
+        let outcome = cancelled_on_drop(token, canceller.clone(), cancelled, async move {
+            let client = lent.client();
+            let session = call.statements.session(&client.statement_cache);
+            let outcome = match pooling {
+                Pooling::Sessions => call.in_session(client, &session, true).await,
+                Pooling::Transactions => call.in_transaction(client, &session, again).await,
+            };
+            if outcome.as_ref().err().is_none_or(Failed::leaves_a_usable_connection) {
+                lent.give_back();
+            }
+            Ok(outcome)
+        });
+        match outcome.await? {
+            Ok(image) => return Ok(image),
+            Err(Failed::Lookup(_)) if others > 0 => others -= 1,
+            Err(Failed::Types(_)) if pooling == Pooling::Transactions && others > 0 => others -= 1,
+            Err(Failed::Statement(_)) if pooling == Pooling::Transactions && !repeated => {
+                repeated = true;
+            }
+            Err(failed) => return Err(failed.into_error()),
+        }
+        again = true;
+    }
+}
+
+/// Runs a query on a shared client, without cancelling it. Many queries share the connection, one
+/// after the other, and a cancel request would hit whichever query runs when it arrives.
+pub(super) async fn on_client(client: Arc<Client>, call: Call) -> Result<Image, Error> {
+    let session = call.statements.session(&client);
+    call.in_session(&client, &session, false).await.map_err(Failed::into_error)
+}
+
+impl Call {
+    /// Runs the query, and once more if its statement or a type was outdated. If `keep` is set, the
+    /// session keeps the statement.
+    async fn in_session(
+        &self,
+        client: &Client,
+        session: &Session,
+        keep: bool,
+    ) -> Result<Image, Failed> {
+        match self.attempt(client, session, keep, false).await {
+            Err(Failed::Statement(error)) if outdated::is_unknown_statement(&error) => {
+                session.clear();
+            }
+            Err(Failed::Statement(_) | Failed::Types(_)) => session.forget(&self.sql),
+            done => return done,
+        }
+        session.forget_types();
+        client.clear_type_cache();
+        let outcome = self.attempt(client, session, keep, true).await;
+        if outcome.is_err() {
+            session.forget(&self.sql);
+        }
+        outcome
+    }
+
+    /// Runs the query in one transaction that leaves nothing behind in the session.
+    async fn in_transaction(
+        &self,
+        client: &Client,
+        session: &Session,
+        again: bool,
+    ) -> Result<Image, Failed> {
+        // Other processes name their statements as this one does. A statement that the session has
+        // under one of our names may therefore be another client's.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL; \
                      SELECT set_config('client_connection_check_interval', '1000', true) \
                      WHERE version() LIKE '%linux%'";
-        client.batch_execute(begin).await.map_err(of_postgres)?;
-        let result = unnamed_rows(client, &sql, &params, &sets).await;
-        if !result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TooLarge) {
-            let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            let ended = client.batch_execute(end).await;
-            if result.is_ok() {
-                ended.map_err(of_postgres)?;
-            }
-            lent.give_back();
+        client
+            .batch_execute(begin)
+            .await
+            .map_err(|error| Failed::Connection(of_postgres(error)))?;
+        let is_new = !session.knows_types();
+        let outcome = self.attempt(client, session, false, again).await;
+        if outcome.is_ok() && is_new && session.knows_types() {
+            types::look_up_others(client, &self.statements).await;
         }
-        result
-    })
-    .await
-}
-
-async fn unnamed_rows(
-    client: &Client,
-    sql: &str,
-    params: &OwnedParams,
-    sets: &ColumnSets,
-) -> Result<Image, Error> {
-    let statement = client.prepare(sql).await.map_err(of_postgres)?;
-    // The statement is dropped here, before the transaction ends, so the session forgets it.
-    rows(client, &statement, params, sets).await
-}
-
-async fn prepared_rows(
-    client: &Object,
-    sql: &str,
-    params: &OwnedParams,
-    sets: &ColumnSets,
-) -> Result<Image, Error> {
-    let statement = client.prepare_cached(sql).await.map_err(of_postgres)?;
-    let result = rows(client, &statement, params, sets).await;
-    if !result.as_ref().is_err_and(outdated) {
-        return result;
+        // After `TooLarge` the rows that were not read are still arriving.
+        if !outcome.as_ref().is_err_and(Failed::is_too_large) {
+            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            let ended = client.batch_execute(end).await;
+            if outcome.is_ok() {
+                ended.map_err(|error| Failed::Connection(of_postgres(error)))?;
+            }
+        }
+        outcome
     }
-    client.statement_cache.clear();
-    client.clear_type_cache();
-    let statement = client.prepare_cached(sql).await.map_err(of_postgres)?;
-    rows(client, &statement, params, sets).await
+
+    /// Runs the query. If `again` is set, everything is prepared for it.
+    async fn attempt(
+        &self,
+        client: &Client,
+        session: &Session,
+        keep: bool,
+        again: bool,
+    ) -> Result<Image, Failed> {
+        let known = if keep && !again { session.statement(&self.sql) } else { None };
+        let is_known = known.is_some();
+        let prepared = match known {
+            Some(prepared) => prepared,
+            None => {
+                let prepared = self.prepare(client, session, again).await?;
+                if keep {
+                    session.keep(&self.sql, prepared.clone());
+                }
+                prepared
+            }
+        };
+        let Prepared { statement, versions } = &prepared;
+        let params = self.params.iter().map(|param| &**param as &(dyn ToSql + Sync));
+        let run = collect(client, statement, params, &self.sets);
+        let may_be_outdated = is_known || !versions.is_empty();
+        let failed = |error| Failed::of_run(error, may_be_outdated);
+        if versions.is_empty() {
+            return run.await.map_err(failed);
+        }
+        // Both are sent at once, the question for the versions second.
+        let now = types::versions(client, versions.iter().map(|&(oid, _)| oid));
+        let (image, now) = try_join(run, now).await.map_err(failed)?;
+        if now == **versions { Ok(image) } else { Err(Failed::outdated_types()) }
+    }
+
+    async fn prepare(
+        &self,
+        client: &Client,
+        session: &Session,
+        again: bool,
+    ) -> Result<Prepared, Failed> {
+        // A pooler that shares prepared statements among its clients knows them by their text. It
+        // would answer with the statement that has failed.
+        let renewed =
+            again.then(|| format!("{}\n/* prepared again: {:08x} */", self.sql, fastrand::u32(..)));
+        let sql = renewed.as_deref().unwrap_or(&self.sql);
+        let statement = client.prepare(sql).await;
+        let statement = statement.map_err(|error| Failed::of_prepare(of_postgres(error)))?;
+        let types = types::of_statement(&statement);
+        let versions = match session.versions(&types) {
+            Some(versions) if !again => versions,
+            _ if types.is_empty() => vec![],
+            _ => {
+                let described = types::described(client, &types).await.map_err(Failed::Query)?;
+                let versions = described.ok_or_else(Failed::outdated_types)?;
+                session.keep_versions(&types, &versions);
+                self.statements.saw(&types);
+                versions
+            }
+        };
+        Ok(Prepared { statement, versions: Arc::new(versions) })
+    }
 }
 
 /// A pool's connection while a query runs on it. If it is dropped before the query has ended, it is
@@ -125,55 +232,17 @@ impl Drop for Lent {
     }
 }
 
-/// Runs a query on a shared client, without cancelling it. Many queries share the connection, one
-/// after the other, and a cancel request would hit whichever query runs when it arrives.
-pub(super) async fn on_client(
-    client: Arc<Client>,
-    sql: Arc<str>,
-    params: OwnedParams,
-    sets: Arc<ColumnSets>,
-) -> Result<Image, Error> {
-    let statement = client.prepare(&sql).await.map_err(of_postgres)?;
-    rows(&client, &statement, &params, &sets).await
-}
-
-async fn rows(
-    client: &Client,
-    statement: &Statement,
-    params: &OwnedParams,
-    sets: &ColumnSets,
-) -> Result<Image, Error> {
-    let params = params.iter().map(|param| &**param as &(dyn ToSql + Sync));
-    collect(client, statement, params, sets).await
-}
-
 pub(super) async fn collect<'a>(
     client: &impl GenericClient,
     statement: &Statement,
     params: impl ExactSizeIterator<Item = &'a (dyn ToSql + Sync)> + Send + Sync,
     sets: &ColumnSets,
 ) -> Result<Image, Error> {
-    let mut image = ImageWriter::new(sets.of_statement(statement.columns()));
+    let mut image = ImageWriter::new(sets.of_statement(statement.columns())?);
     let rows = client.query_raw(statement, params).await.map_err(of_postgres)?;
     pin_mut!(rows);
     while let Some(row) = rows.try_next().await.map_err(of_postgres)? {
         image.push(&row)?;
     }
     Ok(image.finish())
-}
-
-pub(super) fn of_postgres(error: tokio_postgres::Error) -> Error {
-    Error::query(error.into())
-}
-
-/// Whether a statement failed because the tables changed after it was prepared, or because the
-/// server does not know it any more (`DISCARD ALL`, or a pooler that switched to another session).
-/// Nothing of the query has run, and it works when it is prepared again.
-fn outdated(error: &Error) -> bool {
-    let Some(db) = error.db_error() else { return false };
-    // "cached plan must not change result type" shares its SQLSTATE, feature_not_supported, with
-    // many other errors; the routine distinguishes it.
-    db.code() == &SqlState::INVALID_SQL_STATEMENT_NAME
-        || (db.code() == &SqlState::FEATURE_NOT_SUPPORTED
-            && db.routine() == Some("RevalidateCachedQuery"))
 }

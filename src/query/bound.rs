@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::{Query, of_user};
 use crate::cache::inner::LoadFn;
 use crate::cache::read::{Loader, Read};
-use crate::postgres::{self, Source};
+use crate::postgres::{self, Call, Source};
 use crate::rows::{Image, Rows};
 use crate::value::Value;
 use crate::value::param::{Bind, Param, Params, SqlParams};
@@ -53,10 +53,15 @@ impl<'q, P: Params> Bound<'q, P> {
         let query = self.query;
         let call = query.call(Rows::shape(), &self.params);
         Read::new(query.inner(), call, move || -> LoadFn<Image> {
-            let (source, sql) = (source.clone(), query.sql().clone());
-            let (params, sets) = (self.params.into_owned(), query.inner().columns.clone());
+            let source = source.clone();
+            let call = Call {
+                sql: query.sql().clone(),
+                params: Arc::new(self.params.into_owned()),
+                sets: query.inner().columns.clone(),
+                statements: query.inner().statements.clone(),
+            };
             Box::new(move || {
-                let rows = postgres::rows(source, sql, params, sets);
+                let rows = postgres::rows(source, call);
                 async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
             })
         })

@@ -20,7 +20,8 @@ pub(crate) fn invalidated(
     tier: &'static str,
     currency: &Currency,
     stamp: &Stamp,
-    (found, query): (&Dependencies, &Dependencies),
+    found: &Dependencies,
+    query: &Dependencies,
 ) {
     #[cfg(feature = "tracing")]
     if tracing::enabled!(target: "larder", tracing::Level::DEBUG)

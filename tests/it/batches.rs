@@ -165,18 +165,20 @@ async fn a_redis_that_freezes_or_dies_in_mid_batch_fails_no_read() {
         let mut scene = Scene::new(Duration::from_millis(50)).await;
         let begin = Instant::now();
         // It says a part of what it is asked, or nothing.
-        match dies {
-            false => scene.redis.pause().unwrap(),
-            true => scene.proxy.reset_after(500),
+        if !dies {
+            scene.redis.pause().unwrap()
+        } else {
+            scene.proxy.reset_after(500)
         }
         let origins = join_all((0..READS).map(|number| scene.read(number))).await;
         println!("{:?} for {READS} reads", begin.elapsed());
         // The one that went alone may have been answered.
         let loaded = origins.iter().filter(|&&origin| origin == Origin::Loaded).count();
         assert!(loaded >= READS as usize - 1, "{origins:?}");
-        match dies {
-            false => scene.redis.resume().unwrap(),
-            true => scene.proxy.pass(),
+        if !dies {
+            scene.redis.resume().unwrap()
+        } else {
+            scene.proxy.pass()
         }
         crate::support::until_async("redis is used again", async || {
             scene.forget();

@@ -3,6 +3,7 @@
 use test_servers as servers;
 
 mod cancellation;
+mod described;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
@@ -11,6 +12,7 @@ mod harness_faults;
 mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
+mod outdated;
 mod params;
 mod pooling;
 mod postgres_types;
@@ -22,12 +24,15 @@ mod settings;
 mod spans;
 mod stale;
 mod stampede;
+mod statements;
 mod stats;
 mod support;
 #[cfg(feature = "tracing")]
 mod told;
 mod typed_values;
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "redis")]
 mod batches;
 #[cfg(feature = "redis")]

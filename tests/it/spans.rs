@@ -42,10 +42,7 @@ async fn work(seen: &Listening) {
     let ask = async |cache: &larder::QueryCache, fails: bool| {
         let query = cache.query("SELECT 'marked' WHERE $1 <> ''").name("a report").tag("orders");
         let load = move || async move {
-            match fails {
-                true => Err(std::io::Error::other("marked")),
-                false => Ok("marked".to_owned()),
-            }
+            if fails { Err(std::io::Error::other("marked")) } else { Ok("marked".to_owned()) }
         };
         query.bind(MARK).bind(fails).load(load).await
     };

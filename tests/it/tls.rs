@@ -128,14 +128,14 @@ mod with_the_feature {
         let tls = || RedisTls::new().ca(authority.certificate.as_str());
         is_shared(|| builder(&url).redis_tls(tls())).await;
 
-        let error = builder(&url).build().await.err().expect("the system does not know it");
+        let error = builder(&url).build().await.expect_err("the system does not know it");
         assert!(whole(&error).contains("certificate"), "{}", whole(&error));
         let stranger = RedisTls::new().ca(Authority::new().certificate);
-        let error = builder(&url).redis_tls(stranger).build().await.err().expect("it is another");
+        let error = builder(&url).redis_tls(stranger).build().await.expect_err("it is another");
         assert!(whole(&error).contains("certificate"), "{}", whole(&error));
         let other_name = url.replace("localhost", "127.0.0.1");
         let error = builder(&other_name).redis_tls(tls()).build().await;
-        let error = error.err().expect("the certificate is for another name");
+        let error = error.expect_err("the certificate is for another name");
         assert!(whole(&error).contains("certificate"), "{}", whole(&error));
     }
 
@@ -150,7 +150,7 @@ mod with_the_feature {
         is_shared(|| builder(&url).redis_tls(tls())).await;
 
         let error = builder(&url).redis_tls(trusting()).build().await;
-        let error = error.err().expect("it has no certificate");
+        let error = error.expect_err("it has no certificate");
         assert!(error.setting().is_none(), "{}", whole(&error));
         let stranger = Authority::new().sign("cache");
         let stranger = trusting().client_certificate(stranger.certificate, stranger.key);

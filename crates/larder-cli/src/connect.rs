@@ -80,11 +80,12 @@ pub(super) fn pool(config: &Config, size: usize) -> Result<Pool, Failure> {
     };
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     // By `prefer`, the default, libpq takes a certificate that nobody has checked. We take none then.
-    let tls = match postgres.get_ssl_mode() == SslMode::Require && !is_socket {
-        true => Some(tls::connector().map_err(|error| {
+    let tls = if postgres.get_ssl_mode() == SslMode::Require && !is_socket {
+        Some(tls::connector().map_err(|error| {
             Failure::other(format!("sslmode=require needs authorities to trust: {error}"))
-        })?),
-        false => None,
+        })?)
+    } else {
+        None
     };
     let manager = match tls.clone() {
         Some(tls) => Manager::from_config(postgres, tls, manager_config),

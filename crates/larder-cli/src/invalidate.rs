@@ -26,15 +26,17 @@ pub(super) struct Invalidate {
 impl Invalidate {
     pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let cache = connect::cache(config).await?;
-        let outcome = match self.all {
-            true => cache.clear().await,
-            false => cache.invalidate(self.tags.iter().map(String::as_str)).await,
+        let outcome = if self.all {
+            cache.clear().await
+        } else {
+            cache.invalidate(self.tags.iter().map(String::as_str)).await
         };
         cache.shutdown().await;
         outcome.map_err(|error| Failure::server(with_sources(&error)))?;
-        let what = match self.all {
-            true => "all results".to_owned(),
-            false => format!("what depends on {}", counted(self.tags.len(), "tag")),
+        let what = if self.all {
+            "all results".to_owned()
+        } else {
+            format!("what depends on {}", counted(self.tags.len(), "tag"))
         };
         anstream::println!("{what} in namespace {} is stale now", config.namespace()?);
         Ok(ExitCode::SUCCESS)

@@ -85,9 +85,10 @@ impl Refresh {
         // One connection looks on, and one may be needed to cancel.
         let pool = connect::pool(config, usize::from(self.jobs) + 2)?;
         let (all, left_out) = self.known(&pool).await?;
-        let names: Vec<String> = match self.all {
-            true => all.iter().map(|view| view.name.clone()).collect(),
-            false => self.views.clone(),
+        let names: Vec<String> = if self.all {
+            all.iter().map(|view| view.name.clone()).collect()
+        } else {
+            self.views.clone()
         };
         let mut outcomes = Outcomes::new(self.json, left_out);
         if names.is_empty() {
@@ -95,9 +96,10 @@ impl Refresh {
             return outcomes.end();
         }
         // For a plan no cache is needed, and for a refresh it may be done without.
-        let cache = match config.redis().is_ok() && !self.plan {
-            true => Some(connect::cache(config).await?),
-            false => None,
+        let cache = if config.redis().is_ok() && !self.plan {
+            Some(connect::cache(config).await?)
+        } else {
+            None
         };
         let refresher = self.refresher(&pool, &names, cache.as_ref()).await?;
         let plan = refresher.plan().await.map_err(|error| failed(&error))?;

@@ -68,9 +68,10 @@ pub(super) enum Sort {
 
 pub(super) fn read_interval(text: &str) -> Result<Duration, String> {
     let interval = read_duration(text)?;
-    match (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
-        true => Ok(interval),
-        false => Err("it is from 100ms to 1h".to_owned()),
+    if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("it is from 100ms to 1h".to_owned())
     }
 }
 

@@ -176,9 +176,10 @@ pub(super) fn count(answers: &mut Answers, source: Source) {
 
 pub(super) fn quantiles(times: &Times) -> Quantiles {
     let at = |quantile: f64| times.value_at_quantile(quantile);
-    match times.is_empty() {
-        true => Quantiles::default(),
-        false => Quantiles {
+    if times.is_empty() {
+        Quantiles::default()
+    } else {
+        Quantiles {
             count: times.len(),
             mean_ns: times.mean(),
             p50_ns: at(0.5),
@@ -186,7 +187,7 @@ pub(super) fn quantiles(times: &Times) -> Quantiles {
             p99_ns: at(0.99),
             p999_ns: at(0.999),
             max_ns: times.max(),
-        },
+        }
     }
 }
 

@@ -134,10 +134,7 @@ async fn modes(
     let postgres = config.postgres()?;
     check_settings(plan).await?;
     let needs_redis = plan.modes.iter().any(|mode| mode.needs_redis());
-    let mut redis = match needs_redis {
-        true => Some(Server::connect(config.redis()?).await?),
-        false => None,
-    };
+    let mut redis = if needs_redis { Some(Server::connect(config.redis()?).await?) } else { None };
     let version = match &mut redis {
         Some(redis) => Some(redis.version().await?),
         None => None,

@@ -151,10 +151,13 @@ fn latencies(modes: &[ModeReport]) -> Table {
         for latency in mode.latency.iter().skip(usize::from(one)) {
             let name = match latency.source {
                 Source::All => mode.mode.name().to_owned(),
-                source => match one {
-                    true => format!("{} {}", mode.mode.name(), source.name()),
-                    false => format!("  {}", source.name()),
-                },
+                source => {
+                    if one {
+                        format!("{} {}", mode.mode.name(), source.name())
+                    } else {
+                        format!("  {}", source.name())
+                    }
+                }
             };
             let Quantiles { count: answers, p50_ns, p90_ns, p99_ns, p999_ns, max_ns, .. } =
                 latency.quantiles;
@@ -247,9 +250,10 @@ fn findings(report: &Report, width: usize) -> String {
             ));
         }
     }
-    match lines.is_empty() {
-        true => String::new(),
-        false => format!("\n{}", wrapped(&lines.join("\n"), width)),
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", wrapped(&lines.join("\n"), width))
     }
 }
 

@@ -32,10 +32,7 @@ impl Trace {
         let cannot =
             |why: String| Failure::usage(format!("cannot use the trace {}: {why}", path.display()));
         let raw = fs::read(path).map_err(|error| cannot(error.to_string()))?;
-        let bytes = match raw.starts_with(&XZ) {
-            true => unpacked(&raw).map_err(cannot)?,
-            false => raw,
-        };
+        let bytes = if raw.starts_with(&XZ) { unpacked(&raw).map_err(cannot)? } else { raw };
         Trace::parse(&bytes).map_err(cannot)
     }
 
@@ -57,9 +54,10 @@ impl Trace {
             }
             words.iter().for_each(|word| numbered.push(u64::from(u32::from_be_bytes(*word))));
         }
-        match numbered.accesses.is_empty() {
-            true => Err("there is no access in it".to_owned()),
-            false => Ok(Trace { keys: numbered.numbers.len() as u32, accesses: numbered.accesses }),
+        if numbered.accesses.is_empty() {
+            Err("there is no access in it".to_owned())
+        } else {
+            Ok(Trace { keys: numbered.numbers.len() as u32, accesses: numbered.accesses })
         }
     }
 }
@@ -73,9 +71,10 @@ fn unpacked(raw: &[u8]) -> Result<Vec<u8>, String> {
             bytes.len()
         )
     })?;
-    match bytes.len() as u64 > LARGEST {
-        true => Err("unpacked, it is larger than 2 GiB".to_owned()),
-        false => Ok(bytes),
+    if bytes.len() as u64 > LARGEST {
+        Err("unpacked, it is larger than 2 GiB".to_owned())
+    } else {
+        Ok(bytes)
     }
 }
 

@@ -38,12 +38,13 @@ pub(super) fn check(report: &mut Report) {
         source => format!("the source is {source}; "),
     };
     let what = format!("{source}a look at it takes {}", text::duration(cost));
-    match cost > SLOW {
-        false => report.add(AREA, Severity::Ok, what),
-        true => report.add(AREA, Severity::Warning, what).advise(
+    if cost <= SLOW {
+        report.add(AREA, Severity::Ok, what)
+    } else {
+        report.add(AREA, Severity::Warning, what).advise(
             "Every hit in memory looks at it once. Where the kernel offers tsc, kvm-clock or \
-             arch_sys_counter (available_clocksource, beside current_clocksource in /sys), hits \
-             take half the time with it.",
-        ),
+         arch_sys_counter (available_clocksource, beside current_clocksource in /sys), hits \
+         take half the time with it.",
+        )
     };
 }

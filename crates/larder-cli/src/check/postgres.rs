@@ -85,13 +85,14 @@ async fn server(
     }
     let (used, most): (i64, i64) = (row.get(6), row.get(7));
     let what = format!("{used} of {most} connections are used (max_connections)");
-    match 10 * used > 8 * most {
-        false => report.add(AREA, Severity::Ok, what),
-        true => report.add(AREA, Severity::Warning, what).advise(
-            "A load that finds none free fails. Make pools smaller, put PgBouncer between, or raise \
-             max_connections, which takes a restart. concurrent_loads bounds what one process of \
-             the cache needs.",
-        ),
+    if 10 * used <= 8 * most {
+        report.add(AREA, Severity::Ok, what)
+    } else {
+        report.add(AREA, Severity::Warning, what).advise(
+        "A load that finds none free fails. Make pools smaller, put PgBouncer between, or raise \
+         max_connections, which takes a restart. concurrent_loads bounds what one process of \
+         the cache needs.",
+    )
     };
     if row.get(8) {
         let what = "the event trigger larder_refresh tells of refreshes by anybody";

@@ -79,11 +79,12 @@ fn version(report: &mut Report, redis: &Redis, info: &Info) {
     let mut parts = said.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     let what = format!("version {said} at {address}");
-    match version >= (6, 2) {
-        true => report.add(AREA, Severity::Ok, what),
-        false => report
+    if version >= (6, 2) {
+        report.add(AREA, Severity::Ok, what)
+    } else {
+        report
             .add(AREA, Severity::Error, format!("{what}: it lacks commands that are needed"))
-            .advise("Redis 6.2 is the oldest that will do."),
+            .advise("Redis 6.2 is the oldest that will do.")
     };
 }
 

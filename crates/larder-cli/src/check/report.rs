@@ -90,10 +90,7 @@ impl Report {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        match json {
-            true => text::print_json(self),
-            false => text::print(&self.text(text::width())),
-        }
+        if json { text::print_json(self) } else { text::print(&self.text(text::width())) }
     }
 
     fn text(&self, width: usize) -> String {

@@ -13,9 +13,10 @@ use crate::failure::Failure;
 use crate::text::{self, BOLD, RESET, bytes, duration, thousands};
 
 pub(super) fn print(report: &EntryReport, value: Option<Shown>, json: bool) -> Result<(), Failure> {
-    match json {
-        true => text::print_json(&as_json(report, value)),
-        false => text::print(&as_text(report, value, text::width())),
+    if json {
+        text::print_json(&as_json(report, value))
+    } else {
+        text::print(&as_text(report, value, text::width()))
     }
 }
 
@@ -47,9 +48,10 @@ fn as_text(report: &EntryReport, value: Option<Shown>, width: usize) -> String {
         let _ = writeln!(out, "{}", text::paragraph(&first, 11, text, width));
     };
     line("key", &report.name);
-    let (colour, verdict) = match report.verdict.is_served() {
-        true => ("\x1b[32m", "would be served"),
-        false => ("\x1b[33m", "would not be served"),
+    let (colour, verdict) = if report.verdict.is_served() {
+        ("\x1b[32m", "would be served")
+    } else {
+        ("\x1b[33m", "would not be served")
     };
     line("verdict", &format!("{verdict}: {}", why::sentence(report)));
     if let Some((entry, header)) = with_header(report) {
@@ -72,9 +74,10 @@ fn as_text(report: &EntryReport, value: Option<Shown>, width: usize) -> String {
             Some(remaining) => format!("{} left", duration(remaining)),
             None => "nobody knows what is left".to_owned(),
         };
-        let kept = match header.life == header.ttl {
-            true => String::new(),
-            false => format!(", and kept for {}", duration(header.life)),
+        let kept = if header.life == header.ttl {
+            String::new()
+        } else {
+            format!(", and kept for {}", duration(header.life))
         };
         line(
             "life",

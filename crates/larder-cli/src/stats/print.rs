@@ -141,9 +141,10 @@ fn latencies(out: &mut String, lookups: &Latency, loads: &Latency, width: usize)
         }
         row
     });
-    let header: &[&str] = match width >= WIDE {
-        true => &["latency", "times", "p50", "p90", "p99", "mean"],
-        false => &["latency", "times", "p50", "p99"],
+    let header: &[&str] = if width >= WIDE {
+        &["latency", "times", "p50", "p90", "p99", "mean"]
+    } else {
+        &["latency", "times", "p50", "p99"]
     };
     section(out, "", table(header, &[1, 2, 3, 4, 5], rows, width));
 }
@@ -190,9 +191,10 @@ fn lines(out: &mut String, lines: Vec<Line>, left: usize, width: usize) {
         }
         row
     });
-    let header: &[&str] = match wide {
-        true => &["query", "reads", "hits", "loads", "errors", "PostgreSQL", "load p99"],
-        false => &["query", "reads", "hits", "in PG"],
+    let header: &[&str] = if wide {
+        &["query", "reads", "hits", "loads", "errors", "PostgreSQL", "load p99"]
+    } else {
+        &["query", "reads", "hits", "in PG"]
     };
     section(out, "", table(header, &[1, 2, 3, 4, 5, 6], rows, width));
     if left > 0 {
@@ -220,9 +222,10 @@ fn processes(out: &mut String, fleet: &Fleet, width: usize) {
         }
         row
     });
-    let header: &[&str] = match wide {
-        true => &["process", "reads", "hits", "entries", "memory", "up", "version"],
-        false => &["process", "reads", "hits"],
+    let header: &[&str] = if wide {
+        &["process", "reads", "hits", "entries", "memory", "up", "version"]
+    } else {
+        &["process", "reads", "hits"]
     };
     section(out, "", table(header, &[1, 2, 3, 4, 5], rows, width));
 }
@@ -241,10 +244,8 @@ fn views(out: &mut String, views: &[View], width: usize) {
         }
         row
     });
-    let header: &[&str] = match wide {
-        true => &["view", "next", "last", "took", "failed"],
-        false => &["view", "next"],
-    };
+    let header: &[&str] =
+        if wide { &["view", "next", "last", "took", "failed"] } else { &["view", "next"] };
     section(out, "", table(header, &[3, 4], rows, width));
     for view in views {
         if let Some(error) = &view.last_error {

@@ -58,12 +58,13 @@ pub(super) fn draw(app: &App, frame: &mut Frame) {
 fn title(app: &App, width: u16) -> Line<'static> {
     let processes = app.fleet.processes.len();
     let mut spans = vec![Span::styled(format!("larder {}  ", app.namespace), BOLD)];
-    match app.asked && !app.answered {
-        true => spans.push(Span::styled("no answer from Redis", Style::new().fg(Color::Red))),
-        false => spans.push(Span::raw(match processes {
+    if app.asked && !app.answered {
+        spans.push(Span::styled("no answer from Redis", Style::new().fg(Color::Red)))
+    } else {
+        spans.push(Span::raw(match processes {
             1 => "1 process".to_owned(),
             many => format!("{many} processes"),
-        })),
+        }))
     }
     if width >= 70 {
         spans.push(Span::styled("  q: end  s: sort  ?: help", FAINT));
@@ -74,11 +75,10 @@ fn title(app: &App, width: u16) -> Line<'static> {
 fn draw_rates(app: &App, frame: &mut Frame, area: Rect) {
     let (flow, _) = app.fleet.flow();
     let wide = area.width >= 70;
-    let [left, right] = match wide {
-        true => {
-            Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(area)
-        }
-        false => [area, Rect { width: 0, ..area }],
+    let [left, right] = if wide {
+        Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(area)
+    } else {
+        [area, Rect { width: 0, ..area }]
     };
     let line = |name: &'static str, rate: f64, colour: Color| {
         let share = percent((flow.reads() > 0.0).then(|| rate / flow.reads()));

@@ -96,9 +96,10 @@ fn look(browser: &mut Chromium, page: &Page, view: View) -> Value {
     // Labels of pictures, with what is above and below them.
     assert!(seen["smallest"].as_f64().unwrap() >= 10.0, "{name}: {}", seen["smallest"]);
     let background = seen["background"].as_f64().unwrap();
-    match dark && !paper {
-        true => assert!(background < 0.05, "{name}: {background}"),
-        false => assert!(background > 0.95, "{name}: {background}"),
+    if dark && !paper {
+        assert!(background < 0.05, "{name}: {background}")
+    } else {
+        assert!(background > 0.95, "{name}: {background}")
     }
     for figure in seen["figures"].as_array().unwrap() {
         let number = |what: &str| figure[what].as_f64().unwrap();
@@ -173,9 +174,10 @@ async fn it_is_legible_on_every_screen_and_on_paper() {
                 assert!(text.contains("[0 0 594.95996 841.91998]"), "not A4");
             }
             let average = screenshot(browser, view);
-            match view.dark && !view.paper {
-                true => assert!(average < 60.0, "{}: {average}", view.name),
-                false => assert!(average > 225.0, "{}: {average}", view.name),
+            if view.dark && !view.paper {
+                assert!(average < 60.0, "{}: {average}", view.name)
+            } else {
+                assert!(average > 225.0, "{}: {average}", view.name)
             }
         }
     })

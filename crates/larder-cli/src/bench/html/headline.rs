@@ -165,9 +165,12 @@ pub(super) fn modes(report: &Report) -> Markup {
         mode.versus_none.as_ref().and_then(what).map_or("–".to_owned(), times)
     };
     let redis = |mode: &ModeReport, what: fn(&RedisLoad) -> u64, each: bool| {
-        mode.redis.as_ref().map_or("–".to_owned(), |it| match each {
-            true => bytes((what(it) as f64 / mode.reads.max(1) as f64).round() as u64),
-            false => bytes(what(it)),
+        mode.redis.as_ref().map_or("–".to_owned(), |it| {
+            if each {
+                bytes((what(it) as f64 / mode.reads.max(1) as f64).round() as u64)
+            } else {
+                bytes(what(it))
+            }
         })
     };
     let table = Table {

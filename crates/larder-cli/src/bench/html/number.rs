@@ -53,9 +53,10 @@ pub(super) fn time(ns: f64) -> String {
 /// `60 s`, `5 ms`, `1 %`: as short as it can be, for what was chosen and is not measured.
 pub(super) fn short(text: &str) -> String {
     let (digits, unit) = text.split_once(SPACE).unwrap_or((text, ""));
-    let digits = match digits.contains('.') {
-        true => digits.trim_end_matches('0').trim_end_matches('.'),
-        false => digits,
+    let digits = if digits.contains('.') {
+        digits.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        digits
     };
     if unit.is_empty() { digits.to_owned() } else { format!("{digits}{SPACE}{unit}") }
 }

@@ -259,9 +259,10 @@ impl Ranged for Axis {
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        match hint.weight().allow_light_points() {
-            true => vec![],
-            false => self.ticks.iter().map(|(at, _)| *at).collect(),
+        if hint.weight().allow_light_points() {
+            vec![]
+        } else {
+            self.ticks.iter().map(|(at, _)| *at).collect()
         }
     }
 

@@ -66,13 +66,14 @@ impl Clock {
     }
 
     pub(super) fn axis(self) -> Axis {
-        match self.by_share {
-            true => Axis::up_to(1.0, |at| format!("{:.0}\u{a0}%", at * 100.0)),
-            false => Axis::up_to(self.longest, |at| match at {
+        if self.by_share {
+            Axis::up_to(1.0, |at| format!("{:.0}\u{a0}%", at * 100.0))
+        } else {
+            Axis::up_to(self.longest, |at| match at {
                 _ if self.longest < 3.0 => format!("{:.0}\u{a0}ms", at * 1e3),
                 _ if self.longest < 10.0 => format!("{at:.1}\u{a0}s"),
                 _ => format!("{at:.0}\u{a0}s"),
-            }),
+            })
         }
     }
 
@@ -114,9 +115,10 @@ impl Clock {
         const PARTS: usize = 10;
         let end = if self.by_share { 1.0 } else { self.longest };
         let edge = |part: usize| end * part as f64 / PARTS as f64;
-        let called = |part: usize| match self.by_share {
-            true => format!("{}–{}\u{a0}%", part * 10, (part + 1) * 10),
-            false => {
+        let called = |part: usize| {
+            if self.by_share {
+                format!("{}–{}\u{a0}%", part * 10, (part + 1) * 10)
+            } else {
                 let edges =
                     [edge(part), edge(part + 1)].map(|at| number::short(&number::seconds(at)));
                 edges.join(" – ")
