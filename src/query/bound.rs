@@ -92,11 +92,33 @@ impl<'q, P: Params> Bound<'q, P> {
         self.load_tagged(move || async move { load().await.map(Tagged::new) })
     }
 
-    /// Returns rows that `load` brings: from memory, from Redis, or by running `load`.
+    /// Returns the rows of `load`: from memory, from Redis, or by running `load`.
     ///
-    /// Use it where [`fetch`](Bound::fetch) has no source to offer, such as a client that was set up
-    /// for a tenant; [`Rows::query`] makes rows of any client. The result has the key that `fetch`
-    /// gives it.
+    /// Use it where the client is not a [`Source`], such as a transaction that sets a role;
+    /// [`Rows::query`] runs a query on any client. The result has the same key as one that was
+    /// [fetched](Bound::fetch).
+    ///
+    /// ```no_run
+    /// use larder::Rows;
+    ///
+    /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+    /// let sql = "SELECT day, total FROM revenue WHERE region = $1";
+    /// // Row-level security depends on the role, so the role is part of the key.
+    /// let query = cache.query(sql).scope("reporting");
+    /// let rows = query.bind("eu").load_rows(move || async move {
+    ///     let mut client = pool.get().await?;
+    ///     let transaction = client.transaction().await?;
+    ///     transaction.batch_execute("SET LOCAL ROLE reporting").await?;
+    ///     let rows = Rows::query(&*transaction, sql, &[&"eu"]).await?;
+    ///     transaction.commit().await?;
+    ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rows)
+    /// });
+    /// for row in &rows.await? {
+    ///     println!("{}", row.get::<_, f64>("total"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

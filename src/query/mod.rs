@@ -355,6 +355,16 @@ impl Query {
         self.params(()).load(load)
     }
 
+    /// Returns the rows of `load`, for a query without parameters; see [`Bound::load_rows`].
+    pub fn load_rows<E, F, Fut>(&self, load: F) -> Read<'_, Rows, impl Loader<Rows>>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Rows, E>> + Send + 'static,
+    {
+        self.params(()).load_rows(load)
+    }
+
     /// Returns the value of `load`, which also reports the tags it depends on; see
     /// [`Bound::load_tagged`].
     pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>

@@ -24,7 +24,7 @@ pub struct DiscoveredView {
 }
 
 impl MaterializedView {
-    /// All materialized views of a database except the system's, in the order of their names.
+    /// All materialized views of a database except the system's, in the order of schema and name.
     ///
     /// ```no_run
     /// # use larder::refresh::MaterializedView;
@@ -85,7 +85,7 @@ async fn all(session: &mut Session) -> Result<Vec<DiscoveredView>, tokio_postgre
         "SELECT c.oid::regclass::text, c.oid, quote_ident(pg_get_userbyid(c.relowner)), \
            pg_has_role(c.relowner, 'USAGE') OR {maintain}, \
            format('%I.%I', n.nspname, c.relname), n.nspname || '.' || c.relname, \
-           c.relname::text \
+           c.relname::text, pg_table_is_visible(c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind = 'm' AND n.nspname NOT LIKE 'pg\\_%' \
            AND n.nspname <> 'information_schema' \
@@ -96,7 +96,7 @@ async fn all(session: &mut Session) -> Result<Vec<DiscoveredView>, tokio_postgre
         let name: String = row.get(0);
         let mut tags: Vec<String> = vec![row.get(4), row.get(5)];
         // Without a schema, the name means this view only if the search_path finds it.
-        if !name.contains('.') || name.starts_with('"') && !name.contains("\".") {
+        if row.get(7) {
             tags.extend([name.clone(), row.get(6)]);
         }
         tags.sort();

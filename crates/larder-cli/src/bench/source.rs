@@ -1,14 +1,13 @@
-//! [`Timed`]: PostgreSQL behind the cache, which is told how long each query took.
+//! [`Timed`]: PostgreSQL behind the cache, with the time that each query took.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deadpool_postgres::Pool;
+use larder::Rows;
 use tokio::sync::Semaphore;
 
-use super::measure::{Parts, Times, record, times};
-use larder::Rows;
-
 use super::clock::{self, Instant};
+use super::measure::{Parts, Times, record, times};
 
 /// What queries came to.
 pub(super) struct Queries {
@@ -54,5 +53,5 @@ impl Timed {
     }
 }
 
-/// Whatever failed.
+/// Any error of a query.
 pub(super) type BenchError = Box<dyn std::error::Error + Send + Sync>;
