@@ -10,7 +10,7 @@ use super::notes::{Note, SourceSnapshot};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
 use super::trigger::{PendingReports, Trigger};
-use super::view::Mode;
+use super::watch::Watched;
 use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshMode, RefreshTx, Refreshed};
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
@@ -139,10 +139,14 @@ impl Shared {
             return Ok(skipped(SkipReason::Vetoed(reason)));
         }
 
-        let how = how(view.view.mode, &tx);
-        let refreshed = match tx.refresh(how).await {
+        let how = view.view.wanted().how(tx.state.populated, tx.state.has_usable_index);
+        let (pid, limits) = (tx.state.backend.pid, view.view.limits());
+        let statement = tx.state.statement_timeout;
+        let shortest = statement.map_or(limits.lock, |statement| statement.min(limits.lock));
+        let (refreshed, watched) = self.watch(view, pid, shortest, tx.refresh(how)).await;
+        let refreshed = match refreshed {
             Ok(refreshed) => refreshed,
-            Err(error) => return Err(explained(tx, error).await),
+            Err(error) => return Err(explained(tx, view, how, error, watched).await),
         };
         let rows = rows(how, &tx, &refreshed);
         let note = note(trigger, &tx, last, basis, rows, &refreshed);
@@ -172,6 +176,7 @@ impl Shared {
                 transaction::analyze(&mut session, &quoted, view.view.limits()).await
         {
             let why = RefreshError::of_postgres(name, error);
+            let why = check::explain_analyze(&mut session, oid, &quoted, why).await;
             warnings.push(format!("it was refreshed, and then ANALYZE failed: {why}"));
         }
         Ok(done(RefreshOutcome::Refreshed(rows), warnings))
@@ -208,17 +213,6 @@ fn is_done(trigger: &Trigger, last: Option<&Note>, now: &ViewVersion) -> bool {
     }
 }
 
-fn how(mode: Mode, tx: &RefreshTx) -> RefreshMode {
-    match mode {
-        // `CONCURRENTLY` needs a populated view. A plain refresh blocks nobody here: reading a view
-        // that was never populated is an error.
-        _ if !tx.state.populated => RefreshMode::Plainly,
-        Mode::Plain => RefreshMode::Plainly,
-        Mode::ConcurrentlyOrPlain if !tx.state.has_usable_index => RefreshMode::Plainly,
-        Mode::Concurrently | Mode::ConcurrentlyOrPlain => RefreshMode::Concurrently,
-    }
-}
-
 fn rows(how: RefreshMode, tx: &RefreshTx, refreshed: &Refreshed) -> RowChanges {
     let [inserted, updated, deleted] = refreshed.rows;
     let (plain, counted) = (how == RefreshMode::Plainly, tx.state.counts);
@@ -249,11 +243,22 @@ fn note(
 }
 
 /// Adds to the error what can be found out about its cause.
-async fn explained(mut tx: Box<RefreshTx>, error: RefreshError) -> RefreshError {
-    if tx.session.roll_back().await.is_err() {
+async fn explained(
+    mut tx: Box<RefreshTx>,
+    view: &View,
+    how: RefreshMode,
+    error: RefreshError,
+    watched: Watched,
+) -> RefreshError {
+    let limit = tx.state.statement_timeout;
+    let error = match &watched.wait {
+        Some(wait) => error.during(wait, limit.is_some_and(|limit| watched.took >= limit)),
+        None => error,
+    };
+    if tx.session.roll_back().await.is_err() || !error.findings().is_empty() {
         return error;
     }
-    let name = error.view().to_owned();
-    let findings = check::explain(&mut tx.session, &name, error.kind()).await;
+    let wanted = view.view.wanted();
+    let findings = check::explain(&mut tx.session, &tx.view, wanted, how, &error).await;
     error.with(findings)
 }

@@ -2,10 +2,9 @@
 
 use crate::postgres::TlsPool;
 use crate::refresh::check::ViewCheck;
-use crate::refresh::postgres::RefreshError;
-use crate::refresh::postgres::check::{self, Wanted};
 use crate::refresh::postgres::session::{Session, Source};
-use crate::refresh::view::{MaterializedView, Mode};
+use crate::refresh::postgres::{RefreshError, check};
+use crate::refresh::view::MaterializedView;
 
 /// A materialized view that a database has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +60,7 @@ impl MaterializedView {
         let failed = |error| RefreshError::of_postgres(&self.name, error);
         let managed = all(&mut session).await.map_err(failed)?;
         let managed: Vec<u32> = managed.iter().map(|view| view.oid).collect();
-        let wanted = Wanted {
-            concurrently: self.mode == Mode::Concurrently,
-            skip_unchanged: self.skip_unchanged,
-        };
+        let wanted = self.wanted();
         let findings = check::check(&mut session, &self.name, wanted, &managed).await;
         Ok(ViewCheck { view: self.name.clone(), findings: findings.map_err(failed)? })
     }

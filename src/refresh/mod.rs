@@ -24,6 +24,7 @@ mod status;
 mod ticks;
 mod trigger;
 mod view;
+mod watch;
 #[cfg(feature = "webhook")]
 mod webhook;
 

@@ -16,12 +16,10 @@ use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::shared::{Closing, Shared, View};
 use super::status::ViewStatus;
 use super::trigger::Trigger;
-use super::view::Mode;
 use crate::postgres::cancel::LIMIT;
-use crate::refresh::postgres::check::{self, Wanted};
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::session::Session;
-use crate::refresh::postgres::{RefreshError, RefreshErrorKind, state, trigger};
+use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check, state, trigger};
 
 /// Refreshes materialized views on schedule, and makes cached results that read them stale when
 /// their rows have changed.
@@ -166,10 +164,7 @@ impl Refresher {
         let managed: Vec<u32> = managed.into_iter().flatten().collect();
         let mut views = vec![];
         for view in &self.shared.views {
-            let wanted = Wanted {
-                concurrently: view.view.mode == Mode::Concurrently,
-                skip_unchanged: view.view.skip_unchanged,
-            };
+            let wanted = view.view.wanted();
             let findings = check::check(&mut session, view.name(), wanted, &managed).await;
             let findings =
                 findings.map_err(|error| RefreshError::of_postgres(view.name(), error))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::report::RefreshReport;
-use crate::refresh::postgres::RefreshError;
+use crate::refresh::postgres::{Finding, RefreshError};
 use crate::telemetry::stats::ViewStats;
 
 /// The status of a view, in this process.
@@ -15,6 +15,7 @@ pub struct ViewStatus {
     pub(super) activity: Activity,
     /// How many attempts are running: scheduled and requested ones may coincide.
     pub(super) attempts: u32,
+    pub(super) waits_for: Vec<Finding>,
     pub(super) next: Option<SystemTime>,
     pub(super) last: Option<Arc<RefreshReport>>,
     pub(super) last_refreshed: Option<Arc<RefreshReport>>,
@@ -36,6 +37,9 @@ pub enum Activity {
     WaitingForDependencies,
     /// This process is refreshing it, or is about to.
     Refreshing,
+    /// This process is refreshing it, and the refresh waits for a lock; see
+    /// [`waits_for`](ViewStatus::waits_for).
+    WaitingForLock,
     /// Another process is refreshing it. If that process dies, this one takes over.
     RefreshedElsewhere,
     /// Nothing that it reads seems to have been written. To be certain, the process waits until
@@ -52,6 +56,7 @@ impl ViewStatus {
             view,
             activity: Activity::Idle,
             attempts: 0,
+            waits_for: vec![],
             next: None,
             last: None,
             last_refreshed: None,
@@ -93,7 +98,22 @@ impl ViewStatus {
 
     /// What is being done about it at this moment.
     pub fn activity(&self) -> Activity {
-        if self.attempts > 0 { Activity::Refreshing } else { self.activity }
+        match self.attempts {
+            0 => self.activity,
+            _ if self.waits_for.is_empty() => Activity::Refreshing,
+            _ => Activity::WaitingForLock,
+        }
+    }
+
+    /// The sessions that a running refresh waits for, because they hold a lock that it needs, or
+    /// come first in the queue for it. Each finding names the process, its user and application,
+    /// the relation, the mode of the lock and how long it has been held, and the SQL that ends the
+    /// wait.
+    ///
+    /// A refresh is looked at after 200 milliseconds, and at least every 2 seconds from then on,
+    /// over another connection of the pool. If the pool has none to spare, this stays empty.
+    pub fn waits_for(&self) -> &[Finding] {
+        &self.waits_for
     }
 
     /// The tick of its schedule that comes next, or that is being handled.
@@ -150,6 +170,7 @@ impl fmt::Display for Activity {
             Activity::Idle => "idle",
             Activity::WaitingForDependencies => "waiting for views below",
             Activity::Refreshing => "refreshing",
+            Activity::WaitingForLock => "waiting for a lock",
             Activity::RefreshedElsewhere => "refreshed by another process",
             Activity::Verifying => "seems unchanged",
             Activity::Retrying => "to be tried again",
@@ -160,6 +181,7 @@ impl fmt::Display for Activity {
 impl fmt::Display for ViewStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.view, self.activity())?;
+        self.waits_for.iter().try_for_each(|finding| write!(f, ": {}", finding.message()))?;
         if let Some(last) = &self.last {
             write!(f, "; last {}", last.outcome)?;
         }

@@ -11,6 +11,7 @@ use super::schedule::Schedule;
 use crate::error::WrongSetting;
 use crate::postgres::{TlsPool, TransactionPooling};
 use crate::query::Query;
+use crate::refresh::postgres::check::Wanted;
 use crate::refresh::postgres::transaction::Limits;
 use crate::value::param::SqlParams;
 use crate::value::tag::Tag;
@@ -263,6 +264,15 @@ impl MaterializedView {
 
     pub(super) fn limits(&self) -> Limits {
         Limits { lock: self.lock_timeout, statement: self.statement_timeout }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
+            concurrently: self.mode == Mode::Concurrently,
+            plain: self.mode == Mode::Plain,
+            limits: self.limits(),
+            skip_unchanged: self.skip_unchanged,
+        }
     }
 
     /// Checks all settings, and returns the schedule.

@@ -2,13 +2,17 @@
 
 mod outcome;
 
+use std::collections::HashSet;
 use std::error::Error as _;
+use std::future::Future;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::interval;
 
 use self::outcome::Outcomes;
 use super::config::Config;
@@ -209,7 +213,8 @@ async fn refresh(
             .iter()
             .map(|view| async move { (view.name(), refresher.refresh_now(view.name()).await) })
             .collect();
-        while let Some((name, outcome)) = running.next().await {
+        let mut waits = Waits::default();
+        while let Some((name, outcome)) = waits.shown_until(refresher, running.next()).await {
             let mut untold = None;
             if let (Some(cache), Ok(report)) = (cache, &outcome)
                 && report.changed()
@@ -220,6 +225,44 @@ async fn refresh(
         }
     }
     Ok(())
+}
+
+/// The waits for locks that were shown.
+#[derive(Default)]
+struct Waits(HashSet<String>);
+
+impl Waits {
+    /// Shows on stderr for whom the refreshes wait, until something has happened.
+    async fn shown_until<T>(
+        &mut self,
+        refresher: &Refresher,
+        something: impl Future<Output = T>,
+    ) -> T {
+        let mut something = pin!(something);
+        let mut looks = interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut something => return done,
+                _ = looks.tick() => self.show(refresher),
+            }
+        }
+    }
+
+    fn show(&mut self, refresher: &Refresher) {
+        for view in refresher.status() {
+            for finding in view.waits_for() {
+                // The message changes with the time; the SQL names the process.
+                let sql = finding.mending_sql().join(" ");
+                if !self.0.insert(format!("{}: {sql}", view.view())) {
+                    continue;
+                }
+                let text = format!("{}: {}", view.view(), finding.message());
+                let line = text::paragraph("waiting  ", 9, &text, text::width());
+                anstream::eprintln!("{line}\n           {BOLD}{sql}{RESET}");
+            }
+        }
+    }
 }
 
 /// The refresher has made stale what is tagged with the name that was given here. A program may have

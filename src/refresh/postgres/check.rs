@@ -2,20 +2,37 @@
 
 use tokio_postgres::types::Type;
 
-use super::error::RefreshErrorKind;
+use super::blocker;
+use super::error::{RefreshError, RefreshErrorKind};
 use super::finding::{Finding, FindingKind};
+use super::limits;
 use super::lineage::Lineage;
 use super::session::Session;
-use super::state::{self, Relation, USABLE_INDEX};
-use super::transaction;
+use super::state::{self, Kind, Relation, USABLE_INDEX};
+use super::transaction::{Limits, RefreshMode};
 
-/// Which settings of a view are to be checked, beyond its catalog row.
+/// How a view is to be refreshed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     /// Whether it is refreshed `CONCURRENTLY`, without a fallback.
     pub(crate) concurrently: bool,
+    /// Whether it is never refreshed `CONCURRENTLY`.
+    pub(crate) plain: bool,
+    pub(crate) limits: Limits,
     /// Whether refreshes are skipped when nothing was written.
     pub(crate) skip_unchanged: bool,
+}
+
+impl Wanted {
+    pub(crate) fn how(self, populated: bool, has_usable_index: bool) -> RefreshMode {
+        // `CONCURRENTLY` needs a populated view. A plain refresh blocks nobody then: reading a view
+        // that was never populated is an error.
+        if self.plain || !populated || !self.concurrently && !has_usable_index {
+            RefreshMode::Plainly
+        } else {
+            RefreshMode::Concurrently
+        }
+    }
 }
 
 /// All findings about the view of this name. `managed`: the materialized views that the refresher
@@ -49,9 +66,11 @@ pub(crate) async fn check(
     if wanted.concurrently && !now.has_usable_index {
         findings.push(no_unique_index(session, &view).await?);
     }
-    findings.extend(rights(session, &view, wanted.concurrently).await?);
-    findings.extend(held(session, &view).await?);
+    let how = wanted.how(now.populated, now.has_usable_index);
+    findings.extend(rights(session, &view, how).await?);
     let lineage = Lineage::of(session, &[view.oid]).await?;
+    findings.extend(held(session, &view, &lineage, how).await?);
+    findings.extend(limits::check(session, wanted.limits).await?);
     findings.extend(unreadable(session, &view, &lineage).await?);
     findings.extend(unmanaged(&lineage, &view, managed));
     if wanted.skip_unchanged {
@@ -141,7 +160,7 @@ async fn guessed_columns(
 async fn rights(
     session: &mut Session,
     view: &Relation,
-    concurrently: bool,
+    how: RefreshMode,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
     // The privilege MAINTAIN exists from PostgreSQL 17 on. Older servers reject its name, so the
     // query contains it only where it exists.
@@ -171,7 +190,7 @@ async fn rights(
         };
         findings.push(Finding::new(FindingKind::NotOwner, message).mend(mend));
     }
-    if concurrently && !row.get::<_, bool>(3) {
+    if how == RefreshMode::Concurrently && !row.get::<_, bool>(3) {
         let message = format!(
             "its owner {owner} may not make temporary tables in {database}, and CONCURRENTLY needs \
              one"
@@ -196,29 +215,25 @@ async fn rights(
 }
 
 /// Which sessions hold a lock that a refresh has to wait for.
-pub(crate) async fn held(
+async fn held(
     session: &mut Session,
     view: &Relation,
+    lineage: &Lineage,
+    how: RefreshMode,
 ) -> Result<Vec<Finding>, tokio_postgres::Error> {
-    if let Some(holder) = transaction::holder(session, view.oid).await? {
-        let message = format!("{holder} is refreshing it at this moment");
-        return Ok(vec![Finding::new(FindingKind::Held, message)]);
+    let mut findings = vec![];
+    let refresher = blocker::refresher(session, view.oid).await?;
+    if let Some(refresher) = &refresher {
+        let (who, age) = (refresher.session(), refresher.age());
+        let message = format!("{who} is refreshing it at this moment{age}");
+        findings.push(Finding::new(FindingKind::Held, message));
     }
-    // EXCLUSIVE, which CONCURRENTLY takes, is compatible with ACCESS SHARE alone.
-    let sql = "SELECT format('postgresql''s process %s%s holds %s on it%s', l.pid, \
-                 ' (' || nullif(a.application_name, '') || ')', l.mode, \
-                 ', in a transaction since ' || date_trunc('second', a.xact_start)::text), l.pid \
-               FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
-               WHERE l.locktype = 'relation' AND l.granted AND l.relation = $1 \
-                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-                 AND l.mode <> 'AccessShareLock' AND l.pid <> pg_backend_pid() ORDER BY l.pid";
-    let rows = session.query(sql, &[(&view.oid, Type::OID)]).await?;
-    let found = rows.iter().map(|row| {
-        let (message, pid): (String, i32) = (row.get(0), row.get(1));
-        let message = format!("{message}, which a refresh has to wait for");
-        Finding::new(FindingKind::Held, message).mend(format!("SELECT pg_cancel_backend({pid});"))
-    });
-    Ok(found.collect())
+    let pid = refresher.map(|refresher| refresher.pid());
+    let reads: Vec<u32> = lineage.edges(view.oid).into_iter().map(|(_, read)| read).collect();
+    let held = blocker::held(session, view, &reads, how).await?;
+    let others = held.iter().filter(|blocker| Some(blocker.pid()) != pid);
+    findings.extend(others.map(|blocker| blocker.finding("a refresh has to wait for")));
+    Ok(findings)
 }
 
 /// What the owners of the view, and of the plain views through which it reads, may not read.
@@ -298,15 +313,26 @@ async fn untraceable(
     Ok(findings)
 }
 
-/// The findings about the view that explain an error of this kind.
+/// The findings about the view that explain why a refresh failed.
 pub(crate) async fn explain(
     session: &mut Session,
-    name: &str,
-    kind: RefreshErrorKind,
+    view: &Relation,
+    wanted: Wanted,
+    how: RefreshMode,
+    error: &RefreshError,
 ) -> Vec<Finding> {
+    if error.kind() == RefreshErrorKind::LockTimeout {
+        let Ok(lineage) = Lineage::of(session, &[view.oid]).await else { return vec![] };
+        return held(session, view, &lineage, how).await.unwrap_or_default();
+    }
+    if error.kind() == RefreshErrorKind::Cancelled {
+        let mut findings = limits::check(session, wanted.limits).await.unwrap_or_default();
+        findings.retain(|it| !it.message.starts_with("idle") && !it.message.starts_with("lock"));
+        return findings;
+    }
     let explains = |finding: &Finding| {
         matches!(
-            (kind, finding.kind),
+            (error.kind(), finding.kind),
             (RefreshErrorKind::NoUniqueIndex, FindingKind::NoUniqueIndex)
                 | (RefreshErrorKind::NotPopulated, FindingKind::NotPopulated)
                 | (
@@ -315,12 +341,28 @@ pub(crate) async fn explain(
                         | FindingKind::OwnerCannotRead
                         | FindingKind::OwnerLacksTemporary
                 )
-                | (RefreshErrorKind::LockTimeout, FindingKind::Held)
                 | (RefreshErrorKind::ReadOnly, FindingKind::ReadOnly)
         )
     };
-    let wanted = Wanted { concurrently: true, skip_unchanged: false };
-    let mut findings = check(session, name, wanted, &[]).await.unwrap_or_default();
+    let wanted = Wanted { concurrently: how == RefreshMode::Concurrently, ..wanted };
+    let mut findings = check(session, &view.quoted, wanted, &[]).await.unwrap_or_default();
     findings.retain(explains);
     findings
+}
+
+/// Adds to the error of an `ANALYZE` who holds the lock that it waited for.
+pub(crate) async fn explain_analyze(
+    session: &mut Session,
+    oid: u32,
+    quoted: &str,
+    error: RefreshError,
+) -> RefreshError {
+    if error.kind() != RefreshErrorKind::LockTimeout {
+        return error;
+    }
+    let view = Relation { oid, quoted: quoted.to_owned(), kind: Kind::Materialized };
+    // Its lock, SHARE UPDATE EXCLUSIVE, conflicts with less than that of a refresh.
+    let held = blocker::held(session, &view, &[], RefreshMode::Concurrently).await;
+    let held = held.unwrap_or_default();
+    error.with(held.iter().map(|blocker| blocker.finding("ANALYZE had to wait for")).collect())
 }

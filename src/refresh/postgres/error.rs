@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::blocker::LockWait;
 use super::finding::Finding;
 use crate::error::BoxError;
 
@@ -47,9 +48,12 @@ pub enum RefreshErrorKind {
     InUse,
     /// The server, or the transaction, is read-only (25006).
     ReadOnly,
-    /// Another session held a lock on the view for too long (55P03).
+    /// Another session held a lock that the refresh needs for too long: on the view, or on
+    /// something that it reads (55P03). The findings name the session. Also if the statement
+    /// timeout ended the wait (57014).
     LockTimeout,
-    /// The refresh exceeded its statement timeout, or was cancelled (57014).
+    /// The refresh exceeded its statement timeout (57014) or its transaction timeout (25P04), or
+    /// was cancelled.
     Cancelled,
     /// No connection was available, or it was lost. It is not known then whether the refresh took
     /// place. If it did, it is detected like a refresh made by others, and the caches are
@@ -101,8 +105,8 @@ impl RefreshError {
             Some(db) => (kind_of(db), why(kind_of(db), db)),
             None => (
                 RefreshErrorKind::Connection,
-                "the connection was lost; whether the refresh took place is not known, and it is \
-                 tried again"
+                "the connection was lost; whether the refresh took place is not known, and a \
+                 scheduled one is tried again"
                     .to_owned(),
             ),
         };
@@ -114,6 +118,35 @@ impl RefreshError {
     pub(crate) fn with(self, findings: Vec<Finding>) -> RefreshError {
         match Arc::try_unwrap(self.0) {
             Ok(inner) => RefreshError(Arc::new(Inner { findings, ..inner })),
+            Err(shared) => RefreshError(shared),
+        }
+    }
+
+    /// The same error of a refresh that was waiting for a lock when it ended. `by_limit`: whether
+    /// it had reached its statement timeout.
+    pub(crate) fn during(self, wait: &LockWait, by_limit: bool) -> RefreshError {
+        let kind = match self.0.kind {
+            RefreshErrorKind::LockTimeout => RefreshErrorKind::LockTimeout,
+            RefreshErrorKind::Cancelled if by_limit => RefreshErrorKind::LockTimeout,
+            kind @ (RefreshErrorKind::Cancelled | RefreshErrorKind::Connection) => kind,
+            _ => return self,
+        };
+        let source = self.0.source.as_deref();
+        let source = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+        let said = match source.and_then(tokio_postgres::Error::as_db_error) {
+            Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+            None => "the connection was lost".to_owned(),
+        };
+        let why = format!("{said}, while it waited for {wait}");
+        let why = match kind {
+            RefreshErrorKind::LockTimeout => format!("{why}; {HELD}"),
+            RefreshErrorKind::Cancelled => format!("{why}; somebody cancelled it"),
+            _ => format!("{why}; {}", "a scheduled refresh is tried again"),
+        };
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) => {
+                RefreshError(Arc::new(Inner { kind, why, findings: wait.findings(), ..inner }))
+            }
             Err(shared) => RefreshError(shared),
         }
     }
@@ -151,7 +184,8 @@ fn kind_of(db: &DbError) -> RefreshErrorKind {
         "55006" => RefreshErrorKind::InUse,
         "25006" => RefreshErrorKind::ReadOnly,
         "55P03" => RefreshErrorKind::LockTimeout,
-        "57014" => RefreshErrorKind::Cancelled,
+        // By the statement's limit or by somebody; by the limit of transactions.
+        "57014" | "25P04" => RefreshErrorKind::Cancelled,
         // Shutting down, starting up, out of connections. Deadlocks and conflicts are transient as
         // well.
         "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "40001" | "40P01" => {
@@ -161,6 +195,11 @@ fn kind_of(db: &DbError) -> RefreshErrorKind {
         _ => RefreshErrorKind::Postgres,
     }
 }
+
+/// What to do about a lock that was not free in time.
+const HELD: &str = "a lock that the refresh needs was not free within `lock_timeout`, or within \
+    `statement_timeout` where that is shorter: end the session that holds it, or raise the limit; a \
+    scheduled refresh is tried again";
 
 /// What the error means and what to do. PostgreSQL's message is quoted where it names something.
 /// Its detail is not quoted, since it contains values.
@@ -197,16 +236,16 @@ fn why(kind: RefreshErrorKind, db: &DbError) -> String {
             "this server or this role takes no writes: connect to the primary, and look for \
              default_transaction_read_only"
         }
-        RefreshErrorKind::LockTimeout => {
-            "another session held a lock on it for longer than `lock_timeout`: a VACUUM, ANALYZE, \
-             CREATE INDEX, another refresh or, for a refresh without CONCURRENTLY, a reader; it is \
-             tried again"
-        }
+        RefreshErrorKind::LockTimeout => HELD,
         RefreshErrorKind::Cancelled => {
-            "it took longer than `statement_timeout`, or was cancelled by somebody: raise it, or \
-             make the view's query faster"
+            "it took longer than `statement_timeout` (or `transaction_timeout`), or was cancelled by \
+             somebody: give the view a `statement_timeout` of its own, or make its query faster"
         }
-        RefreshErrorKind::Connection => "it is tried again",
+        RefreshErrorKind::Connection if code == "40P01" => {
+            "another session held what the refresh needed, and waited for what it held; a scheduled \
+             refresh is tried again"
+        }
+        RefreshErrorKind::Connection => "a scheduled refresh is tried again",
         RefreshErrorKind::Closed | RefreshErrorKind::Postgres => {
             "it is the view's own query, or the server, that failed: run REFRESH MATERIALIZED VIEW \
              by hand to see all of it"

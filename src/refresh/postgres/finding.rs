@@ -29,8 +29,12 @@ pub enum FindingKind {
     OwnerCannotRead,
     /// The view's owner may not create the temporary table that `CONCURRENTLY` needs.
     OwnerLacksTemporary,
-    /// Another session holds a lock that a refresh has to wait for, or is refreshing the view now.
+    /// Another session holds a lock that a refresh has to wait for, on the view or on something
+    /// that it reads, or is refreshing the view now.
     Held,
+    /// A time limit of the role, the database or the server applies to refreshes, or is replaced
+    /// by one of the view's own.
+    TimeLimit,
     /// The server is a standby, or the role's transactions are read-only by default.
     ReadOnly,
     /// `skip_unchanged` cannot detect all changes of what the view reads, so the view is always
@@ -47,6 +51,7 @@ impl FindingKind {
             self,
             FindingKind::NotPopulated
                 | FindingKind::Held
+                | FindingKind::TimeLimit
                 | FindingKind::Untraceable
                 | FindingKind::Unmanaged
         )

@@ -1,8 +1,10 @@
 //! The statements about materialized views that PostgreSQL runs, and what its answers mean.
 
+pub(crate) mod blocker;
 pub(crate) mod check;
 mod error;
 mod finding;
+mod limits;
 pub(crate) mod lineage;
 pub(crate) mod listen;
 pub(crate) mod session;

@@ -1,5 +1,7 @@
 //! [`ViewState`]: a view as PostgreSQL describes it at one moment.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -81,6 +83,8 @@ pub(crate) struct ViewState {
     pub(crate) written: Written,
     /// PostgreSQL's clock, in microseconds since 1970.
     pub(crate) now: i64,
+    /// The `statement_timeout` of this transaction.
+    pub(crate) statement_timeout: Option<Duration>,
     pub(crate) backend: Backend,
 }
 
@@ -153,7 +157,8 @@ pub(crate) async fn look(
              JOIN pg_am am ON am.oid = x.relam WHERE i.indrelid = c.oid AND {USABLE_INDEX}), \
            current_setting('server_version_num')::int4, current_setting('track_counts')::bool, \
            {WRITTEN}, (extract(epoch FROM clock_timestamp()) * 1000000)::int8, pg_backend_pid(), \
-           coalesce(current_setting('client_connection_check_interval', true), '0') <> '0' \
+           coalesce(current_setting('client_connection_check_interval', true), '0') <> '0', \
+           (SELECT setting::int8 FROM pg_settings WHERE name = 'statement_timeout') \
          FROM pg_class c WHERE c.oid = $1 AND c.relkind = 'm'"
     );
     let rows = session.query(&sql, &[(&oid, Type::OID)]).await?;
@@ -166,6 +171,10 @@ pub(crate) async fn look(
         written: written(row, 6),
         now: row.get(9),
         backend: Backend { pid: row.get(10), notices_end: row.get(11) },
+        statement_timeout: match row.get::<_, i64>(12) {
+            0 => None,
+            millis => Some(Duration::from_millis(millis.unsigned_abs())),
+        },
     }))
 }
 

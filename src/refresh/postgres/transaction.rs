@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
+use super::blocker::{self, Blocker};
 use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Session, Source, millis};
 use super::state::{self, Relation, ViewState, ViewVersion, Written};
@@ -157,10 +158,17 @@ pub(crate) async fn analyze(
 }
 
 fn settings(limits: Limits) -> String {
-    let mut sql = format!("SET LOCAL lock_timeout = {};", millis(limits.lock));
+    let lock = millis(limits.lock);
+    let mut sql = format!("SET LOCAL lock_timeout = {lock};");
     if let Some(statement) = limits.statement {
         sql.push_str(&format!("SET LOCAL statement_timeout = {};", millis(statement)));
     }
+    // A wait for a lock must not end as a statement that took too long, also where the role's own
+    // statement_timeout is the shorter one. Its error would not say that there was a wait.
+    sql.push_str(&format!(
+        "SELECT set_config('lock_timeout', greatest(setting::int8 * 9 / 10, 1)::text, true) \
+         FROM pg_settings WHERE name = 'statement_timeout' AND setting::int8 BETWEEN 1 AND {lock};"
+    ));
     // While a hook runs, the transaction is idle. The hook has a time limit of its own.
     sql.push_str("SET LOCAL idle_in_transaction_session_timeout = 0;");
     // The refresh of a killed process would run to its end and make all others wait. This makes
@@ -172,19 +180,17 @@ fn settings(limits: Limits) -> String {
     sql
 }
 
-/// Describes the session that holds the lock of a view.
-pub(super) async fn holder(
-    session: &mut Session,
-    oid: u32,
-) -> Result<Option<String>, tokio_postgres::Error> {
-    let sql = "SELECT format('process %s%s%s', l.pid, \
-                 ' (' || nullif(a.application_name, '') || ')', \
-                 ', since ' || date_trunc('second', a.xact_start)::text) \
-               FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) \
-               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 \
-                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-                 AND l.classid = $1 AND l.objid = $2 AND l.pid <> pg_backend_pid()";
-    let class = LOCK_CLASS as u32;
-    let rows = session.query(sql, &[(&class, Type::OID), (&oid, Type::OID)]).await?;
-    Ok(rows.first().map(|row| format!("postgresql's {}", row.get::<_, String>(0))))
+/// Describes the session that refreshes a view at this moment, and for whom it waits itself.
+async fn holder(session: &mut Session, oid: u32) -> Result<Option<String>, tokio_postgres::Error> {
+    let Some(holder) = blocker::refresher(session, oid).await? else { return Ok(None) };
+    let waits = blocker::waits(session, holder.pid()).await?;
+    let mut text = format!("{}{}", holder.session(), holder.age());
+    if let Some(wait) = waits {
+        let others: Vec<String> = wait.blockers().iter().map(Blocker::session).collect();
+        text.push_str(&format!(
+            ", itself waiting for {wait}, which is held by {},",
+            others.join(" and ")
+        ));
+    }
+    Ok(Some(text))
 }

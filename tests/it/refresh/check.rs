@@ -115,10 +115,10 @@ async fn who_holds_a_view_is_told() {
         let refresher = refresher.clone();
         async move { refresher.refresh_now("by_region").await }
     });
-    until("it is refreshing", || refresher.status()[0].activity() == Activity::Refreshing).await;
+    until("it is refreshing", || refresher.status()[0].activity() != Activity::Idle).await;
     until_async("the refresh is found", async || {
         let all = findings(&refresher).await;
-        all[0].iter().any(|finding| finding.message().ends_with("is refreshing it at this moment"))
+        all[0].iter().any(|it| it.message().contains("is refreshing it at this moment, for "))
     })
     .await;
     holder.rollback().await.unwrap();
@@ -130,7 +130,12 @@ async fn who_holds_a_view_is_told() {
     let all = findings(&refresher).await;
     let [finding] = &all[0][..] else { panic!("{:?}", all[0]) };
     assert_eq!(finding.kind(), FindingKind::Held);
-    assert!(finding.message().contains("(backup) holds ShareUpdateExclusiveLock"), "{finding}");
+    assert!(
+        finding
+            .message()
+            .contains("application backup) holds ShareUpdateExclusiveLock on public.by_region,"),
+        "{finding}"
+    );
     assert!(!finding.kind().is_fatal());
     drop(holder);
     let sql = "SELECT 1";

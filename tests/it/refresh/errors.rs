@@ -162,8 +162,11 @@ async fn a_lock_that_is_not_given_in_time_names_its_holder_and_leaves_the_rows()
     assert_eq!((error.kind(), sqlstate(&error)), (RefreshErrorKind::LockTimeout, "55P03"));
     let [finding] = error.findings() else { panic!("{error}") };
     assert_eq!(finding.kind(), FindingKind::Held);
-    assert!(finding.message().contains("(the index builder) holds ShareLock"), "{error}");
-    assert!(finding.mending_sql()[0].starts_with("SELECT pg_cancel_backend("));
+    assert!(
+        finding.message().contains("application the index builder) holds ShareLock on"),
+        "{error}"
+    );
+    assert!(finding.mending_sql()[0].starts_with("SELECT pg_terminate_backend("));
     assert_eq!(orders(&other).await, 10);
     holder.rollback().await.unwrap();
     let refresher = Refresher::builder(database.pool(1)).view(view).start().await.unwrap();

@@ -9,6 +9,7 @@ mod errors;
 mod fleet;
 mod follow;
 mod hooks;
+mod locks;
 mod names;
 mod order;
 mod pgbouncer;

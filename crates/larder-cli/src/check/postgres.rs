@@ -160,10 +160,23 @@ const SETTINGS: &str = "SELECT name, setting, source FROM pg_settings WHERE name
     'idle_in_transaction_session_timeout', 'idle_session_timeout', 'autovacuum', \
     'default_transaction_read_only', 'client_connection_check_interval')";
 
+/// Where a setting comes from, as the end of a sentence.
+fn whose(source: &str) -> &'static str {
+    match source {
+        "user" => ", by a setting of the role",
+        "database" => ", by a setting of the database",
+        "database user" => ", by a setting of the role in this database",
+        "client" => ", by an option of the connection",
+        _ => "",
+    }
+}
+
 async fn settings(report: &mut Report, session: &Session) -> Result<(), tokio_postgres::Error> {
     let rows = session.query(SETTINGS, &[]).await?;
     let settings: BTreeMap<String, String> =
         rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let whose: BTreeMap<String, &str> =
+        rows.iter().map(|row| (row.get(0), whose(row.get(2)))).collect();
     let is = |name: &str, value: &str| settings.get(name).is_some_and(|it| it == value);
     let millis = |name: &str| {
         settings.get(name).and_then(|it| it.parse::<u64>().ok()).filter(|&millis| millis > 0)
@@ -210,6 +223,10 @@ async fn settings(report: &mut Report, session: &Session) -> Result<(), tokio_po
           does a refresh, unless its view has a statement_timeout of its own.",
         ),
         (
+            "lock_timeout",
+            "A load that waits longer for a lock fails. A refresh has a lock_timeout of its own.",
+        ),
+        (
             "transaction_timeout",
             "A refresh that takes longer is ended together with its \
           connection, and nothing of larder overrides that.",
@@ -230,7 +247,9 @@ async fn settings(report: &mut Report, session: &Session) -> Result<(), tokio_po
         match millis(name) {
             Some(millis) => {
                 let time = crate::text::duration(std::time::Duration::from_millis(millis));
-                report.add(AREA, Severity::Note, format!("{name} is {time}")).advise(meaning);
+                let whose = whose.get(name).unwrap_or(&"");
+                let what = format!("{name} is {time}{whose}");
+                report.add(AREA, Severity::Note, what).advise(meaning);
             }
             None if settings.contains_key(name) => unlimited.push(name),
             None => {}

@@ -20,10 +20,13 @@ pub(super) async fn check(
     }
     for name in names {
         let check = MaterializedView::new(name.as_str()).check(pool.source.clone()).await?;
-        if check.findings().is_empty() {
+        // The limits are the connection's, and are reported once, with its other settings.
+        let of_view = |finding: &&Finding| finding.kind() != FindingKind::TimeLimit;
+        let findings: Vec<&Finding> = check.findings().iter().filter(of_view).collect();
+        if findings.is_empty() {
             report.add(AREA, Severity::Ok, format!("{name}: can be refreshed CONCURRENTLY"));
         }
-        for finding in check.findings() {
+        for finding in findings {
             add(report, name, finding);
         }
     }

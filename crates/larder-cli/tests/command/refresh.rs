@@ -184,3 +184,30 @@ async fn ctrl_c_cancels_in_postgresql_too() {
     assert_eq!(refreshing().await, 0);
     holder.rollback().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_waits_says_for_whom_while_it_waits_and_at_its_end() {
+    let (database, mut client) = shop().await;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let holder = client.transaction().await.unwrap();
+    let lock = "SET LOCAL application_name = 'the migration';
+                LOCK TABLE orders IN ACCESS EXCLUSIVE MODE";
+    holder.batch_execute(lock).await.unwrap();
+    let url = database.url();
+    let arguments = ["refresh", "by_region", "--lock-timeout", "1500ms", "--postgres", &url];
+    let ran = run(larder(arguments)).await;
+    assert_eq!(ran.code, 1);
+    let mend = format!("SELECT pg_terminate_backend({pid});");
+    for (text, first) in [(&ran.err, "waiting"), (&ran.out, "failed")] {
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.starts_with(first), "{words}");
+        for said in [
+            &format!("process {pid} (user postgres, application the migration) holds"),
+            "AccessExclusiveLock on public.orders",
+            &mend,
+        ] {
+            assert!(words.contains(said), "{said}: {words}");
+        }
+    }
+    holder.rollback().await.unwrap();
+}
