@@ -51,7 +51,7 @@ mod outage;
 mod runtimes;
 #[cfg(feature = "redis")]
 mod security;
-#[cfg(feature = "redis")]
+#[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "redis")]
 mod trips;

@@ -308,7 +308,7 @@ fn a_store_in_memory_that_is_disconnected_keeps_no_task_from_running() {
             let store = larder::testing::MemoryStore::new();
             let cache = QueryCache::builder().namespace("outage").memory_store(&store);
             let cache = cache.build().await.unwrap();
-            let again = async || {
+            let again = || {
                 let store = store.clone();
                 store.disconnect();
                 tokio::spawn(async move {
@@ -316,10 +316,10 @@ fn a_store_in_memory_that_is_disconnected_keeps_no_task_from_running() {
                     store.reconnect();
                 })
             };
-            let reconnected = again().await;
+            let reconnected = again();
             while cache.invalidate(["t"]).await.acknowledged().is_err() {}
             reconnected.await.unwrap();
-            let reconnected = again().await;
+            let reconnected = again();
             while cache.fleet_stats().await.is_err() {}
             reconnected.await.unwrap();
         });

@@ -139,3 +139,14 @@ mod redis_settings {
         assert!(shown.contains("redis://***@localhost") && !shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[cfg(all(feature = "redis", not(feature = "tls")))]
+#[tokio::test]
+async fn a_url_with_tls_names_the_feature_that_it_needs() {
+    for url in ["rediss://:secret@localhost", "valkeys://localhost"] {
+        let error = builder().namespace("tls").redis(url).build().await.unwrap_err();
+        assert_eq!(error.setting(), Some("redis"));
+        let error = error.to_string();
+        assert!(error.contains("feature `tls`") && !error.contains("secret"), "{error}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use larder::{BuildError, Origin, QueryCache, QueryCacheBuilder};
+use larder::{BuildError, Origin, QueryCache, QueryCacheBuilder, RedisTls};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use test_servers::Redis;
 
@@ -95,101 +95,82 @@ fn whole(error: &BuildError) -> String {
     text
 }
 
-#[cfg(feature = "tls")]
-mod with_the_feature {
-    use larder::RedisTls;
-
-    use super::*;
-
-    /// Two caches share a result, and an invalidation reaches the other one: commands and notices
-    /// go over TLS.
-    async fn is_shared(with: impl Fn() -> QueryCacheBuilder) {
-        let (one, other) = (with().build().await.unwrap(), with().build().await.unwrap());
+/// Two caches share a result, and an invalidation reaches the other one: commands and notices
+/// go over TLS.
+async fn is_shared(with: impl Fn() -> QueryCacheBuilder) {
+    let (one, other) = (with().build().await.unwrap(), with().build().await.unwrap());
+    assert_eq!(origin(&one).await, Origin::Loaded);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while origin(&other).await != Origin::L2 {
+        other.clear().await.acknowledged().unwrap();
         assert_eq!(origin(&one).await, Origin::Loaded);
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while origin(&other).await != Origin::L2 {
-            other.clear().await.acknowledged().unwrap();
-            assert_eq!(origin(&one).await, Origin::Loaded);
-            assert!(tokio::time::Instant::now() < deadline, "nothing comes from redis");
-        }
-        one.invalidate(["one"]).await.acknowledged().unwrap();
-        while origin(&other).await == Origin::L1 {
-            assert!(tokio::time::Instant::now() < deadline, "the invalidation does not arrive");
-            tokio::task::yield_now().await;
-        }
-        one.shutdown().await;
-        other.shutdown().await;
+        assert!(tokio::time::Instant::now() < deadline, "nothing comes from redis");
     }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_private_authority_is_trusted_if_it_is_given() {
-        let authority = Authority::new();
-        let Some((_redis, url, _directory)) = redis(&authority, "no") else { return };
-        let tls = || RedisTls::new().ca(authority.certificate.as_str());
-        is_shared(|| builder(&url).redis_tls(tls())).await;
-
-        let error = builder(&url).build().await.expect_err("the system does not know it");
-        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
-        let stranger = RedisTls::new().ca(Authority::new().certificate);
-        let error = builder(&url).redis_tls(stranger).build().await.expect_err("it is another");
-        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
-        let other_name = url.replace("localhost", "127.0.0.1");
-        let error = builder(&other_name).redis_tls(tls()).build().await;
-        let error = error.expect_err("the certificate is for another name");
-        assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+    one.invalidate(["one"]).await.acknowledged().unwrap();
+    while origin(&other).await == Origin::L1 {
+        assert!(tokio::time::Instant::now() < deadline, "the invalidation does not arrive");
+        tokio::task::yield_now().await;
     }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_client_certificate_is_shown_to_a_redis_that_asks_for_one() {
-        let authority = Authority::new();
-        let Some((_redis, url, _directory)) = redis(&authority, "yes") else { return };
-        let client = authority.sign("cache");
-        let trusting = || RedisTls::new().ca(authority.certificate.as_str());
-        let tls =
-            || trusting().client_certificate(client.certificate.as_str(), client.key.as_str());
-        is_shared(|| builder(&url).redis_tls(tls())).await;
-
-        let error = builder(&url).redis_tls(trusting()).build().await;
-        let error = error.expect_err("it has no certificate");
-        assert!(error.setting().is_none(), "{}", whole(&error));
-        let stranger = Authority::new().sign("cache");
-        let stranger = trusting().client_certificate(stranger.certificate, stranger.key);
-        assert!(builder(&url).redis_tls(stranger).build().await.is_err());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_certificate_and_what_cannot_be_meant_is_refused_by_name() {
-        let error = builder("rediss://localhost")
-            .redis_tls(RedisTls::new().client_certificate("no certificate", "no key"));
-        let error = error.build().await.err().unwrap();
-        assert_eq!(error.setting(), Some("redis_tls"), "{error}");
-        let error = builder("redis://localhost").redis_tls(RedisTls::new()).build().await;
-        assert!(error.err().unwrap().to_string().contains("rediss://"));
-        // The redis crate would not verify certificates then.
-        for url in ["rediss://localhost/#insecure", "valkeys://:secret@localhost/#insecure"] {
-            let error = builder(url).build().await.err().unwrap().to_string();
-            assert!(error.contains("always verified") && !error.contains("secret"), "{error}");
-        }
-        let shown = format!("{:?}", RedisTls::new().client_certificate("PEM", "PRIVATE"));
-        assert!(!shown.contains("PRIVATE"), "{shown}");
-    }
-
-    #[tokio::test]
-    async fn every_tls_scheme_fails_without_a_panic_where_nobody_listens() {
-        for url in ["rediss://localhost:1", "valkeys://localhost:1"] {
-            let error = builder(url).build().await.err().unwrap();
-            assert!(error.is_unreachable(), "{url}: {}", whole(&error));
-        }
-    }
+    one.shutdown().await;
+    other.shutdown().await;
 }
 
-#[cfg(not(feature = "tls"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_is_trusted_if_it_is_given() {
+    let authority = Authority::new();
+    let Some((_redis, url, _directory)) = redis(&authority, "no") else { return };
+    let tls = || RedisTls::new().ca(authority.certificate.as_str());
+    is_shared(|| builder(&url).redis_tls(tls())).await;
+
+    let error = builder(&url).build().await.expect_err("the system does not know it");
+    assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+    let stranger = RedisTls::new().ca(Authority::new().certificate);
+    let error = builder(&url).redis_tls(stranger).build().await.expect_err("it is another");
+    assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+    let other_name = url.replace("localhost", "127.0.0.1");
+    let error = builder(&other_name).redis_tls(tls()).build().await;
+    let error = error.expect_err("the certificate is for another name");
+    assert!(whole(&error).contains("certificate"), "{}", whole(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_to_a_redis_that_asks_for_one() {
+    let authority = Authority::new();
+    let Some((_redis, url, _directory)) = redis(&authority, "yes") else { return };
+    let client = authority.sign("cache");
+    let trusting = || RedisTls::new().ca(authority.certificate.as_str());
+    let tls = || trusting().client_certificate(client.certificate.as_str(), client.key.as_str());
+    is_shared(|| builder(&url).redis_tls(tls())).await;
+
+    let error = builder(&url).redis_tls(trusting()).build().await;
+    let error = error.expect_err("it has no certificate");
+    assert!(error.setting().is_none(), "{}", whole(&error));
+    let stranger = Authority::new().sign("cache");
+    let stranger = trusting().client_certificate(stranger.certificate, stranger.key);
+    assert!(builder(&url).redis_tls(stranger).build().await.is_err());
+}
+
 #[tokio::test]
-async fn without_the_feature_the_error_names_it() {
-    for url in ["rediss://:secret@localhost", "valkeys://localhost"] {
+async fn what_is_no_certificate_and_what_cannot_be_meant_is_refused_by_name() {
+    let error = builder("rediss://localhost")
+        .redis_tls(RedisTls::new().client_certificate("no certificate", "no key"));
+    let error = error.build().await.err().unwrap();
+    assert_eq!(error.setting(), Some("redis_tls"), "{error}");
+    let error = builder("redis://localhost").redis_tls(RedisTls::new()).build().await;
+    assert!(error.err().unwrap().to_string().contains("rediss://"));
+    // The redis crate would not verify certificates then.
+    for url in ["rediss://localhost/#insecure", "valkeys://:secret@localhost/#insecure"] {
+        let error = builder(url).build().await.err().unwrap().to_string();
+        assert!(error.contains("always verified") && !error.contains("secret"), "{error}");
+    }
+    let shown = format!("{:?}", RedisTls::new().client_certificate("PEM", "PRIVATE"));
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+}
+
+#[tokio::test]
+async fn every_tls_scheme_fails_without_a_panic_where_nobody_listens() {
+    for url in ["rediss://localhost:1", "valkeys://localhost:1"] {
         let error = builder(url).build().await.err().unwrap();
-        assert_eq!(error.setting(), Some("redis"));
-        assert!(error.to_string().contains("feature `tls`"), "{error}");
-        assert!(!whole(&error).contains("secret"), "{error}");
+        assert!(error.is_unreachable(), "{url}: {}", whole(&error));
     }
 }

@@ -327,15 +327,14 @@ impl Parts {
         let has_at = rest.into_iter().flatten().any(|part| part.contains('@'));
         // The path of a socket may contain an `@`. Its credentials are in the query.
         let is_misread = if is_unix { url.host_str().is_some() } else { has_at };
-        let credentials = match url.username().is_empty() && url.password().is_none() {
-            true => "",
-            false => "***@",
-        };
+        let is_anonymous = url.username().is_empty() && url.password().is_none();
+        let credentials = if is_anonymous { "" } else { "***@" };
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let shown = match is_misread || (!is_unix && host.is_empty()) {
-            true => format!("{scheme}://***"),
-            false => format!("{scheme}://{credentials}{host}{port}{}", url.path()),
+        let shown = if is_misread || (!is_unix && host.is_empty()) {
+            format!("{scheme}://***")
+        } else {
+            format!("{scheme}://{credentials}{host}{port}{}", url.path())
         };
         let is_tls = matches!(scheme, "rediss" | "valkeys");
         Some(Parts { shown, is_tls, is_misread })
@@ -446,16 +445,16 @@ mod tests {
     #[test]
     fn a_url_with_tls_works_or_names_the_feature() {
         for url in ["rediss://localhost", "valkeys://localhost:6380/1", "REDISS://localhost"] {
-            match Endpoint::new(url) {
-                Ok(endpoint) => {
-                    assert!(cfg!(feature = "tls"));
-                    let address = endpoint.info.addr();
-                    assert!(matches!(address, ConnectionAddr::TcpTls { .. }), "{address}");
-                }
-                Err(wrong) => {
-                    assert_eq!(wrong, WrongUrl::NeedsTls);
-                    assert!(wrong.allowed().contains("feature `tls`") && !cfg!(feature = "tls"));
-                }
+            let endpoint = Endpoint::new(url);
+            if cfg!(feature = "tls") {
+                let endpoint = endpoint.unwrap_or_else(|wrong| panic!("{url}: {wrong:?}"));
+                let address = endpoint.info.addr();
+                assert!(matches!(address, ConnectionAddr::TcpTls { .. }), "{address}");
+                let unverified = Endpoint::new(&format!("{url}#insecure")).err();
+                assert_eq!(unverified, Some(WrongUrl::Unverified));
+            } else {
+                assert_eq!(endpoint.err(), Some(WrongUrl::NeedsTls));
+                assert!(WrongUrl::NeedsTls.allowed().contains("feature `tls`"));
             }
         }
     }

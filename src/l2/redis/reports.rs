@@ -47,9 +47,10 @@ impl<'a> Reports<'a> {
 
 pub(super) fn count_refusal(counters: Option<&Counters>, refusal: &Refusal) {
     if let Some(counters) = counters {
-        count(match refusal.is_of_credentials() {
-            true => &counters.refused_credentials,
-            false => &counters.refused_connections,
+        count(if refusal.is_of_credentials() {
+            &counters.refused_credentials
+        } else {
+            &counters.refused_connections
         });
     }
 }

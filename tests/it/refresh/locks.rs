@@ -175,7 +175,7 @@ async fn the_status_names_whom_a_refresh_waits_for_while_it_waits() {
     // Another refresher is told who refreshes the view, and for whom that one waits.
     let other = Refresher::builder(database.pool(1)).view(view()).start().await.unwrap();
     let busy = other.refresh_now("by_region").await.unwrap().to_string();
-    let waits = format!("AccessShareLock on public.orders for ");
+    let waits = "AccessShareLock on public.orders for ";
     assert!(busy.contains(&format!("itself waiting for {waits}")), "{busy}");
     assert!(busy.contains(&format!("held by postgresql's process {pid} (user postgres")), "{busy}");
     holder.rollback().await.unwrap();
