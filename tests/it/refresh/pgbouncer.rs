@@ -298,7 +298,11 @@ async fn checks_plans_and_skipped_refreshes_work_through_a_pooler() {
     let kinds: Vec<Vec<_>> = report
         .views()
         .iter()
-        .map(|view| view.findings().iter().map(|finding| finding.kind()).collect())
+        .map(|view| {
+            let kinds = view.findings().iter().map(|finding| finding.kind());
+            // A tick may be refreshing it at this moment.
+            kinds.filter(|kind| *kind != FindingKind::Held).collect()
+        })
         .collect();
     assert_eq!(kinds, [vec![], vec![], vec![FindingKind::Missing]], "{report}");
 
