@@ -11,8 +11,9 @@ use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
 use super::trigger::{PendingReports, Trigger};
 use super::watch::Watched;
+use crate::refresh::postgres::blocker::RefreshMode;
 use crate::refresh::postgres::state::ViewVersion;
-use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshMode, RefreshTx, Refreshed};
+use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshTx, Refreshed};
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
 use crate::telemetry::trace::Span;
 
@@ -252,7 +253,10 @@ async fn explained(
 ) -> RefreshError {
     let limit = tx.state.statement_timeout;
     let error = match &watched.wait {
-        Some(wait) => error.during(wait, limit.is_some_and(|limit| watched.took >= limit)),
+        Some(wait) => {
+            let by_limit = limit.is_some_and(|limit| watched.took >= limit);
+            error.during(&wait.to_string(), wait.findings(), by_limit)
+        }
         None => error,
     };
     if tx.session.roll_back().await.is_err() || !error.findings().is_empty() {

@@ -9,7 +9,16 @@ use tokio_postgres::{Error, Row};
 use super::finding::{Finding, FindingKind};
 use super::session::Session;
 use super::state::Relation;
-use super::transaction::{LOCK_CLASS, RefreshMode};
+
+/// The first half of the key of a view's advisory lock. The second half is the view's OID.
+pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
+
+/// How a view is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefreshMode {
+    Concurrently,
+    Plainly,
+}
 
 /// A session, or a prepared transaction, that holds a lock which a refresh needs, or that stands
 /// before the refresh in the queue for it.

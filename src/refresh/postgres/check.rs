@@ -2,14 +2,14 @@
 
 use tokio_postgres::types::Type;
 
-use super::blocker;
+use super::blocker::{self, RefreshMode};
 use super::error::{RefreshError, RefreshErrorKind};
 use super::finding::{Finding, FindingKind};
 use super::limits;
 use super::lineage::Lineage;
 use super::session::Session;
 use super::state::{self, Kind, Relation, USABLE_INDEX};
-use super::transaction::{Limits, RefreshMode};
+use super::transaction::Limits;
 
 /// How a view is to be refreshed.
 #[derive(Debug, Clone, Copy)]

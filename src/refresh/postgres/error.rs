@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::blocker::LockWait;
 use super::finding::Finding;
 use crate::error::BoxError;
 
@@ -122,9 +121,9 @@ impl RefreshError {
         }
     }
 
-    /// The same error of a refresh that was waiting for a lock when it ended. `by_limit`: whether
-    /// it had reached its statement timeout.
-    pub(crate) fn during(self, wait: &LockWait, by_limit: bool) -> RefreshError {
+    /// The same error of a refresh that was waiting for a lock when it ended. `wait`: the lock, and
+    /// for how long. `by_limit`: whether it had reached its statement timeout.
+    pub(crate) fn during(self, wait: &str, findings: Vec<Finding>, by_limit: bool) -> RefreshError {
         let kind = match self.0.kind {
             RefreshErrorKind::LockTimeout => RefreshErrorKind::LockTimeout,
             RefreshErrorKind::Cancelled if by_limit => RefreshErrorKind::LockTimeout,
@@ -144,9 +143,7 @@ impl RefreshError {
             _ => format!("{why}; {}", "a scheduled refresh is tried again"),
         };
         match Arc::try_unwrap(self.0) {
-            Ok(inner) => {
-                RefreshError(Arc::new(Inner { kind, why, findings: wait.findings(), ..inner }))
-            }
+            Ok(inner) => RefreshError(Arc::new(Inner { kind, why, findings, ..inner })),
             Err(shared) => RefreshError(shared),
         }
     }

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::blocker::{self, Blocker};
+use super::blocker::{self, Blocker, LOCK_CLASS, RefreshMode};
 use super::error::{RefreshError, RefreshErrorKind};
 use super::session::{Session, Source, millis};
 use super::state::{self, Relation, ViewState, ViewVersion, Written};
-
-/// The first half of the key of a view's advisory lock. The second half is the view's OID.
-pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
 
 /// The timeouts within the transaction.
 #[derive(Debug, Clone, Copy)]
@@ -39,13 +36,6 @@ pub(crate) enum LockAttempt {
         holder: Option<String>,
         version: ViewVersion,
     },
-}
-
-/// How a view is refreshed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefreshMode {
-    Concurrently,
-    Plainly,
 }
 
 /// What a refresh has changed, before it is committed.
