@@ -35,11 +35,9 @@ pub enum Activity {
     Idle,
     /// A tick has come, and the views below, which are refreshed first, are not done yet.
     WaitingForDependencies,
-    /// This process is refreshing it, or is about to.
-    Refreshing,
-    /// This process is refreshing it, and the refresh waits for a lock; see
+    /// This process is refreshing it, or is about to. Whether it waits for a lock is in
     /// [`waits_for`](ViewStatus::waits_for).
-    WaitingForLock,
+    Refreshing,
     /// Another process is refreshing it. If that process dies, this one takes over.
     RefreshedElsewhere,
     /// Nothing that it reads seems to have been written. To be certain, the process waits until
@@ -78,7 +76,11 @@ impl ViewStatus {
         let ended = refreshed.and_then(|report| report.started.checked_add(report.duration));
         ViewStats {
             view: self.view.to_string(),
-            activity: self.activity().to_string(),
+            activity: if self.waits_for.is_empty() {
+                self.activity().to_string()
+            } else {
+                "waiting for a lock".to_owned()
+            },
             last: self.last.as_ref().map(|last| last.outcome.to_string()),
             took_ms: refreshed.map(|report| report.duration.as_millis() as u64),
             next_unix_ms: self.next.and_then(unix_ms),
@@ -98,11 +100,7 @@ impl ViewStatus {
 
     /// What is being done about it at this moment.
     pub fn activity(&self) -> Activity {
-        match self.attempts {
-            0 => self.activity,
-            _ if self.waits_for.is_empty() => Activity::Refreshing,
-            _ => Activity::WaitingForLock,
-        }
+        if self.attempts > 0 { Activity::Refreshing } else { self.activity }
     }
 
     /// The sessions that a running refresh waits for, because they hold a lock that it needs, or
@@ -170,7 +168,6 @@ impl fmt::Display for Activity {
             Activity::Idle => "idle",
             Activity::WaitingForDependencies => "waiting for views below",
             Activity::Refreshing => "refreshing",
-            Activity::WaitingForLock => "waiting for a lock",
             Activity::RefreshedElsewhere => "refreshed by another process",
             Activity::Verifying => "seems unchanged",
             Activity::Retrying => "to be tried again",
@@ -181,7 +178,7 @@ impl fmt::Display for Activity {
 impl fmt::Display for ViewStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.view, self.activity())?;
-        self.waits_for.iter().try_for_each(|finding| write!(f, ": {}", finding.message()))?;
+        self.waits_for.iter().try_for_each(|finding| write!(f, "; {}", finding.message()))?;
         if let Some(last) = &self.last {
             write!(f, "; last {}", last.outcome)?;
         }

@@ -115,7 +115,7 @@ async fn who_holds_a_view_is_told() {
         let refresher = refresher.clone();
         async move { refresher.refresh_now("by_region").await }
     });
-    until("it is refreshing", || refresher.status()[0].activity() != Activity::Idle).await;
+    until("it is refreshing", || refresher.status()[0].activity() == Activity::Refreshing).await;
     until_async("the refresh is found", async || {
         let all = findings(&refresher).await;
         all[0].iter().any(|it| it.message().contains("is refreshing it at this moment, for "))

@@ -172,8 +172,8 @@ async fn the_status_names_whom_a_refresh_waits_for_while_it_waits() {
     let status = refresher.status().remove(0);
     let [found] = status.waits_for() else { panic!("{status}") };
     names(found, pid, "AccessExclusiveLock on public.orders");
-    assert_eq!(status.activity(), Activity::WaitingForLock);
-    assert!(status.to_string().contains("waiting for a lock: postgresql's process"), "{status}");
+    assert_eq!(status.activity(), Activity::Refreshing);
+    assert!(status.to_string().contains("refreshing; postgresql's process"), "{status}");
     // Another refresher is told who refreshes the view, and for whom that one waits.
     let other = Refresher::builder(database.pool(1)).view(view()).start().await.unwrap();
     let busy = other.refresh_now("by_region").await.unwrap().to_string();
