@@ -193,7 +193,7 @@ mod tests {
         let redis = Redis::connect(&redis.url(), "rights").await.unwrap();
         let mut tried: Vec<String> =
             redis.rights().iter().map(|right| format!("+{}", right.command())).collect();
-        let documentation = include_str!("../cache/builder.rs");
+        let documentation = include_str!("../cache/builder/redis.rs");
         let from = documentation.find("~larder:shop:*").unwrap();
         let until = from + documentation[from..].find("```").unwrap();
         let listed = documentation[from..until].split_whitespace();

@@ -1,8 +1,9 @@
 //! [`QueryCacheBuilder`]: the settings of a cache. [`build`](QueryCacheBuilder::build) checks them.
 
-use std::fmt;
 #[cfg(feature = "redis")]
-use std::future::Future;
+mod redis;
+
+use std::fmt;
 use std::time::Duration;
 
 use crate::cache::QueryCache;
@@ -11,8 +12,6 @@ use crate::cache::redis_settings::RedisSettings;
 use crate::clock::Clock;
 #[cfg(any(test, feature = "test-util"))]
 use crate::l2::memory::MemoryStore;
-#[cfg(feature = "redis")]
-use crate::l2::redis::credentials::{CredentialsProvider, RedisCredentials};
 use crate::policy::{Negative, Settings};
 use crate::value::codec::Codec;
 
@@ -108,125 +107,6 @@ impl QueryCacheBuilder {
         self
     }
 
-    /// Sets the Redis through which processes share results:
-    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (with the feature
-    /// `tls`), or `unix:///path/to.sock`. Percent-encode special characters of the password.
-    ///
-    /// `rediss://` is Redis over TLS and needs the feature `tls`. In a user or a password, `@` is
-    /// written as `%40`, `/` as `%2F`, `?` as `%3F`, `#` as `%23` and `%` as `%25`. No message of the
-    /// library shows the password. [`redis_credentials`](QueryCacheBuilder::redis_credentials)
-    /// supplies one that changes.
-    ///
-    /// The address is resolved at every connect. If the server is demoted to a replica, or loses its
-    /// data or its role in another way, the connection is given up, and the server that the address
-    /// names then is used within a second.
-    ///
-    /// Redis 6.2 or later, or Valkey. A Redis user with limited rights needs these (`ACL SETUSER`),
-    /// with the namespace instead of `shop`:
-    ///
-    /// ```text
-    /// ~larder:shop:* resetchannels &larder:shop:* +ping +time +get +mget +pttl +zmscore
-    /// +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish +getrange
-    /// +setrange +set +pexpire
-    /// ```
-    ///
-    /// # Default
-    ///
-    /// None: results are kept in the memory of this process only.
-    #[cfg(feature = "redis")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-    pub fn redis(mut self, url: impl Into<String>) -> Self {
-        self.redis_settings().url = url.into();
-        self
-    }
-
-    /// Sets the certificates of a `rediss://` URL: private authorities, a client certificate.
-    ///
-    /// # Default
-    ///
-    /// The authorities that the system trusts, and no client certificate.
-    #[cfg(feature = "tls")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-    pub fn redis_tls(mut self, tls: crate::l2::redis::tls::RedisTls) -> Self {
-        self.redis_settings().tls = Some(tls);
-        self
-    }
-
-    /// Sets a closure that is asked for the user and the password at every connect, for passwords
-    /// that are rotated and for tokens that expire.
-    ///
-    /// It replaces the credentials in the [`redis`](QueryCacheBuilder::redis) URL. It runs on the
-    /// runtime that the cache is built on. It may take up to 10 seconds; queries go to PostgreSQL
-    /// meanwhile. Each process has two connections, so it is asked twice at the start.
-    ///
-    /// Redis keeps a connection that has authenticated when its password is changed. It closes the
-    /// connection when the user is deleted, and some services close it when a token expires. Then,
-    /// and after `NOAUTH` or a lost right (`NOPERM`), the cache connects again with new credentials.
-    ///
-    /// If the closure fails or panics, or if Redis refuses the credentials, the closure is asked
-    /// again after at most half a second. This is
-    /// [counted](crate::stats::CacheStats::refused_credentials), and an event shows what Redis
-    /// replied, or the closure's error, which must not contain a secret.
-    ///
-    /// # Default
-    ///
-    /// The user and the password of the URL, if it has any.
-    ///
-    /// ```no_run
-    /// # use larder::{QueryCache, RedisCredentials};
-    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let cache = QueryCache::builder()
-    ///     .namespace("shop")
-    ///     .redis("rediss://cache.internal:6379")
-    ///     .redis_credentials(|| async { Ok(RedisCredentials::new("shop", token().await?)) })
-    ///     .build()
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "redis")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-    pub fn redis_credentials<C>(
-        mut self,
-        credentials: impl Fn() -> C + Send + Sync + 'static,
-    ) -> Self
-    where
-        C: Future<Output = Result<RedisCredentials, Box<dyn std::error::Error + Send + Sync>>>
-            + Send
-            + 'static,
-    {
-        let ask =
-            move || -> futures_util::future::BoxFuture<'static, _> { Box::pin(credentials()) };
-        self.redis_settings().credentials = Some(CredentialsProvider::new(ask));
-        self
-    }
-
-    /// Lets `build` succeed although Redis does not answer. Redis is used as soon as it answers.
-    ///
-    /// # Default
-    ///
-    /// Off: `build` fails if Redis does not answer, since an unreachable Redis at the start is most
-    /// likely a mistake in the configuration.
-    #[cfg(feature = "redis")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-    pub fn redis_optional(mut self) -> Self {
-        self.redis_settings().optional = true;
-        self
-    }
-
-    /// Sets how long a read waits for Redis before it goes on to PostgreSQL.
-    ///
-    /// # Default
-    ///
-    /// 50 ms
-    #[cfg(feature = "redis")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-    pub fn redis_timeout(mut self, timeout: Duration) -> Self {
-        self.redis_settings().timeout = timeout;
-        self
-    }
-
     /// Replaces Redis in tests: several caches of one process form a fleet without a server.
     ///
     /// If [`redis`](QueryCacheBuilder::redis) is set as well, it is not used. The cache can be
@@ -240,11 +120,6 @@ impl QueryCacheBuilder {
     pub fn memory_store(mut self, store: &MemoryStore) -> Self {
         self.memory_store = Some(store.clone());
         self
-    }
-
-    #[cfg(feature = "redis")]
-    fn redis_settings(&mut self) -> &mut RedisSettings {
-        self.redis.get_or_insert_default()
     }
 
     /// Turns the memory tier off: every read asks Redis.

@@ -1,6 +1,5 @@
 //! [`Collector`]: collects the statistics of a cache from the places that keep them.
 
-use crate::sync::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::l1::L1;
+use crate::sync::Mutex;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::stats::{CacheStats, ProcessStats, QueryStats, ViewStats};
 

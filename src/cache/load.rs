@@ -1,6 +1,5 @@
 //! One load: acquires the permission, runs the query, and stores the result in both tiers.
 
-use crate::sync::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::l1::entry::{Entry, Lifetime, LoadInfo};
 use crate::l2::entry::{self, Header};
 use crate::l2::{Fill, LeaseOutcome};
 use crate::policy::Policy;
+use crate::sync::Mutex;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;

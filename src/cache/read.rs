@@ -1,6 +1,5 @@
 //! [`Read`]: a read as a future. Its first poll answers from memory, without allocating.
 
-use crate::sync::Mutex;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Inner, LoadFn};
 use crate::error::Error;
+use crate::sync::Mutex;
 use crate::value::Value;
 use crate::value::answer::Answer;
 use crate::value::key::CacheKey;

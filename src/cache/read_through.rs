@@ -5,7 +5,6 @@
 //! loop in [`ReadThrough::run`] until it has an answer, since a flight may vanish, be stuck, or end
 //! with a result that this reader must not be given. [`next`] decides what the reader does then.
 
-use crate::sync::Mutex;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::cache::serve::ReadStart;
 use crate::error::{Error, ErrorKind};
 use crate::flight::waits::{Cycle, Loading};
 use crate::flight::{Failure, Flight, Flights, Joined, Loaded, WaitOutcome, Waiter};
+use crate::sync::Mutex;
 use crate::telemetry::counters::count;
 use crate::value::Value;
 use crate::value::answer::{Answer, Origin};

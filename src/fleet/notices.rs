@@ -1,6 +1,5 @@
 //! [`Notices`]: the notices that other processes of the fleet send, and the waiters they wake.
 
-use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::currency::{Applied, Currency};
 use crate::l2::{LeaseOutcome, Listener, Notice};
+use crate::sync::{Mutex, MutexGuard};
 use crate::value::key::{CacheKey, KeyHasher};
 
 /// Receives the notices of the shared tier.

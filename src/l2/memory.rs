@@ -1,6 +1,5 @@
 //! [`MemoryStore`]: a shared tier in memory, for caches that live in one process.
 
-use crate::sync::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::{
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
+use crate::sync::{Mutex, MutexGuard};
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;

@@ -1,7 +1,6 @@
 //! [`Shared`]: the state of a refresher. What its parts do is in the files along the path of a
 //! refresh: `ticks` (when), `attempt` (one refresh), `follow` (refreshes made by others).
 
-use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -23,6 +22,7 @@ use crate::clock::Clock;
 use crate::refresh::postgres::RefreshError;
 use crate::refresh::postgres::session::Source;
 use crate::refresh::postgres::state::ViewVersion;
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::stats::ViewStats;
 
 pub(super) struct Shared {

@@ -1,6 +1,5 @@
 //! [`Column`]: the name and type of a column, and their encoding.
 
-use crate::sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -10,6 +9,7 @@ use tokio_postgres::types::{Field, Kind, Type};
 
 use super::cursor::Cursor;
 use crate::error::Error;
+use crate::sync::Mutex;
 
 /// A column of a result.
 #[derive(Clone, PartialEq, Eq)]

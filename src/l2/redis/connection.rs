@@ -1,22 +1,22 @@
 //! [`Connection`]: one connection to Redis, maintained by a task of its own.
 
-use crate::sync::{Mutex, MutexGuard};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, Pipeline, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{timeout, timeout_at};
 
 use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
 use super::refusal::{self, Purpose, Refusal};
 use super::reports::{Reports, count_refusal};
-use super::script::Call;
+use super::script::{Call, is_unknown};
 use crate::background::{Background, BackgroundTask, Start};
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
+use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::trace;
 
@@ -252,7 +252,7 @@ impl Connection {
     }
 
     async fn call_within(&self, call: &Call, limit: Duration) -> Result<(Value, u64), StoreError> {
-        self.send(limit, Purpose::Other, async |connection| run(connection, call).await).await
+        self.send(limit, Purpose::Other, async |connection| call.run(connection).await).await
     }
 
     /// Calls the script of a beat, and reads Redis's clock in the same round trip.
@@ -266,7 +266,7 @@ impl Connection {
                     RedisError::from((ErrorKind::UnexpectedReturnType, "two replies expected"))
                 })?;
                 let reply = match reply.extract_error() {
-                    Err(error) if is_unknown(&error) => run(connection, call).await?,
+                    Err(error) if is_unknown(&error) => call.run(connection).await?,
                     reply => reply?,
                 };
                 Ok((time, reply))
@@ -285,7 +285,7 @@ impl Connection {
     /// Calls a script once and returns its error.
     pub(super) async fn check(&self, call: &Call) -> Result<(), RedisError> {
         let mut connection = self.connection()?;
-        bounded(CONNECT, run(&mut connection, call)).await.map(drop)
+        bounded(CONNECT, call.run(&mut connection)).await.map(drop)
     }
 
     /// Sends several commands and returns the first error.
@@ -497,21 +497,4 @@ async fn reconnect(shared: Arc<Shared>) {
 /// The pauses between attempts to connect.
 pub(super) fn backoff() -> Backoff {
     Backoff::new(FIRST_PAUSE, LAST_PAUSE, STEADY)
-}
-
-/// Calls a script by its digest, or by its whole code if Redis does not know it.
-async fn run(connection: &mut MultiplexedConnection, call: &Call) -> Result<Value, RedisError> {
-    let reply = send(connection, &call.by_digest).await;
-    match reply {
-        Err(error) if is_unknown(&error) => send(connection, &call.by_code()).await,
-        reply => reply,
-    }
-}
-
-async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
-    connection.send_packed_command(command).await?.extract_error()
-}
-
-fn is_unknown(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }

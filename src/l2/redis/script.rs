@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, ToRedisArgs};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, ToRedisArgs, Value};
 
 /// A script, called by its digest. Redis keeps the script until it restarts or its scripts are
 /// flushed.
@@ -58,4 +59,25 @@ impl Call {
         }
         command
     }
+
+    /// Calls the script by its digest, or by its whole code if Redis does not know it.
+    pub(super) async fn run(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Value, RedisError> {
+        let reply = send(connection, &self.by_digest).await;
+        match reply {
+            Err(error) if is_unknown(&error) => send(connection, &self.by_code()).await,
+            reply => reply,
+        }
+    }
+}
+
+async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
+}
+
+/// Whether Redis does not know the script of a call by its digest.
+pub(super) fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }

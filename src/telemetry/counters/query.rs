@@ -1,6 +1,5 @@
 //! [`QueryCounters`]: the counters of one query.
 
-use crate::sync::RwLock;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use super::striped::{Block, StripedCounter};
 use super::{count, read};
 use crate::error::Error;
+use crate::sync::RwLock;
 use crate::telemetry::metrics::QueryMetrics;
 use crate::telemetry::stats::{Histogram, QueryStats};
 use crate::value::answer::{Answer, Origin};

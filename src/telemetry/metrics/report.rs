@@ -1,6 +1,5 @@
 //! [`Reporter`]: the task that reports a cache's counters to the recorder.
 
-use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::ABOUT;
 use super::table::{ALL, Kind, describe};
 use crate::background::{Background, BackgroundTask};
+use crate::sync::Mutex;
 use crate::telemetry::stats::{CacheStats, QueryStats};
 
 const EVERY: Duration = Duration::from_secs(1);
