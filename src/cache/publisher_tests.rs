@@ -93,7 +93,7 @@ async fn one_that_died_without_a_word_is_forgotten() {
     let store = &here.inner.fleet.as_ref().unwrap().store;
     store.publish("dead", bytes, 2 * EVERY).await.unwrap();
     assert_eq!(here.fleet_stats().await.unwrap().processes.len(), 2);
-    until(&here, "it is not verified_at", |roll| roll.processes.len() == 1).await;
+    until(&here, "it is not shown", |roll| roll.processes.len() == 1).await;
     let fields = || redis.command(&["HLEN", "larder:roll:stats"]).unwrap();
     until(&here, "it is not kept", |_| fields().trim() == "1").await;
 }

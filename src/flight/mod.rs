@@ -284,13 +284,13 @@ impl Waiter {
     ///
     /// Outside of a Tokio runtime with timers.
     pub(crate) async fn wait(&mut self, patience: Duration) -> WaitOutcome {
-        let looked = self.results.wait_for(|sight| !matches!(sight, State::Under(Stage::Looking)));
+        let looked = self.results.wait_for(|state| !matches!(state, State::Under(Stage::Looking)));
         match timeout(patience, looked).await {
             Err(_) => return WaitOutcome::Stuck,
             Ok(Err(_)) => return WaitOutcome::Vanished,
             Ok(Ok(_)) => {}
         }
-        match self.results.wait_for(|sight| matches!(sight, State::Ended(_))).await.as_deref() {
+        match self.results.wait_for(|state| matches!(state, State::Ended(_))).await.as_deref() {
             Ok(State::Ended(outcome)) => WaitOutcome::Ended(outcome.clone()),
             _ => WaitOutcome::Vanished,
         }

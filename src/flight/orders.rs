@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    fn results(&mut self, who: usize, waiter: Waiter) {
+    fn follow(&mut self, who: usize, waiter: Waiter) {
         let number = self.numbers[&waiter.number];
         // Exempt from Tokio's cooperative budget, which would make it report that it is not ready.
         let waiting = tokio::task::unconstrained(wait(waiter));
@@ -88,7 +88,7 @@ impl World {
                 self.numbers.insert(flight.number, number);
                 self.callers[who].flight = Some((number, flight));
             }
-            Joined::Follower(waiter) => self.results(who, waiter),
+            Joined::Follower(waiter) => self.follow(who, waiter),
         }
     }
 
@@ -112,7 +112,7 @@ impl World {
                 let Some((number, flight)) = caller.flight.take() else { return false };
                 if let Some(waiter) = flight.begin_load(soon()) {
                     self.loads.push((number, flight));
-                    self.results(who, waiter);
+                    self.follow(who, waiter);
                 }
             }
             Step::Land => {
