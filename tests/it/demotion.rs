@@ -169,6 +169,19 @@ async fn an_invalidation_during_a_demotion_reaches_the_new_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_lacks_its_replicas_acknowledges_no_invalidation() {
+    let redis = Redis::start_tcp().unwrap();
+    let service = Service::start(&redis).await;
+    let cache = service.cache("").build().await.unwrap();
+    until_redis_answers(&cache).await;
+    without_replicas(&redis, &redis);
+    assert!(!cache.invalidate(["t"]).await.is_acknowledged());
+    assert_eq!(cache.stats().unacknowledged, 1);
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).unwrap();
+    until_redis_answers(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_server_is_not_used_while_the_address_still_names_it() {
     let (old, new) = (Redis::start_tcp().unwrap(), Redis::start_tcp().unwrap());
     let service = Service::start(&old).await;

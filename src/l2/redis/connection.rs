@@ -4,14 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, Pipeline, RedisError, Value};
+use redis::{Pipeline, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{timeout, timeout_at};
 
 use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
 use super::refusal::{self, Purpose, Refusal};
 use super::reports::{Reports, count_refusal};
-use super::script::{Call, is_unknown};
+use super::script::Call;
 use crate::background::{Background, BackgroundTask, Start};
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
@@ -259,16 +259,7 @@ impl Connection {
     pub(super) async fn beat(&self, call: &Call) -> Result<(Value, u64), StoreError> {
         let (replies, connection) = self
             .send(self.limit, Purpose::Beat, async |connection| {
-                let mut both = Pipeline::with_capacity(2);
-                both.cmd("TIME").add_command(call.by_digest.clone());
-                let replies = connection.send_packed_commands(&both, 0, 2).await?;
-                let [time, reply] = <[Value; 2]>::try_from(replies).map_err(|_| {
-                    RedisError::from((ErrorKind::UnexpectedReturnType, "two replies expected"))
-                })?;
-                let reply = match reply.extract_error() {
-                    Err(error) if is_unknown(&error) => call.run(connection).await?,
-                    reply => reply?,
-                };
+                let ([time], reply) = call.run_after([redis::cmd("TIME")], connection).await?;
                 Ok((time, reply))
             })
             .await?;

@@ -186,7 +186,7 @@ impl RedisStore {
     }
 
     fn beat_command(&self, known: Position) -> Call {
-        let mut call = self.scripts.beat.call(&[&self.names.directory]);
+        let mut call = self.scripts.beat.guarded_call(&[&self.names.directory]);
         self.head(&mut call, known);
         call
     }
@@ -383,7 +383,7 @@ impl Store for RedisStore {
         slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>> {
         Box::pin(async move {
-            let mut call = self.scripts.invalidate.call(&[&self.names.directory]);
+            let mut call = self.scripts.invalidate.guarded_call(&[&self.names.directory]);
             self.head(&mut call, known);
             call.arg(&self.names.channel);
             for slot in slots {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, ToRedisArgs, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, ToRedisArgs, Value};
 
 /// A script, called by its digest. Redis keeps the script until it restarts or its scripts are
 /// flushed.
@@ -29,13 +29,28 @@ impl Script {
             }
             command
         };
-        Call { by_digest: head("EVALSHA", &self.digest), code: self.code.clone(), keys: keys.len() }
+        let by_digest = head("EVALSHA", &self.digest);
+        Call { by_digest, guard: None, code: self.code.clone(), keys: keys.len() }
+    }
+
+    /// A call that is refused wherever a plain write of its first key is refused.
+    ///
+    /// The scripts on the directory write as well, and Redis holds that against them. But not every
+    /// version does so for each reason: on Redis 6.2.5 a script writes on a master that lacks the
+    /// replicas which `min-replicas-to-write` demands.
+    pub(super) fn guarded_call(&self, keys: &[&str]) -> Call {
+        let mut guard = Cmd::new();
+        // Changes nothing, and needs no memory.
+        guard.arg("PERSIST").arg(keys[0]);
+        Call { guard: Some(guard), ..self.call(keys) }
     }
 }
 
 /// A call of a script.
 pub(super) struct Call {
-    pub(super) by_digest: Cmd,
+    by_digest: Cmd,
+    /// Sent before the script, in the same round trip.
+    guard: Option<Cmd>,
     code: Arc<str>,
     keys: usize,
 }
@@ -65,19 +80,53 @@ impl Call {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<Value, RedisError> {
-        let reply = send(connection, &self.by_digest).await;
-        match reply {
-            Err(error) if is_unknown(&error) => send(connection, &self.by_code()).await,
+        if self.guard.is_some() {
+            return self.run_after([], connection).await.map(|([], reply)| reply);
+        }
+        // Not as a pipeline, for which the arguments would be copied.
+        let reply = connection.send_packed_command(&self.by_digest).await?;
+        self.or_by_code(reply, connection).await
+    }
+
+    /// The same, after other commands in the same round trip. Returns their replies as well.
+    pub(super) async fn run_after<const N: usize>(
+        &self,
+        commands: [Cmd; N],
+        connection: &mut MultiplexedConnection,
+    ) -> Result<([Value; N], Value), RedisError> {
+        let mut all = Pipeline::with_capacity(N + 2);
+        for command in commands.into_iter().chain(self.guard.clone()) {
+            all.add_command(command);
+        }
+        all.add_command(self.by_digest.clone());
+        let mut replies = connection.send_packed_commands(&all, 0, all.len()).await?;
+        let reply = replies.pop().ok_or_else(unexpected)?;
+        if self.guard.is_some() {
+            replies.pop().ok_or_else(unexpected)?.extract_error()?;
+        }
+        let replies = <[Value; N]>::try_from(replies).map_err(|_| unexpected())?;
+        Ok((replies, self.or_by_code(reply, connection).await?))
+    }
+
+    async fn or_by_code(
+        &self,
+        reply: Value,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Value, RedisError> {
+        match reply.extract_error() {
+            Err(error) if is_unknown(&error) => {
+                connection.send_packed_command(&self.by_code()).await?.extract_error()
+            }
             reply => reply,
         }
     }
 }
 
-async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
-    connection.send_packed_command(command).await?.extract_error()
+fn unexpected() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "a reply to each command is expected").into()
 }
 
 /// Whether Redis does not know the script of a call by its digest.
-pub(super) fn is_unknown(error: &RedisError) -> bool {
+fn is_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
