@@ -9,7 +9,7 @@ use larder::{Query, QueryCache, Rows, TransactionPooling};
 use tokio_postgres::Client;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::servers::{Database, PgBouncer, Postgres};
+use crate::servers::{Database, PgBouncer, Postgres, skipped};
 use crate::support::{database, local};
 
 /// A parameter of the enum `mood`.
@@ -231,7 +231,7 @@ async fn a_pooler_that_prepares_for_its_clients_may_keep_an_outdated_statement()
     let direct = postgres.database().await.unwrap();
     let plain = PgBouncer::start(postgres, &[]).unwrap();
     if version(&plain).await < vec![1, 21] {
-        eprintln!("skipped: PgBouncer before 1.21 has no max_prepared_statements");
+        skipped("PgBouncer before 1.21 has no max_prepared_statements");
         return;
     }
     let settings = ["default_pool_size=1", "max_prepared_statements=100"];

@@ -37,8 +37,8 @@ impl Authority {
     }
 }
 
-/// A Redis with a certificate of the authority for `localhost`. `None`, said aloud, if the server
-/// that is installed was built without TLS.
+/// A Redis with a certificate of the authority for `localhost`. `None` if the server was built
+/// without TLS.
 fn redis(authority: &Authority, clients: &str) -> Option<(Redis, String, tempfile::TempDir)> {
     let directory = tempfile::tempdir().unwrap();
     let put = |name: &str, text: &str| {
@@ -65,13 +65,8 @@ fn redis(authority: &Authority, clients: &str) -> Option<(Redis, String, tempfil
         "--bind",
         "127.0.0.1",
     ];
-    match Redis::start_with(&arguments) {
-        Ok(redis) => Some((redis, format!("rediss://localhost:{port}"), directory)),
-        Err(error) => {
-            eprintln!("skipped: this redis-server does not start with TLS ({error})");
-            None
-        }
-    }
+    let redis = Redis::start_with_tls(&arguments).unwrap()?;
+    Some((redis, format!("rediss://localhost:{port}"), directory))
 }
 
 fn builder(url: &str) -> QueryCacheBuilder {

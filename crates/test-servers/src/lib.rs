@@ -37,6 +37,7 @@ mod template;
 pub mod worker;
 
 use std::fmt;
+use std::io::Write;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,15 @@ impl fmt::Debug for ServerError {
 }
 
 impl std::error::Error for ServerError {}
+
+/// Says that the test of this thread does not run with these servers, and why. It is printed also
+/// where the output of passing tests is not, so that no test is left out in silence.
+pub fn skipped(why: impl fmt::Display) {
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a test"));
+    // `eprintln!` would be captured.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
 
 /// Calls `ask` every few milliseconds until it returns a value. Returns `None`
 /// when there is none after `patience`.

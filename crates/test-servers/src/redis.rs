@@ -53,6 +53,20 @@ impl Redis {
         Self::launch(0, arguments)
     }
 
+    /// The same, with arguments that ask for TLS. `None`, [said aloud](crate::skipped), if the server
+    /// was built without TLS.
+    pub fn start_with_tls(arguments: &[&str]) -> Result<Option<Self>, ServerError> {
+        // What Redis says before version 7, and since.
+        const WITHOUT: [&str; 2] = ["Bad directive", "Failed finding TLS support"];
+        match Self::start_with(arguments) {
+            Err(error) if WITHOUT.iter().any(|text| error.to_string().contains(text)) => {
+                crate::skipped("this server of Redis was built without TLS");
+                Ok(None)
+            }
+            started => started.map(Some),
+        }
+    }
+
     /// A server that also listens on a port of the loopback interface.
     /// [`url`](Self::url) names this port.
     pub fn start_tcp() -> Result<Self, ServerError> {
