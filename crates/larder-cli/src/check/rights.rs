@@ -49,7 +49,10 @@ pub(super) async fn check(
             }
             Err(error) if error.kind() == ErrorKind::Refused => {
                 let what = format!("Redis cannot say what the user {user} may do: {error}");
-                report.add(AREA, Severity::Error, what);
+                report.add(AREA, Severity::Error, what).advise(
+                    "It is asked by ACL DRYRUN, which is of Redis 7. On an older server connect as \
+                     that user, without --redis-user. Also look whether that user exists.",
+                );
                 return;
             }
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::servers::{Database, PgBouncer, Postgres, Redis};
+use crate::servers::{Database, PgBouncer, Postgres, Redis, skipped};
 use crate::support::{Ran, larder, namespace, run};
 
 async fn database() -> Database {
@@ -70,10 +70,19 @@ async fn a_users_missing_rights_are_named_and_the_command_that_grants_them_helps
     let admin = redis.url();
     let of_user = ["--redis", &admin, "--namespace", "shop", "--redis-user", "cache"];
     let (ran, findings) = check(&of_user).await;
-    assert_eq!((ran.code, &about(&findings, "lacks")["run"][0]), (1, &grant.into()));
+    assert_eq!(ran.code, 1);
+    let mut ways = vec![&as_user[..], &of_user];
+    if redis.command(&["ACL", "DRYRUN", "default", "PING"]).is_ok() {
+        assert_eq!(&about(&findings, "lacks")["run"][0], &grant);
+    } else {
+        skipped("in part: ACL DRYRUN is of Redis 7");
+        let advice = about(&findings, "cannot say what the user cache may do")["advice"].as_str();
+        assert!(advice.unwrap().contains("connect as that user"), "{advice:?}");
+        ways.pop();
+    }
     redis.command(&grant.split(' ').collect::<Vec<_>>()).unwrap();
     let publish = "ACL SETUSER cache +hkeys +hset +hdel +hgetall";
-    for arguments in [&as_user[..], &of_user] {
+    for arguments in &ways {
         let (ran, findings) = check(arguments).await;
         assert_eq!(ran.code, 0, "{findings:#?}");
         about(&findings, "the user cache may use all 19 commands");
@@ -81,7 +90,7 @@ async fn a_users_missing_rights_are_named_and_the_command_that_grants_them_helps
         assert_eq!((&note["severity"], &note["run"][0]), (&"note".into(), &publish.into()));
     }
     redis.command(&publish.split(' ').collect::<Vec<_>>()).unwrap();
-    for arguments in [&as_user[..], &of_user] {
+    for arguments in &ways {
         let (_, findings) = check(arguments).await;
         assert!(findings.iter().all(|it| it["severity"] != "note"), "{findings:#?}");
     }
