@@ -34,6 +34,11 @@ impl Scene {
         let redis = Redis::start_tcp().unwrap();
         let proxy = Proxy::to_redis(&redis).unwrap();
         let clock = ManualClock::new();
+        // Another process's, whose limit no busy machine exceeds.
+        let filler = builder(&redis.url()).redis_timeout(PATIENCE).build().await.unwrap();
+        join_all((0..READS).map(|number| read(&filler, number))).await;
+        written(&filler, READS as u64).await;
+        filler.shutdown().await;
         let cache = builder(&proxy.url())
             .redis_timeout(limit)
             .l1_ttl(Duration::from_millis(1))
@@ -42,11 +47,7 @@ impl Scene {
             .build()
             .await
             .unwrap();
-        let scene = Scene { redis, proxy, cache, clock };
-        join_all((0..READS).map(|number| scene.read(number))).await;
-        written(&scene.cache, READS as u64).await;
-        scene.forget();
-        scene
+        Scene { redis, proxy, cache, clock }
     }
 
     /// What is in memory is too old from here on.
@@ -55,11 +56,7 @@ impl Scene {
     }
 
     async fn read(&self, number: i32) -> Origin {
-        let query = self.cache.query("SELECT 1").tag("t");
-        let load = move || async move { Ok::<_, std::io::Error>(number) };
-        let answer = query.params((number,)).load(load).answer().await.unwrap();
-        assert_eq!(**answer.value(), number);
-        answer.origin()
+        read(&self.cache, number).await
     }
 
     /// Begins a read, up to its look into Redis.
@@ -78,6 +75,14 @@ impl Scene {
         };
         calls("cmdstat_get:calls=") + calls("cmdstat_mget:calls=")
     }
+}
+
+async fn read(cache: &QueryCache, number: i32) -> Origin {
+    let query = cache.query("SELECT 1").tag("t");
+    let load = move || async move { Ok::<_, std::io::Error>(number) };
+    let answer = query.params((number,)).load(load).answer().await.unwrap();
+    assert_eq!(**answer.value(), number);
+    answer.origin()
 }
 
 fn builder(url: &str) -> QueryCacheBuilder {
