@@ -202,6 +202,59 @@ async fn a_demoted_server_is_not_used_while_the_address_still_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loads_its_data_is_not_used_until_it_has() {
+    let (old, source) = (Redis::start_tcp().unwrap(), Redis::start_tcp().unwrap());
+    source.command(&["CONFIG", "SET", "rdbcompression", "no"]).unwrap();
+    let fill = "for n = 1, 100 do redis.call('SETRANGE', 'key:' .. n, 262143, 'x') end";
+    source.command(&["EVAL", fill, "0"]).unwrap();
+    // It loads for eight seconds, and answers after each 2 MiB.
+    let new = Redis::start_tcp_with(&["--key-load-delay", "80000"]).unwrap();
+    let service = Service::start(&old).await;
+    let cache = service.cache("").build().await.unwrap();
+    until_redis_answers(&cache).await;
+    let port = source.port().unwrap().to_string();
+    new.command(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
+    let is_loading =
+        || new.command(&["GET", "a"]).is_err_and(|it| it.to_string().contains("LOADING"));
+    until("the new server loads", is_loading).await;
+    service.name(&new);
+    old.command(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    until_async("a connection was refused", async || {
+        assert_ne!(read(&cache).await, Origin::Coalesced);
+        cache.stats().refused_connections > 0
+    })
+    .await;
+    assert!(is_loading());
+    assert!(!cache.invalidate(["t"]).await.is_acknowledged());
+    // Redis 6.2 refuses this as well, and loads to the end.
+    let _ = new.command(&["CONFIG", "SET", "key-load-delay", "0"]);
+    until("the new server is a master", || new.command(&["REPLICAOF", "NO", "ONE"]).is_ok()).await;
+    until_redis_answers(&cache).await;
+    cache.invalidate(["t"]).await.acknowledged().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_that_is_down_is_not_used() {
+    let old = Redis::start_tcp().unwrap();
+    // It has no slot yet: CLUSTERDOWN.
+    let node = Redis::start_tcp_with(&["--cluster-enabled", "yes"]).unwrap();
+    let service = Service::start(&old).await;
+    let cache = service.cache("").build().await.unwrap();
+    until_redis_answers(&cache).await;
+    service.name(&node);
+    old.command(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    until_async("a connection was refused", async || {
+        assert_ne!(read(&cache).await, Origin::Coalesced);
+        cache.stats().refused_connections > 0
+    })
+    .await;
+    let error = service.cache("").build().await.unwrap_err();
+    assert!(error.is_refused() && error.to_string().contains("CLUSTERDOWN"), "{error}");
+    service.name(&old);
+    until_redis_answers(&cache).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_one_command_keeps_the_connection() {
     let redis = Redis::start_tcp().unwrap();
     let service = Service::start(&redis).await;
