@@ -1,4 +1,4 @@
-//! What a view's rows are computed from, and whether any of it was written to since.
+//! What a view's rows are computed from, and whether any of it was written to or defined anew since.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use super::notes::SourceSnapshot;
 use super::shared::Shared;
 use super::trigger::{PendingReports, Trigger};
 use crate::refresh::postgres::lineage::Lineage;
-use crate::refresh::postgres::state;
 use crate::refresh::postgres::transaction::RefreshTx;
 use crate::refresh::postgres::writes::{self, COUNTED_SINCE, REPORTED_AFTER, UnreportedSession};
+use crate::refresh::postgres::{definitions, state};
 
 pub(super) enum Verdict {
     Changed,
@@ -41,7 +41,7 @@ impl Shared {
         Ok((basis, if same { verdict } else { Verdict::Changed }))
     }
 
-    /// What the view's rows are computed from; `None` if writes to it cannot be detected.
+    /// What the view's rows are computed from; `None` if changes of it cannot be detected.
     async fn basis(&self, tx: &mut RefreshTx) -> Result<Option<SourceSnapshot>, Error> {
         if tx.state.server_version < COUNTED_SINCE || !tx.state.counts {
             return Ok(None);
@@ -50,11 +50,16 @@ impl Shared {
         if !lineage.untraceable(tx.view.oid).is_empty() {
             return Ok(None);
         }
+        let scanned = lineage.scanned(tx.view.oid);
+        let definitions = definitions::read(&mut tx.session, tx.view.oid, scanned).await?;
         let sources = lineage.sources(tx.view.oid);
         let Some(writes) = writes::read(&mut tx.session, &sources.tables).await? else {
             return Ok(None);
         };
-        let mut digest = writes.0;
+        // All of it is read before the refresh reads the rows. What is changed in between makes the
+        // digest of the next tick another one. So does a definition that names other tables than
+        // those in `lineage`: the digest contains which tables were looked at.
+        let mut digest = format!("{} {definitions}", writes.0);
         for oid in sources.views {
             let (version, _) = state::look_again(&mut tx.session, oid).await?;
             // Its rows may be those of an earlier version.

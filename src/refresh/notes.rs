@@ -35,7 +35,8 @@ pub(super) struct Note {
 /// What the rows of a view were computed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceSnapshot {
-    /// The write counters, and the contents of the views below, as read before the refresh.
+    /// The write counters, the definitions, and the contents of the views below, as read before the
+    /// refresh. Earlier versions of Larder wrote no definitions, so their digests equal none.
     pub(super) digest: String,
     /// When they were read, by PostgreSQL's clock: microseconds since 1970.
     pub(super) read_at: i64,

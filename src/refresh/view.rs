@@ -200,8 +200,11 @@ impl MaterializedView {
         self
     }
 
-    /// Skips scheduled refreshes while nothing was written to what the view reads: tables, their
-    /// partitions, and rows of the materialized views below.
+    /// Skips scheduled refreshes while nothing was written to what the view reads (tables, their
+    /// partitions, the tables that row-level policies read, and rows of the materialized views
+    /// below), and while nothing was defined anew that its rows depend on.
+    ///
+    /// # Writes
     ///
     /// The check compares PostgreSQL's write counters, and these are late: a session may report a
     /// write 10 seconds after it, or only after the next statement that keeps it busy. So equal
@@ -209,16 +212,36 @@ impl MaterializedView {
     /// This may take 12 seconds after a tick. If some seconds later a session still may have
     /// unreported writes, the view is refreshed.
     ///
-    /// Where writes cannot be detected, the view is refreshed at each tick as if this was not set,
-    /// and [`check`](crate::refresh::Refresher::check) reports it. This is the case if the view
-    /// calls functions whose result may change by itself (`now()`, or STABLE and VOLATILE functions
-    /// of one's own), if it reads foreign tables or system catalogs, if `track_counts` is off, if
-    /// the role lacks `pg_read_all_stats`, or if the server is older than PostgreSQL 15.
+    /// # Definitions
     ///
-    /// A few changes are not detected: in what an `IMMUTABLE` function reads, contrary to its
-    /// declaration; writes of a superuser's session that has turned `track_counts` off; and, for up
-    /// to a minute, writes that a session could not report because another one was reporting about
-    /// the same table at that moment.
+    /// These count for the relations that the view reads: the queries of plain views, row-level
+    /// policies and whom they apply to, owners and the roles they are members of, partitions and
+    /// children, names and types of columns. These count in the whole database, since PostgreSQL
+    /// does not record what a function calls whose body is text: functions, aggregates, operators
+    /// and their classes, casts, types, domains, enums, collations, text search configurations and
+    /// dictionaries, extensions. So a new function causes one refresh, whether or not the view
+    /// calls it. Settings such as the time zone count as they are in the connection that refreshes:
+    /// `ALTER ROLE … SET` applies to connections that are made later.
+    ///
+    /// # What is always refreshed
+    ///
+    /// Where changes cannot be detected, the view is refreshed at each tick as if this was not set,
+    /// and [`check`](crate::refresh::Refresher::check) reports it. This is the case if the view, or
+    /// a row-level policy that applies to it, calls functions whose result may change by itself
+    /// (`now()`, or STABLE and VOLATILE functions of one's own), if it reads foreign tables or
+    /// system catalogs, if `track_counts` is off, if the role lacks `pg_read_all_stats`, or if the
+    /// server is older than PostgreSQL 15.
+    ///
+    /// # What is not detected
+    ///
+    /// - what an `IMMUTABLE` function reads, contrary to its declaration: rows of tables, settings
+    ///   of one's own
+    /// - what lies outside of the database: libraries of functions in C, the files of dictionaries
+    ///   and time zones. A restart of the server counts as a change.
+    /// - writes of a superuser's session that has turned `track_counts` off, and changes that a
+    ///   superuser makes to catalogs by `UPDATE`
+    /// - for up to a minute, writes that a session could not report because another one was
+    ///   reporting about the same table at that moment
     ///
     /// # Default
     ///

@@ -229,7 +229,7 @@ async fn held(
         findings.push(Finding::new(FindingKind::Held, message));
     }
     let pid = refresher.map(|refresher| refresher.pid());
-    let reads: Vec<u32> = lineage.edges(view.oid).into_iter().map(|(_, read)| read).collect();
+    let reads: Vec<u32> = lineage.scanned(view.oid).into_iter().collect();
     let held = blocker::held(session, view, &reads, how).await?;
     let others = held.iter().filter(|blocker| Some(blocker.pid()) != pid);
     findings.extend(others.map(|blocker| blocker.finding("a refresh has to wait for")));

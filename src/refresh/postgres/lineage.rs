@@ -7,13 +7,15 @@ use tokio_postgres::types::Type;
 use super::session::Session;
 use super::state::Kind;
 
-/// What some views read, directly and through others, according to PostgreSQL's rewrite rules.
+/// What some views read, directly and through others, according to PostgreSQL's rewrite rules and
+/// row-level policies.
 ///
 /// It does not contain what functions read: PostgreSQL does not record that.
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     relations: BTreeMap<u32, LineageNode>,
-    /// For each view, the relations that its query names.
+    /// For each view, the relations that its query names. For each table, those that its row-level
+    /// policies name, if they apply.
     reads: BTreeMap<u32, BTreeSet<u32>>,
 }
 
@@ -33,25 +35,40 @@ pub(crate) struct Sources {
     pub(crate) views: Vec<u32>,
 }
 
-/// The rewrite rule of each view on the way down, and all relations that its query names.
-/// `pg_depend` contains nothing about PostgreSQL's own relations and functions, so they are
-/// searched for in the rule itself.
-const READS: &str = "\
-    WITH RECURSIVE down AS ( \
-      SELECT c.oid, c.relkind FROM pg_class c WHERE c.oid = ANY ($1) \
+/// The edges of the lineage: `oid` is read by `reader`, with the rights of `role`.
+///
+/// A view reads what its rewrite rule names. A table "reads" what its row-level policies name, if
+/// they apply to the role that reads the table. The names are in `pg_depend`, except those of
+/// PostgreSQL's own relations and functions, which are searched for in the rule itself.
+const EDGES: &str = "\
+    edges AS ( \
+      SELECT c.oid, 0::oid AS reader, c.relowner AS role FROM pg_class c WHERE c.oid = ANY ($1) \
       UNION \
-      SELECT s.oid, s.relkind FROM down v \
-      JOIN pg_rewrite r ON r.ev_class = v.oid \
-      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
-        AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid \
-      JOIN pg_class s ON s.oid = d.refobjid \
-      WHERE v.relkind IN ('m', 'v')) \
-    SELECT v.oid, v.relkind::text, format('%I.%I', n.nspname, c.relname), \
-      ARRAY(SELECT DISTINCT d.refobjid FROM pg_rewrite r \
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid \
-        WHERE r.ev_class = v.oid ORDER BY 1), \
-      CASE WHEN v.relkind IN ('m', 'v') THEN ARRAY( ";
+      SELECT s.oid, e.oid, CASE WHEN s.relkind = 'm' OR s.relkind = 'v' AND NOT EXISTS ( \
+          SELECT FROM pg_options_to_table(s.reloptions) o \
+          WHERE o.option_name = 'security_invoker' AND o.option_value::bool) \
+        THEN s.relowner ELSE e.role END \
+      FROM edges e JOIN pg_class c ON c.oid = e.oid CROSS JOIN LATERAL ( \
+        SELECT d.refobjid FROM pg_rewrite r \
+          JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
+            AND d.refclassid = 'pg_class'::regclass \
+          WHERE r.ev_class = c.oid AND c.relkind IN ('m', 'v') \
+        UNION ALL \
+        SELECT d.refobjid FROM pg_policy p \
+          JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid \
+            AND d.refclassid = 'pg_class'::regclass \
+          WHERE p.polrelid = c.oid AND {APPLIES} \
+      ) read(oid) JOIN pg_class s ON s.oid = read.oid AND s.oid <> e.oid)";
+
+/// Whether the policy `p` of the table `c` keeps rows from the role of `e` when it reads. See
+/// `check_enable_rls` in PostgreSQL's `rls.c`.
+const APPLIES: &str = "\
+    c.relrowsecurity AND p.polcmd IN ('r', '*') \
+      AND NOT EXISTS (SELECT FROM pg_roles a \
+        WHERE a.oid = e.role AND (a.rolsuper OR a.rolbypassrls)) \
+      AND (c.relforcerowsecurity OR NOT pg_has_role(e.role, c.relowner, 'USAGE')) \
+      AND EXISTS (SELECT FROM unnest(p.polroles) g(role) \
+        WHERE CASE WHEN g.role = 0 THEN true ELSE pg_has_role(e.role, g.role, 'USAGE') END)";
 
 /// Functions that are STABLE only because their result depends on settings of the session (time
 /// zone, date style). With the same settings and arguments, the result is the same. `now()` is
@@ -71,31 +88,61 @@ const SETTLED: &str = "\
       OR p.proname ~ '^(date|timestamp|timestamptz)_(eq|ne|lt|le|gt|ge|cmp)_(date|timestamp|timestamptz)$')";
 
 fn sql() -> String {
+    let edges = EDGES.replace("{APPLIES}", APPLIES);
     format!(
-        "{READS} \
-        SELECT why FROM pg_rewrite r CROSS JOIN LATERAL ( \
-          SELECT DISTINCT format('it calls %s, whose result may change by itself', \
+        "WITH RECURSIVE {edges}, \
+        relations AS (SELECT DISTINCT oid FROM edges), \
+        trees AS ( \
+          SELECT n.oid, r.ev_action::text AS tree FROM relations n \
+            JOIN pg_class c ON c.oid = n.oid AND c.relkind IN ('m', 'v') \
+            JOIN pg_rewrite r ON r.ev_class = n.oid \
+          UNION ALL \
+          SELECT e.oid, p.polqual::text FROM (SELECT DISTINCT oid, role FROM edges) e \
+            JOIN pg_class c ON c.oid = e.oid JOIN pg_policy p ON p.polrelid = c.oid \
+            WHERE {APPLIES}), \
+        calls AS ( \
+          SELECT DISTINCT t.oid, m.id[1]::oid AS id FROM trees t CROSS JOIN LATERAL \
+            regexp_matches(t.tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) ([0-9]+)', 'g') m(id)), \
+        found AS ( \
+          SELECT f.oid, format('it calls %s, whose result may change by itself', \
               p.oid::regprocedure) AS why \
-            FROM regexp_matches(r.ev_action::text, \
-              ':(?:funcid|opfuncid|winfnoid|aggfnoid) ([0-9]+)', 'g') m(id) \
-            JOIN pg_proc p ON p.oid = m.id[1]::oid \
+            FROM ( \
+              SELECT oid, id FROM calls \
+              UNION \
+              SELECT c.oid, s.id FROM calls c JOIN pg_aggregate a ON a.aggfnoid = c.id \
+                CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
+                  a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]) s(id) \
+                WHERE c.id >= {FIRST_OF_USERS}) f \
+            JOIN pg_proc p ON p.oid = f.id \
             WHERE p.provolatile <> 'i' AND NOT ({SETTLED}) \
               AND NOT (p.proname = 'age' AND p.pronargs = 2) \
-          UNION ALL \
-          SELECT DISTINCT format('it reads %s, whose writes are not counted', m.id[1]::oid::regclass) \
-            FROM regexp_matches(r.ev_action::text, ':relid ([0-9]+)', 'g') m(id) \
-            WHERE m.id[1]::int8 BETWEEN 1 AND 16383 \
-          UNION ALL \
-          SELECT 'it asks for the time or for who asks (CURRENT_DATE and the like)' \
-            WHERE r.ev_action::text ~ '[{{]SQLVALUEFUNCTION ' \
-          UNION ALL \
-          SELECT 'it takes a random sample (TABLESAMPLE)' \
-            WHERE r.ev_action::text ~ '[{{]TABLESAMPLECLAUSE ' \
-        ) found WHERE r.ev_class = v.oid ORDER BY 1) \
-      ELSE ARRAY[]::text[] END \
-    FROM down v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
+          UNION \
+          SELECT f.oid, format('it calls %s, which belongs to a session', p.oid::regprocedure) \
+            FROM calls f JOIN pg_proc p ON p.oid = f.id \
+            JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname ~ '^pg_temp_' \
+          UNION \
+          SELECT t.oid, format('it reads %s, whose writes are not counted', m.id[1]::oid::regclass) \
+            FROM trees t CROSS JOIN LATERAL regexp_matches(t.tree, ':relid ([0-9]+)', 'g') m(id) \
+            WHERE m.id[1]::int8 BETWEEN 1 AND {FIRST_OF_USERS} - 1 \
+          UNION \
+          SELECT t.oid, 'it asks for the time or for who asks (CURRENT_DATE and the like)' \
+            FROM trees t WHERE t.tree ~ '[{{]SQLVALUEFUNCTION ' \
+          UNION \
+          SELECT t.oid, 'it takes a random sample (TABLESAMPLE)' \
+            FROM trees t WHERE t.tree ~ '[{{]TABLESAMPLECLAUSE '), \
+        reads AS ( \
+          SELECT reader, array_agg(DISTINCT oid) AS oids FROM edges WHERE reader <> 0 GROUP BY 1), \
+        reasons AS (SELECT oid, array_agg(why ORDER BY why) AS whys FROM found GROUP BY 1) \
+        SELECT c.oid, c.relkind::text, format('%I.%I', n.nspname, c.relname), \
+          coalesce(r.oids, ARRAY[]::oid[]), coalesce(w.whys, ARRAY[]::text[]) \
+        FROM relations JOIN pg_class c ON c.oid = relations.oid \
+        JOIN pg_namespace n ON n.oid = c.relnamespace \
+        LEFT JOIN reads r ON r.reader = c.oid LEFT JOIN reasons w ON w.oid = c.oid"
     )
 }
+
+/// `FirstNormalObjectId`: PostgreSQL's own objects have lower OIDs.
+const FIRST_OF_USERS: u32 = 16_384;
 
 impl Lineage {
     /// The lineage of these views and of all that they read.
@@ -104,16 +151,14 @@ impl Lineage {
         views: &[u32],
     ) -> Result<Lineage, tokio_postgres::Error> {
         let mut lineage = Lineage::default();
-        for row in session.query(&sql(), &[(&views, Type::OID_ARRAY)]).await? {
+        for row in session.query_catalogs(&sql(), &[(&views, Type::OID_ARRAY)]).await? {
             let oid: u32 = row.get(0);
             let relation = LineageNode {
                 kind: Kind::of(row.get(1)),
                 quoted: row.get(2),
                 untraceable: row.get(4),
             };
-            if let Kind::Materialized | Kind::View = relation.kind {
-                lineage.reads.insert(oid, row.get::<_, Vec<u32>>(3).into_iter().collect());
-            }
+            lineage.reads.insert(oid, row.get::<_, Vec<u32>>(3).into_iter().collect());
             lineage.relations.insert(oid, relation);
         }
         Ok(lineage)
@@ -123,9 +168,10 @@ impl Lineage {
         self.relations.get(&oid)
     }
 
-    /// The materialized views below this one, at any depth.
+    /// The materialized views below this one, at any depth. Not those that only row-level policies
+    /// read: these may form a cycle, and views wait for the views below them.
     pub(crate) fn below(&self, view: u32) -> BTreeSet<u32> {
-        let mut all = self.reach(view, |_| true);
+        let mut all = self.reach(view, |kind| matches!(kind, Kind::View | Kind::Materialized));
         all.retain(|oid| self.relations.get(oid).is_some_and(|it| it.kind == Kind::Materialized));
         all
     }
@@ -133,7 +179,7 @@ impl Lineage {
     /// What a view's rows are computed from: tables, and the nearest materialized views below.
     pub(crate) fn sources(&self, view: u32) -> Sources {
         let mut sources = Sources::default();
-        for oid in self.reach(view, |kind| kind == Kind::View) {
+        for oid in self.scanned(view) {
             match self.relations.get(&oid).map(|relation| relation.kind) {
                 Some(Kind::Table | Kind::Partitioned) => sources.tables.push(oid),
                 Some(Kind::Materialized) => sources.views.push(oid),
@@ -143,9 +189,14 @@ impl Lineage {
         sources
     }
 
+    /// All relations that a refresh of this view scans, and the plain views on the way to them.
+    pub(crate) fn scanned(&self, view: u32) -> BTreeSet<u32> {
+        self.reach(view, |kind| kind != Kind::Materialized)
+    }
+
     /// Why a view's content may change without a counted write to its sources.
     pub(crate) fn untraceable(&self, view: u32) -> Vec<String> {
-        let through = self.reach(view, |kind| kind == Kind::View);
+        let through = self.scanned(view);
         let mut reasons = vec![];
         for oid in through.iter().chain([&view]) {
             let Some(relation) = self.relations.get(oid) else { continue };
@@ -166,7 +217,7 @@ impl Lineage {
     /// What a view and the plain views below it read: pairs of the reading view and the relation
     /// that it reads.
     pub(crate) fn edges(&self, view: u32) -> Vec<(u32, u32)> {
-        let mut through = self.reach(view, |kind| kind == Kind::View);
+        let mut through = self.scanned(view);
         through.insert(view);
         let is_query = |oid: &u32| {
             *oid == view || self.relations.get(oid).is_some_and(|it| it.kind == Kind::View)
@@ -181,7 +232,7 @@ impl Lineage {
     }
 
     /// What can be reached from a view, through relations of the kinds that `through` allows.
-    /// Neither plain views nor materialized ones can form a cycle: PostgreSQL refuses to create it.
+    /// Row-level policies can form a cycle.
     fn reach(&self, view: u32, through: impl Fn(Kind) -> bool) -> BTreeSet<u32> {
         let (mut all, mut next) = (BTreeSet::new(), vec![view]);
         while let Some(oid) = next.pop() {

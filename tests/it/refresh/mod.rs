@@ -2,6 +2,7 @@
 
 mod basics;
 mod check;
+mod definitions;
 mod discover;
 mod end;
 mod errors;
