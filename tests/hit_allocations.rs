@@ -46,12 +46,19 @@ fn a_hit_in_memory_allocates_nothing() {
     runtime.block_on(async {
         wrapped.call((7, "eu".into())).await.unwrap();
         assert_eq!(query.bind(7_i64).bind("eu").fetch(&pool).await.unwrap().len(), 10);
+        let read = query.bind(7_i64).bind("eu").as_role("postgres").with_setting("app.tenant", "7");
+        assert_eq!(read.fetch(&pool).await.unwrap().len(), 10);
     });
     let hits = |regions: Vec<String>| {
         for region in regions {
             let hit = wrapped.call((7, region)).answer().now_or_never().unwrap().unwrap();
             assert_eq!(hit.origin(), Origin::L1);
             let read = query.bind(7_i64).bind("eu").fetch(&pool).answer();
+            let hit = read.now_or_never().unwrap().unwrap();
+            assert_eq!((hit.origin(), hit.value().len()), (Origin::L1, 10));
+            let read = query.bind(7_i64).bind("eu");
+            let read =
+                read.as_role("postgres").with_setting("app.tenant", "7").fetch(&pool).answer();
             let hit = read.now_or_never().unwrap().unwrap();
             assert_eq!((hit.origin(), hit.value().len()), (Origin::L1, 10));
         }

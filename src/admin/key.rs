@@ -1,15 +1,18 @@
 //! [`ResultKey`]: the key of one result, and the ways to name one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::value::key::KeyEncoder;
 use crate::value::key::{CacheKey, Digest, Shape};
 use crate::value::param::Param;
+use crate::value::setup::{Over, Setup};
 use crate::value::shape_named;
 use crate::value::tag::TagSlot;
 
-/// The key of one result: the hash of its namespace, SQL, scope, schema version, type and parameters.
+/// The key of one result: the hash of its namespace, SQL, scope, schema version, role, settings, type
+/// and parameters.
 ///
 /// Displayed as its 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +55,7 @@ pub struct KeyBuilder {
     sql: String,
     scope: Option<String>,
     schema_version: u32,
+    setup: Option<Setup<'static>>,
     shape: Shape,
     params: Vec<Encode>,
 }
@@ -64,6 +68,7 @@ impl KeyBuilder {
             sql: sql.into(),
             scope: None,
             schema_version: 0,
+            setup: None,
             shape: Shape(0),
             params: vec![],
         }
@@ -87,6 +92,19 @@ impl KeyBuilder {
         self
     }
 
+    /// The [role](crate::Query::as_role) of the query or the call.
+    pub fn as_role(mut self, role: impl Into<String>) -> KeyBuilder {
+        self.setup.get_or_insert_default().set_role(Cow::Owned(role.into()));
+        self
+    }
+
+    /// A [setting](crate::Query::with_setting) of the query or the call.
+    pub fn with_setting(mut self, name: impl Into<String>, value: impl Into<String>) -> KeyBuilder {
+        let (name, value) = (Cow::Owned(name.into()), Cow::Owned(value.into()));
+        self.setup.get_or_insert_default().set(name, value);
+        self
+    }
+
     /// Adds the next parameter, of the type that the program binds.
     pub fn param<P: Param + Clone + Send + Sync + 'static>(mut self, param: &P) -> KeyBuilder {
         let param = param.clone();
@@ -99,7 +117,11 @@ impl KeyBuilder {
 
     /// The key.
     pub fn key(&self) -> ResultKey {
-        let mut encoder = KeyEncoder::new(self.digest(), self.shape);
+        let digest = match &self.setup {
+            None => self.digest(),
+            Some(setup) => Over { setup, base: None }.digest(self.digest()),
+        };
+        let mut encoder = KeyEncoder::new(digest, self.shape);
         self.params.iter().for_each(|param| param(&mut encoder));
         ResultKey(encoder.finish())
     }
@@ -115,7 +137,7 @@ impl KeyBuilder {
 }
 
 impl fmt::Debug for KeyBuilder {
-    /// Shows no parameter.
+    /// Shows no parameter and no value of a setting.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyBuilder")
             .field("namespace", &self.namespace)

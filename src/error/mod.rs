@@ -1,6 +1,7 @@
 //! [`Error`]: the errors that callers receive. A read never fails because of the cache's own tiers.
 
 mod setting;
+mod setup;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -30,6 +31,8 @@ struct Inner {
     kind: ErrorKind,
     attempt: String,
     source: Option<BoxError>,
+    /// Whether PostgreSQL's own message is not shown, because it may quote a value.
+    private: bool,
 }
 
 /// The category of an [`Error`].
@@ -54,7 +57,7 @@ pub enum ErrorKind {
     Deserialize,
     /// The result is larger than [`Rows`](crate::Rows) can hold (2 GiB).
     TooLarge,
-    /// A setting of the query is out of range.
+    /// A setting of the query is out of range, not allowed, or not possible with the source.
     Setting,
     /// The runtime that ran the load, or the cache, has shut down.
     Closed,
@@ -67,7 +70,7 @@ pub enum ErrorKind {
 
 impl Error {
     fn new(kind: ErrorKind, attempt: impl Into<String>, source: Option<BoxError>) -> Error {
-        Error(Arc::new(Inner { kind, attempt: attempt.into(), source }))
+        Error(Arc::new(Inner { kind, attempt: attempt.into(), source, private: false }))
     }
 
     pub(crate) fn query(source: BoxError) -> Error {
@@ -233,7 +236,8 @@ impl fmt::Display for Error {
         let Some(db) = self.db_error() else { return Ok(()) };
         write!(f, ": ")?;
         // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) may quote values.
-        if !db.code().code().starts_with("22") && !db.code().code().starts_with("P0") {
+        let quotes = db.code().code().starts_with("22") || db.code().code().starts_with("P0");
+        if !quotes && !self.0.private {
             write!(f, "{} ", db.message())?;
         }
         write!(f, "(SQLSTATE {})", db.code().code())

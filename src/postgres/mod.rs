@@ -6,12 +6,14 @@ mod query;
 mod replica;
 mod run;
 mod statements;
+mod transaction;
 mod types;
 
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 pub use self::cancel::TlsPool;
@@ -24,12 +26,18 @@ use crate::rows::Image;
 /// A source that a query can be [fetched](crate::Bound::fetch) from:
 ///
 /// - a [`deadpool_postgres::Pool`], or a [`TlsPool`] where connections must be encrypted;
-/// - an `Arc` of a [`tokio_postgres::Client`];
+/// - an `Arc` of a [`tokio_postgres::Client`], or of a [`tokio::sync::Mutex`] around one;
 /// - behind PgBouncer, a [`TransactionPooling`].
 ///
 /// Prefer the pool. A load past its deadline is cancelled in PostgreSQL only if it has a connection
 /// of its own. On a shared client, a cancel request cannot name one of several queries: the load
-/// ends for its callers, and the query continues.
+/// ends for its callers, and the query continues. The same holds for a client behind a mutex. Do not
+/// hold its lock while a fetch waits.
+///
+/// A [role](crate::Query::as_role) and [settings](crate::Query::with_setting) are set within a
+/// transaction. They work with every source but the `Arc` of a client: statements that others send on
+/// it would run inside that transaction, under the wrong role, and be undone if the query fails. It is
+/// an error there.
 ///
 /// A transaction is not a source, so it can neither read nor fill the cache:
 ///
@@ -109,6 +117,14 @@ impl sealed::Source for Pool {
     }
 }
 
+impl Source for Arc<Mutex<Client>> {}
+
+impl sealed::Source for Arc<Mutex<Client>> {
+    fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
+        Box::pin(run::on_locked_client(self, call))
+    }
+}
+
 impl Source for Arc<Client> {}
 
 impl sealed::Source for Arc<Client> {
@@ -121,7 +137,7 @@ impl sealed::Source for Arc<Client> {
 /// transaction a different session.
 ///
 /// A query is prepared and run within one transaction, and its statement is dropped at the end.
-/// This takes two more round trips than on a plain pool, which must not be used there; see
+/// This takes one more round trip than on a plain pool, which must not be used there; see
 /// [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
 /// pool is correct as well. PgBouncer then keeps the statements; if one of them is outdated, the
 /// query is prepared again with a comment at its end, by which PgBouncer takes it for another one.

@@ -10,23 +10,27 @@ use std::sync::Arc;
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::try_join;
 use futures_util::{TryStreamExt, pin_mut};
+use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
 use super::outdated::{self, Failed, of_postgres};
-use super::replica::noting_recovery;
+use super::replica::{Identity, noting_recovery};
 use super::statements::{Prepared, Session, Statements};
 use super::types;
 use crate::error::Error;
 use crate::rows::{ColumnSets, Image, ImageWriter};
 use crate::value::param::OwnedParams;
+use crate::value::setup::Setup;
 
 /// A query of the cache, and what the cache knows of its sources.
 #[derive(Clone)]
 pub struct Call {
     pub(crate) sql: Arc<str>,
     pub(crate) params: Arc<OwnedParams>,
+    /// What is set for the query.
+    pub(crate) setup: Option<Arc<Setup<'static>>>,
     pub(crate) sets: Arc<ColumnSets>,
     pub(crate) statements: Arc<Statements>,
 }
@@ -57,13 +61,16 @@ pub(super) async fn on_pool(
         let outcome = cancelled_on_drop(token, canceller.clone(), cancelled, async move {
             let client = lent.client();
             let session = call.statements.session(&client.statement_cache);
+            let identity: Identity = client.statement_cache.clone();
             let outcome = match pooling {
+                Pooling::Sessions if call.setup.is_some() => {
+                    call.in_own_transaction(client, &session, identity).await
+                }
                 Pooling::Sessions => {
-                    let identity = client.statement_cache.clone();
                     let query = call.in_session(client, &session, true);
                     noting_recovery(client, Some(identity), query).await
                 }
-                Pooling::Transactions => call.in_transaction(client, &session, again).await,
+                Pooling::Transactions => call.in_pooled_transaction(client, &session, again).await,
             };
             if outcome.as_ref().err().is_none_or(Failed::leaves_a_usable_connection) {
                 lent.give_back();
@@ -86,9 +93,30 @@ pub(super) async fn on_pool(
 /// Runs a query on a shared client, without cancelling it. Many queries share the connection, one
 /// after the other, and a cancel request would hit whichever query runs when it arrives.
 pub(super) async fn on_client(client: Arc<Client>, call: Call) -> Result<Image, Error> {
+    if call.setup.is_some() {
+        return Err(Error::setup_of_shared_client());
+    }
     let session = call.statements.session(&client);
     let query = call.in_session(&client, &session, false);
     noting_recovery(&client, Some(client.clone()), query).await.map_err(Failed::into_error)
+}
+
+/// Runs a query on a client that nobody else uses meanwhile, without cancelling it: a request that
+/// comes late would hit the client's next statement.
+pub(super) async fn on_locked_client(
+    client: Arc<Mutex<Client>>,
+    call: Call,
+) -> Result<Image, Error> {
+    let session = call.statements.session(&client);
+    let identity: Identity = client.clone();
+    let locked = client.lock().await;
+    let outcome = if call.setup.is_some() {
+        call.in_own_transaction(&locked, &session, identity).await
+    } else {
+        let query = call.in_session(&locked, &session, false);
+        noting_recovery(&locked, Some(identity), query).await
+    };
+    outcome.map_err(Failed::into_error)
 }
 
 impl Call {
@@ -116,39 +144,6 @@ impl Call {
         outcome
     }
 
-    /// Runs the query in one transaction that leaves nothing behind in the session.
-    async fn in_transaction(
-        &self,
-        client: &Client,
-        session: &Session,
-        again: bool,
-    ) -> Result<Image, Failed> {
-        // Other processes name their statements as this one does. A statement that the session has
-        // under one of our names may therefore be another client's.
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; DEALLOCATE ALL; \
-                     SELECT set_config('client_connection_check_interval', '1000', true) \
-                     WHERE version() LIKE '%linux%'";
-        client
-            .batch_execute(begin)
-            .await
-            .map_err(|error| Failed::Connection(of_postgres(error)))?;
-        let is_new = !session.knows_types();
-        let query = self.attempt(client, session, false, again);
-        let outcome = noting_recovery(client, None, query).await;
-        if outcome.is_ok() && is_new && session.knows_types() {
-            types::look_up_others(client, &self.statements).await;
-        }
-        // After `TooLarge` the rows that were not read are still arriving.
-        if !outcome.as_ref().is_err_and(Failed::is_too_large) {
-            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            let ended = client.batch_execute(end).await;
-            if outcome.is_ok() {
-                ended.map_err(|error| Failed::Connection(of_postgres(error)))?;
-            }
-        }
-        outcome
-    }
-
     /// Runs the query. If `again` is set, everything is prepared for it.
     async fn attempt(
         &self,
@@ -169,7 +164,16 @@ impl Call {
                 prepared
             }
         };
-        let Prepared { statement, versions } = &prepared;
+        self.execute(client, &prepared, is_known).await
+    }
+
+    /// Runs the prepared query. `is_known`: it was prepared for an earlier load.
+    pub(super) async fn execute(
+        &self,
+        client: &Client,
+        Prepared { statement, versions }: &Prepared,
+        is_known: bool,
+    ) -> Result<Image, Failed> {
         let params = self.params.iter().map(|param| &**param as &(dyn ToSql + Sync));
         let run = collect(client, statement, params, &self.sets);
         let may_be_outdated = is_known || !versions.is_empty();
@@ -183,7 +187,8 @@ impl Call {
         if now == **versions { Ok(image) } else { Err(Failed::outdated_types()) }
     }
 
-    async fn prepare(
+    /// Prepares the query. If `again` is set, under a text that a pooler does not know.
+    pub(super) async fn prepare(
         &self,
         client: &Client,
         session: &Session,

@@ -14,7 +14,8 @@ use crate::cache::read::{Loader, Read};
 use crate::postgres::{self, Call, Source};
 use crate::rows::{Image, Rows};
 use crate::value::Value;
-use crate::value::param::{Bind, Param, Params, SqlParams};
+use crate::value::param::{Bind, OwnedParams, Param, Params, SqlParams};
+use crate::value::setup::Setup;
 use crate::value::tag::Tagged;
 
 /// A [`Query`] with its parameters.
@@ -42,6 +43,7 @@ impl<'q, P: Params> Bound<'q, P> {
     /// - [`ErrorKind::Query`](crate::ErrorKind::Query): PostgreSQL returned an error, which is the
     ///   source;
     /// - [`Connect`](crate::ErrorKind::Connect): the pool gave no connection;
+    /// - [`Setting`](crate::ErrorKind::Setting): a setting of the query is not allowed;
     /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
     ///
     /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
@@ -53,17 +55,7 @@ impl<'q, P: Params> Bound<'q, P> {
         let query = self.query;
         let call = query.call(Rows::shape(), &self.params);
         Read::new(query.inner(), call, move || -> LoadFn<Image> {
-            let source = source.clone();
-            let call = Call {
-                sql: query.sql().clone(),
-                params: Arc::new(self.params.into_owned()),
-                sets: query.inner().columns.clone(),
-                statements: query.inner().statements.clone(),
-            };
-            Box::new(move || {
-                let rows = postgres::rows(source, call);
-                async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
-            })
+            query.load_of(source.clone(), self.params.into_owned(), query.setup.clone())
         })
     }
 
@@ -74,6 +66,8 @@ impl<'q, P: Params> Bound<'q, P> {
     ///
     /// # Errors
     ///
+    /// - [`ErrorKind::Setting`](crate::ErrorKind::Setting): the query has a role or settings, which
+    ///   only [`fetch`](Bound::fetch) can set;
     /// - [`ErrorKind::Query`](crate::ErrorKind::Query): `load` returned an error, which is the
     ///   source;
     /// - [`Panicked`](crate::ErrorKind::Panicked): `load` panicked;
@@ -94,21 +88,22 @@ impl<'q, P: Params> Bound<'q, P> {
 
     /// Returns the rows of `load`: from memory, from Redis, or by running `load`.
     ///
-    /// Use it where the client is not a [`Source`], such as a transaction that sets a role;
-    /// [`Rows::query`] runs a query on any client. The result has the same key as one that was
-    /// [fetched](Bound::fetch).
+    /// Use it where the client is not a [`Source`], such as a transaction that runs other statements
+    /// before the query; [`Rows::query`] runs a query on any client. The result has the same key as
+    /// one that was [fetched](Bound::fetch). To set a role or settings, see
+    /// [`as_role`](Bound::as_role).
     ///
     /// ```no_run
     /// use larder::Rows;
     ///
     /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
     /// let sql = "SELECT day, total FROM revenue WHERE region = $1";
-    /// // Row-level security depends on the role, so the role is part of the key.
-    /// let query = cache.query(sql).scope("reporting");
+    /// // The result depends on what the transaction does first, so that is part of the key.
+    /// let query = cache.query(sql).scope("as of the last close");
     /// let rows = query.bind("eu").load_rows(move || async move {
     ///     let mut client = pool.get().await?;
     ///     let transaction = client.transaction().await?;
-    ///     transaction.batch_execute("SET LOCAL ROLE reporting").await?;
+    ///     transaction.batch_execute("SELECT open_period('last close')").await?;
     ///     let rows = Rows::query(&*transaction, sql, &[&"eu"]).await?;
     ///     transaction.commit().await?;
     ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rows)
@@ -130,7 +125,7 @@ impl<'q, P: Params> Bound<'q, P> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<Rows, E>> + Send + 'static,
     {
-        let call = self.query.call(Rows::shape(), &self.params);
+        let call = self.query.call_of_function(Rows::shape(), &self.params);
         Read::new(self.query.inner(), call, move || -> LoadFn<Image> {
             Box::new(move || {
                 async move {
@@ -155,11 +150,33 @@ impl<'q, P: Params> Bound<'q, P> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
     {
-        let call = self.query.call(<Arc<T>>::shape(), &self.params);
+        let call = self.query.call_of_function(<Arc<T>>::shape(), &self.params);
         Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             Box::new(move || {
                 async move { load().await.map(Tagged::into_parts).map_err(of_user) }.boxed()
             })
+        })
+    }
+}
+
+impl Query {
+    /// The load of a call that is fetched.
+    pub(super) fn load_of<S: Source>(
+        &self,
+        source: S,
+        params: OwnedParams,
+        setup: Option<Arc<Setup<'static>>>,
+    ) -> LoadFn<Image> {
+        let call = Call {
+            sql: self.sql().clone(),
+            params: Arc::new(params),
+            setup,
+            sets: self.inner().columns.clone(),
+            statements: self.inner().statements.clone(),
+        };
+        Box::new(move || {
+            let rows = postgres::rows(source, call);
+            async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
         })
     }
 }

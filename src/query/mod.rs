@@ -1,6 +1,7 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
 mod bound;
+mod setup;
 pub(crate) mod wrapped;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::bound::Bound;
+pub use self::setup::BoundWith;
 
 use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
@@ -26,6 +28,7 @@ use crate::rows::Rows;
 use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params};
+use crate::value::setup::{Over, Setup};
 use crate::value::tag::{Dependencies, Tag, Tagged};
 
 /// A query whose results are cached: its SQL, what identifies its results, and how long they live.
@@ -41,8 +44,9 @@ use crate::value::tag::{Dependencies, Tag, Tagged};
 ///
 /// A result is served from the cache until its time to live has passed, or until one of its
 /// [tags](Query::tag) is invalidated. There are two conditions. The result must depend only on the
-/// data, the SQL, the parameters and the [`scope`](Query::scope). And the load must not run inside
-/// an older transaction, which would show the data as of the beginning of that transaction.
+/// data, the SQL, the parameters, the [role](Query::as_role), the [settings](Query::with_setting) and
+/// the [`scope`](Query::scope). And the load must not run inside an older transaction, which would
+/// show the data as of the beginning of that transaction.
 #[derive(Clone)]
 pub struct Query {
     cache: QueryCache,
@@ -52,12 +56,16 @@ pub struct Query {
     name: Option<Arc<str>>,
     tags: Vec<Tag>,
     settings: Settings,
+    setup: Option<Arc<Setup<'static>>>,
     /// Computed at the first use. A setter resets it.
     prepared: OnceLock<Result<Prepared, Error>>,
 }
 
 #[derive(Clone)]
 struct Prepared {
+    /// Without role and settings.
+    query: Digest,
+    /// With those of the query. Most queries have none, and the two are the same.
     digest: Digest,
     config: Arc<QueryConfig>,
 }
@@ -73,7 +81,7 @@ impl QueryCache {
     /// Makes all results of a query stale, whatever their parameters. It cannot fail.
     ///
     /// This concerns the [scope](Query::scope) and the [schema version](Query::schema_version) of
-    /// `query`. Consistency, cancellation and cost are those of
+    /// `query`, and all [roles](Query::as_role) and [settings](Query::with_setting). Consistency, cancellation and cost are those of
     /// [`invalidate`](QueryCache::invalidate).
     pub async fn invalidate_query(&self, query: &Query) -> Invalidated {
         self.invalidate_slot(query.digest().slot()).await
@@ -90,6 +98,7 @@ impl Query {
             name: None,
             tags: vec![],
             settings: Settings::default(),
+            setup: None,
             prepared: OnceLock::new(),
         }
     }
@@ -111,8 +120,8 @@ impl Query {
     /// # Default
     ///
     /// The first 16 digits of a hash of the namespace and the SQL. They are the same in all
-    /// processes, and do not depend on the [scope](Query::scope) or the
-    /// [schema version](Query::schema_version).
+    /// processes, and do not depend on the [scope](Query::scope), the
+    /// [schema version](Query::schema_version), the role or the settings.
     #[must_use = "setters return the query they changed"]
     pub fn name(self, name: impl Into<Arc<str>>) -> Query {
         self.set(|query| query.name = Some(name.into()))
@@ -287,11 +296,17 @@ impl Query {
         self.set(|query| query.settings.early_refresh = Some(beta))
     }
 
-    /// Separates results that depend on the caller, such as its tenant or role.
+    /// Separates results that depend on something that the cache does not know.
     ///
-    /// It is needed when the same SQL with the same parameters can have different results: under
-    /// row-level security or another role, with another `search_path`, `TimeZone` or other session
-    /// setting, or on another database.
+    /// It is needed when the same SQL with the same parameters can have different results: on
+    /// another database or shard, or because a query function ([`load`](Query::load),
+    /// [`wrap`](Query::wrap)) sets something for its query.
+    ///
+    /// A scope is a name, and **sets nothing**. A [`fetch`](Query::fetch) runs under whatever role
+    /// and settings its connection has. If somebody's `SET` was left on a connection of the pool,
+    /// its rows are stored under the wrong scope. Where the rows depend on a role, a setting or
+    /// row-level security, use [`as_role`](Query::as_role) and
+    /// [`with_setting`](Query::with_setting) instead, which set them for the load.
     ///
     /// ```
     /// # use larder::QueryCache;
@@ -386,12 +401,19 @@ impl Query {
                 .clone()
                 .with(&self.settings)
                 .map_err(|wrong| Error::setting(&wrong))?;
-            let digest = self.digest();
-            let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), digest.slot()));
-            let counters = self.counters(&digest).map_err(|wrong| Error::setting(&wrong))?;
+            let query = self.digest();
+            let digest = match &self.setup {
+                None => query,
+                Some(setup) => {
+                    setup.check().map_err(Error::setting)?;
+                    Over { setup, base: None }.digest(query)
+                }
+            };
+            let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), query.slot()));
+            let counters = self.counters(&query).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
             let config = QueryConfig { policy, l1_hits, counters, depends };
-            Ok(Prepared { digest, config: Arc::new(config) })
+            Ok(Prepared { query, digest, config: Arc::new(config) })
         });
         prepared.as_ref().map_err(Error::clone)
     }
@@ -430,10 +452,23 @@ impl Query {
         shape: Shape,
         params: &P,
     ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
-        let Prepared { digest, config } = self.prepared()?;
+        let Prepared { digest, config, .. } = self.prepared()?;
         let mut encoder = KeyEncoder::new(*digest, shape);
         params.encode(&mut encoder);
         Ok((encoder.finish(), config))
+    }
+
+    /// The same for a query function, for which nothing can be set.
+    #[inline]
+    pub(crate) fn call_of_function<P: Params>(
+        &self,
+        shape: Shape,
+        params: &P,
+    ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
+        if self.setup.is_some() {
+            return Err(Error::setup_of_function());
+        }
+        self.call(shape, params)
     }
 
     #[inline]
@@ -452,6 +487,9 @@ impl fmt::Debug for Query {
         all.field("sql", &self.sql);
         if let Ok(prepared) = self.prepared() {
             all.field("name", &prepared.config.counters.name());
+        }
+        if let Some(setup) = &self.setup {
+            all.field("setup", setup);
         }
         all.finish_non_exhaustive()
     }

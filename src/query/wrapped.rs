@@ -118,6 +118,8 @@ where
     ///
     /// # Errors
     ///
+    /// - [`ErrorKind::Setting`](crate::ErrorKind::Setting): the query has a role or settings, which
+    ///   only [`fetch`](Query::fetch) can set;
     /// - [`ErrorKind::Query`](crate::ErrorKind::Query): the function returned an error, which is
     ///   the source;
     /// - [`Panicked`](crate::ErrorKind::Panicked): the function panicked;
@@ -126,7 +128,7 @@ where
     /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
     /// SQLSTATE.
     pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl Loader<Arc<T>>> {
-        let call = self.query.call(self.shape, &args);
+        let call = self.query.call_of_function(self.shape, &args);
         Read::new(self.query.inner(), call, move || -> LoadFn<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());
             // Called inside the load, so that a panic before the first await of the function is

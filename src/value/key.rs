@@ -5,6 +5,9 @@
 //! key    = blake3( keyed with digest: shape ‖ (kind ‖ value) of each parameter )   per call
 //! ```
 //!
+//! With a role or settings, a hash of them takes the place of the digest. It is keyed with the
+//! digest; see `setup.rs`.
+//!
 //! Every variable-length part is preceded by its length and every parameter by its kind, so the
 //! bytes can be parsed in one way only: two different calls have different bytes. The digest is the
 //! key of the hash and not a prefix of its input. This leaves the whole first block of 64 bytes to
@@ -121,6 +124,16 @@ impl Digest {
         };
         hasher.update(&schema.to_le_bytes());
         Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// The digest of a query under a role or settings, from a hash that is keyed with the query's.
+    pub(crate) fn of_key(key: CacheKey) -> Digest {
+        Digest(key.0)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// The name of a query that was not given one.

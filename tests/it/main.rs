@@ -29,6 +29,7 @@ mod stampede;
 mod statements;
 mod stats;
 mod support;
+mod tenants;
 #[cfg(feature = "tracing")]
 mod told;
 mod typed_values;

@@ -24,8 +24,8 @@ const SHORTEST: usize = 8;
 /// The result is named by its key: the 64 hexadecimal digits of its hash, the whole name of it in
 /// Redis, or the first 8 digits or more (events of the feature `tracing` show 16), which are looked
 /// for among the first million names. Or by the query, from which the key is computed as the library
-/// does: its SQL, letter for letter, with --param, --scope, --schema-version and --type as the
-/// program has them.
+/// does: its SQL, letter for letter, with --param, --scope, --schema-version, --role, --setting and
+/// --type as the program has them.
 ///
 /// It looks into Redis only, and changes nothing. Other processes may have the result in memory.
 #[derive(Args)]
@@ -67,6 +67,14 @@ pub(super) struct Inspect {
     /// The query's schema version
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     schema_version: u32,
+
+    /// The role that the query is run as
+    #[arg(long)]
+    role: Option<String>,
+
+    /// A setting of the query or the call, as `with_setting` has it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    setting: Vec<(String, String)>,
 
     /// What the result is: `rows`, or the Rust type of a value
     #[arg(long = "type", value_name = "TYPE", default_value = "rows")]
@@ -154,9 +162,21 @@ impl Inspect {
         if let Some(scope) = &self.scope {
             query = query.scope(scope);
         }
+        if let Some(role) = &self.role {
+            query = query.as_role(role);
+        }
+        for (name, value) in &self.setting {
+            query = query.with_setting(name, value);
+        }
         let query = self.param.iter().fold(query, |query, param| param.add_to(query));
         Ok(Inspection::of_query(&query))
     }
+}
+
+/// Reads `NAME=VALUE`. The error does not show it: it may be a value alone.
+fn setting(given: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = given.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 async fn complete(redis: &Redis, prefix: &str) -> Result<ResultKey, Failure> {

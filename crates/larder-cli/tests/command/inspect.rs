@@ -89,6 +89,33 @@ async fn a_query_is_found_by_what_the_program_says_and_by_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_under_a_role_and_settings_is_found_by_them() {
+    let namespace = namespace();
+    let database = Postgres::shared().unwrap().database().await.unwrap();
+    let cache = builder(&namespace).build().await.unwrap();
+    let query = cache.query("SELECT 1").with_setting("app.tenant", "7");
+    let config = database.config();
+    let role = config.get_user().unwrap();
+    let read = query.params(()).as_role(role).with_setting("TimeZone", "UTC");
+    assert_eq!(read.fetch(&database.pool(1)).await.unwrap().len(), 1);
+    until("the result is in redis", async || cache.stats().l2_writes == 1).await;
+    let setup = ["--role", role, "--setting", "timezone=UTC", "--setting", "App.Tenant=7"];
+    for (setup, found) in [
+        (&setup[..], true),
+        (&setup[2..], false),
+        (&setup[..4], false),
+        (&["--role", role, "--setting", "timezone=UTC", "--setting", "app.tenant=8"], false),
+        (&[], false),
+    ] {
+        let (ran, seen) = inspect(&namespace, &[&["SELECT 1"], setup].concat()).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert_eq!(reason(&seen).0, found, "{setup:?}: {seen:#}");
+    }
+    let (ran, _) = inspect(&namespace, &["SELECT 1", "--setting", "hunter2"]).await;
+    assert!(ran.code != 0 && ran.err.contains("NAME=VALUE"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_typed_value_is_found_by_the_name_and_size_of_its_type() {
     let namespace = namespace();
     let cache = builder(&namespace).build().await.unwrap();

@@ -1,0 +1,224 @@
+//! The role and the settings that a query is loaded under: [`Query::as_role`] and its relatives.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Bound, Query};
+use crate::cache::config::QueryConfig;
+use crate::cache::inner::LoadFn;
+use crate::cache::read::{Loader, Read};
+use crate::error::Error;
+use crate::postgres::Source;
+use crate::rows::{Image, Rows};
+use crate::value::Value;
+use crate::value::key::{CacheKey, KeyEncoder, Shape};
+use crate::value::param::{Bind, Param, Params, SqlParams};
+use crate::value::setup::{Over, Setup};
+
+impl Query {
+    /// Runs the query as this role, as `SET LOCAL ROLE` does, and makes the role part of the key.
+    ///
+    /// The role is set in the load's own transaction, together with the
+    /// [settings](Query::with_setting), and ends with it. The user that the connection belongs to
+    /// must be a member of the role. The name is taken letter for letter, without quotes.
+    ///
+    /// For a role that differs from call to call, use [`Bound::as_role`], which does not hash the SQL
+    /// again.
+    ///
+    /// # Default
+    ///
+    /// The role that the connection had when it was opened. If a role or a setting is given, this
+    /// holds also for a connection on which somebody left a `SET ROLE` or a
+    /// `SET SESSION AUTHORIZATION`. If neither is given, such a connection is used as it is.
+    ///
+    /// # Errors
+    ///
+    /// A read ends with [`ErrorKind::Setting`](crate::ErrorKind::Setting), before anything is sent,
+    /// if the name is empty, `none` or has a NUL byte. It ends with
+    /// [`ErrorKind::Query`](crate::ErrorKind::Query), which names the role, if the role does not
+    /// exist or may not be set.
+    #[must_use = "setters return the query they changed"]
+    pub fn as_role(self, role: impl Into<String>) -> Query {
+        self.set_up(|setup| setup.set_role(Cow::Owned(role.into())))
+    }
+
+    /// Sets a setting of PostgreSQL for the query, such as `search_path`, `TimeZone` or `app.tenant`,
+    /// and makes it part of the key.
+    ///
+    /// It is set as `SET LOCAL` does, in the load's own transaction, and ends with it. The value is
+    /// data: it is sent as a parameter, and it is in no error, log or span of Larder.
+    ///
+    /// Give *each* setting that the rows depend on. One that is not given has whatever value the
+    /// connection has. May be called several times; the last value for a name is used. Names differ
+    /// neither by case nor by order. `search_path` is a list, as in `SET`: `"tenant_7, public"`.
+    ///
+    /// ```no_run
+    /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+    /// let by_day = cache
+    ///     .query("SELECT date_trunc('day', at), count(*) FROM orders GROUP BY 1")
+    ///     .with_setting("TimeZone", "Europe/Berlin");
+    /// let rows = by_day.fetch(&pool).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cost
+    ///
+    /// A hit does not change. A load takes two round trips: the begin of the transaction, the
+    /// settings and the preparation of the query are sent at once, then the query and the commit.
+    /// The statement is not kept, because it may depend on the settings that it was prepared under.
+    ///
+    /// # Where it works
+    ///
+    /// With [`fetch`](Query::fetch), from each [`Source`] but an `Arc` of a client, whose other
+    /// statements would run inside the transaction. That is an error, and so are the query functions
+    /// [`load`](Query::load), [`load_rows`](Query::load_rows) and [`wrap`](Query::wrap): they run the
+    /// query themselves, so they have to set what it needs, with a [`scope`](Query::scope) that names
+    /// it.
+    ///
+    /// # Default
+    ///
+    /// None: the query runs under whatever the connection has.
+    ///
+    /// # Errors
+    ///
+    /// A read ends with [`ErrorKind::Setting`](crate::ErrorKind::Setting), before anything is sent,
+    ///
+    /// - if the name is empty, or the name or the value has a NUL byte;
+    /// - for `role` and `session_authorization`: use [`as_role`](Query::as_role);
+    /// - for `transaction_isolation`, `transaction_read_only`, `transaction_deferrable` and their
+    ///   defaults, which concern a transaction that has begun by then;
+    /// - for `client_encoding`, which must be UTF8.
+    ///
+    /// It ends with [`ErrorKind::Query`](crate::ErrorKind::Query), which names the setting, if
+    /// PostgreSQL refuses it.
+    #[must_use = "setters return the query they changed"]
+    pub fn with_setting(self, name: impl Into<String>, value: impl Into<String>) -> Query {
+        self.set_up(|setup| setup.set(Cow::Owned(name.into()), Cow::Owned(value.into())))
+    }
+
+    fn set_up(self, change: impl FnOnce(&mut Setup<'static>)) -> Query {
+        self.set(|query| change(Arc::make_mut(query.setup.get_or_insert_default())))
+    }
+
+    /// What `setup` sets, over what the query sets.
+    fn over<'s>(&'s self, setup: &'s Setup<'s>) -> Over<'s> {
+        Over { setup, base: self.setup.as_deref() }
+    }
+
+    /// The key of a call under `setup`.
+    fn call_with<P: Params>(
+        &self,
+        shape: Shape,
+        params: &P,
+        setup: &Setup<'_>,
+    ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
+        let prepared = self.prepared()?;
+        let over = self.over(setup);
+        over.check().map_err(Error::setting)?;
+        let mut encoder = KeyEncoder::new(over.digest(prepared.query), shape);
+        params.encode(&mut encoder);
+        Ok((encoder.finish(), &prepared.config))
+    }
+}
+
+impl<'q, P> Bound<'q, P> {
+    /// Runs the query as this role, for this call; see [`Query::as_role`].
+    ///
+    /// It replaces the role of the query. The query's SQL is not hashed again, and a hit allocates
+    /// nothing, so this is the way for a role, or a tenant, that differs from call to call:
+    ///
+    /// ```no_run
+    /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool, tenant: &str) -> Result<(), larder::Error> {
+    /// // Made once. Row-level security reads `app.tenant`.
+    /// let invoices = cache.query("SELECT id, cents FROM invoices WHERE year = $1");
+    ///
+    /// let rows = invoices.bind(2026_i32).as_role("app").with_setting("app.tenant", tenant).fetch(&pool);
+    /// println!("{} invoices", rows.await?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Only [`fetch`](BoundWith::fetch) can set a role, so what this returns has no `load`:
+    ///
+    /// ```compile_fail
+    /// # async fn run(cache: larder::QueryCache) -> Result<(), larder::Error> {
+    /// let count = cache.query("SELECT 1").bind(7).as_role("app");
+    /// count.load(|| async { Ok::<i64, std::io::Error>(1) }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn as_role(self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
+        BoundWith { bound: self, setup: Setup::default() }.as_role(role)
+    }
+
+    /// Sets a setting of PostgreSQL for this call; see [`Query::with_setting`].
+    ///
+    /// It replaces the query's setting of the same name.
+    pub fn with_setting(
+        self,
+        name: impl Into<Cow<'q, str>>,
+        value: impl Into<Cow<'q, str>>,
+    ) -> BoundWith<'q, P> {
+        BoundWith { bound: self, setup: Setup::default() }.with_setting(name, value)
+    }
+}
+
+/// A [`Bound`] query with a role or settings of the call.
+#[derive(Clone)]
+#[must_use = "a bound query does nothing until it is fetched"]
+pub struct BoundWith<'q, P> {
+    bound: Bound<'q, P>,
+    setup: Setup<'q>,
+}
+
+impl<'q, P> BoundWith<'q, P> {
+    /// Runs the query as this role; see [`Query::as_role`]. The last role is used.
+    pub fn as_role(mut self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
+        self.setup.set_role(role.into());
+        self
+    }
+
+    /// Sets a setting of PostgreSQL; see [`Query::with_setting`].
+    pub fn with_setting(
+        mut self,
+        name: impl Into<Cow<'q, str>>,
+        value: impl Into<Cow<'q, str>>,
+    ) -> BoundWith<'q, P> {
+        self.setup.set(name.into(), value.into());
+        self
+    }
+}
+
+impl<'q, P: Params> BoundWith<'q, P> {
+    /// Binds the next parameter.
+    pub fn bind<V: Param>(self, value: V) -> BoundWith<'q, Bind<P, V>> {
+        BoundWith { bound: self.bound.bind(value), setup: self.setup }
+    }
+
+    /// Returns the rows of the query under its role and settings: from memory, from Redis, or from
+    /// PostgreSQL through `source`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Bound::fetch`], of [`Query::as_role`] and of [`Query::with_setting`].
+    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
+    where
+        P: SqlParams,
+    {
+        let BoundWith { bound: Bound { query, params }, setup } = self;
+        let call = query.call_with(Rows::shape(), &params, &setup);
+        Read::new(query.inner(), call, move || -> LoadFn<Image> {
+            let setup = Arc::new(query.over(&setup).into_owned());
+            query.load_of(source.clone(), params.into_owned(), Some(setup))
+        })
+    }
+}
+
+impl<P> fmt::Debug for BoundWith<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither parameters nor values of settings.
+        f.debug_struct("BoundWith").field("bound", &self.bound).field("setup", &self.setup).finish()
+    }
+}
