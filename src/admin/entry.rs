@@ -36,8 +36,11 @@ pub struct EntryReport {
 pub struct EntryDetails {
     /// The number of its format.
     pub format: u8,
-    /// Its size in bytes.
+    /// Its size in bytes, with its parts.
     pub size: usize,
+    /// The number of parts that its value is stored in, under keys of their own; 0 if the entry
+    /// contains its value.
+    pub parts: usize,
     /// Whether it carries a MAC.
     pub signed: bool,
     /// Whether its bytes are as they were written.

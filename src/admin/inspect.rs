@@ -17,7 +17,7 @@ use super::{Error, ErrorKind};
 use crate::cache::judge::{self, Judgement};
 use crate::clock::{Clock, Instant};
 use crate::currency::{Currency, Position};
-use crate::l2::entry::{self, Claim, FORMAT, Header, Refusal};
+use crate::l2::entry::{self, Claim, Content, FORMAT, Header, Refusal};
 use crate::l2::redis::batch::milliseconds;
 use crate::policy::Policy;
 use crate::value::codec::Codec;
@@ -59,6 +59,14 @@ impl Inspection {
     }
 }
 
+/// The body of a large entry, as far as it is there.
+#[derive(Default)]
+struct Parts {
+    count: u8,
+    missing: u8,
+    bytes: Bytes,
+}
+
 /// What is under a key at one moment.
 struct Found {
     /// `Err` holds what Redis replied to `GET` of another type.
@@ -71,8 +79,8 @@ struct Found {
 impl Redis {
     /// Reports what Redis holds for one result, and whether it would be served.
     ///
-    /// The entry is judged by the code that serves reads. It takes two round trips, and changes
-    /// nothing. Processes may hold the result in their memory as well.
+    /// The entry is judged by the code that serves reads. It takes two round trips, and one more
+    /// for each part of a large entry, and changes nothing. Processes may hold the result in their memory as well.
     ///
     /// # Errors
     ///
@@ -90,19 +98,31 @@ impl Redis {
             .collect();
         slots.push(TagSlot::EVERYTHING);
         let (directory, invalidated) = self.directory_of(&slots).await?;
+        let parts = match &claim {
+            Some(claim) => self.parts_of(key, claim).await?,
+            None => Parts::default(),
+        };
         let seal = claim.as_ref().zip(bytes.as_ref()).map(|(claim, bytes)| {
             match entry::open(&key.0, bytes, secret.as_ref()) {
-                Ok(_) => Ok(Seal::Holds),
+                Ok(opened) => match opened.content {
+                    Content::Whole(_) => Ok(Seal::Holds),
+                    Content::Elsewhere(body) => {
+                        let token = opened.header.token;
+                        let holds = body.matches(token, &parts.bytes, secret.as_ref());
+                        if holds { Ok(Seal::Holds) } else { Err(Refusal::Damaged) }
+                    }
+                },
                 Err(Refusal::Unauthentic) if claim.signed && secret.is_none() => {
                     Ok(Seal::Unchecked)
                 }
                 Err(refusal) => Err(refusal),
             }
         });
-        let case = Case { found: &found, claim: claim.as_ref(), seal, directory, asked };
+        let missing = parts.missing;
+        let case = Case { found: &found, claim: claim.as_ref(), seal, missing, directory, asked };
         let verdict = case.verdict(&slots, &invalidated);
-        let entry = claim
-            .map(|claim| details(claim, bytes.map_or(0, |bytes| bytes.len()), seal, found.now));
+        let size = bytes.map_or(0, |bytes| bytes.len());
+        let entry = claim.map(|claim| details(claim, size, parts, seal, found.now));
         Ok(EntryReport {
             key: *key,
             name: self.name_of_key(key),
@@ -112,6 +132,26 @@ impl Redis {
             directory,
             lease: found.lease,
         })
+    }
+
+    /// Reads the parts of a large entry, one after the other.
+    async fn parts_of(&self, key: &ResultKey, claim: &Claim) -> Result<Parts, Error> {
+        let (Some(header), Some(Content::Elsewhere(body))) = (&claim.header, &claim.content) else {
+            return Ok(Parts::default());
+        };
+        let mut parts = Parts { count: body.parts(), ..Parts::default() };
+        let mut bytes = vec![];
+        for index in 0..body.parts() {
+            let name = self.names().part(&key.0, header.token, index);
+            match self.ask(&command(&["GET", &name])).await {
+                Ok(Value::BulkString(part)) => bytes.extend(part),
+                Ok(_) => parts.missing += 1,
+                Err(error) if error.kind() == ErrorKind::Refused => parts.missing += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        parts.bytes = bytes.into();
+        Ok(parts)
     }
 
     async fn look(&self, key: &ResultKey) -> Result<Found, Error> {
@@ -156,6 +196,8 @@ struct Case<'a> {
     found: &'a Found,
     claim: Option<&'a Claim>,
     seal: Option<Result<Seal, Refusal>>,
+    /// The number of parts that are missing.
+    missing: u8,
     directory: Directory,
     asked: Instant,
 }
@@ -175,6 +217,9 @@ impl Case<'_> {
         let Some(header) = &claim.header else {
             return Verdict::OtherFormat { format: claim.format, reads: FORMAT };
         };
+        if self.missing > 0 {
+            return Verdict::Incomplete { missing: self.missing.into() };
+        }
         if let Some(Err(refusal)) = self.seal {
             return refused(refusal, claim.signed);
         }
@@ -248,6 +293,7 @@ fn refused(refusal: Refusal, signed: bool) -> Verdict {
 fn details(
     claim: Claim,
     size: usize,
+    parts: Parts,
     seal: Option<Result<Seal, Refusal>>,
     now: Option<u64>,
 ) -> EntryDetails {
@@ -268,7 +314,13 @@ fn details(
         Some(Err(_)) | None => Seal::Broken,
     };
     let (format, signed) = (claim.format, claim.signed);
-    EntryDetails { format, size, signed, seal, header, payload: claim.payload }
+    let payload = match claim.content {
+        Some(Content::Whole(payload)) => payload,
+        Some(Content::Elsewhere(_)) | None => parts.bytes,
+    };
+    let size = if parts.count > 0 { size + payload.len() } else { size };
+    let parts = parts.count.into();
+    EntryDetails { format, size, signed, parts, seal, header, payload }
 }
 
 fn state(

@@ -35,6 +35,11 @@ pub enum Verdict {
     WrongKey,
     /// Its checksum or its length does not hold.
     Damaged,
+    /// Parts of its value are missing: they were evicted or deleted.
+    Incomplete {
+        /// How many.
+        missing: usize,
+    },
     /// It was not written with this secret, or was changed since.
     Unauthentic,
     /// It is not signed, and processes that have the secret refuse it.
@@ -98,6 +103,9 @@ impl fmt::Display for Verdict {
             }
             Verdict::WrongKey => "it is the entry of another key",
             Verdict::Damaged => "it is damaged",
+            Verdict::Incomplete { missing } => {
+                return write!(f, "{missing} of its parts are missing");
+            }
             Verdict::Unauthentic => "it was not written with this secret, or changed since",
             Verdict::Unsigned => "it is not signed",
             Verdict::NoDirectory => "the directory is missing",

@@ -15,6 +15,7 @@ use crate::cache::QueryCache;
 use crate::cache::build_error::{BuildError, Kind};
 use crate::cache::collector::Collector;
 use crate::cache::inner::{Inner, Phase};
+use crate::cache::large::SlowKeys;
 use crate::cache::publisher::Publisher;
 use crate::currency::Currency;
 use crate::error::WrongSetting;
@@ -105,6 +106,8 @@ impl QueryCacheBuilder {
             disconnected_ttl,
             l1,
             flights: Flights::default(),
+            slow_reads: SlowKeys::default(),
+            slow_writes: SlowKeys::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
             statements: Arc::new(Statements::new(self.prepared_statements)),

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::background::{Background, Settled};
 use crate::cache::collector::Collector;
+use crate::cache::large::SlowKeys;
 use crate::cache::publisher::Publisher;
 use crate::clock::Clock;
 use crate::currency::Currency;
@@ -60,6 +61,10 @@ pub(crate) struct Inner {
     pub(crate) _sweeper: Sweeper,
     pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) flights: Flights,
+    /// The large entries whose bodies were not read from the shared tier in time.
+    pub(crate) slow_reads: SlowKeys,
+    /// Those whose bodies were not written to it in time.
+    pub(crate) slow_writes: SlowKeys,
     /// One permit for each load that may run at the same time.
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Inner, LoadFn, Phase};
-use crate::cache::lookup::MissReason;
+use crate::cache::large::{self, LargeEntry};
+use crate::cache::lookup::{Lookup, MissReason};
 use crate::cache::permission::Permission;
 use crate::clock;
 use crate::currency::Stamp;
@@ -22,8 +23,9 @@ use crate::fleet::{Fleet, Lease};
 use crate::flight::waits::Loading;
 use crate::flight::{Failure, Flight, Loaded};
 use crate::l1::entry::{Entry, Lifetime, LoadInfo};
+use crate::l2::body::{Body, THRESHOLD};
 use crate::l2::entry::{self, Header};
-use crate::l2::{Fill, LeaseOutcome};
+use crate::l2::{Fill, InParts, LeaseOutcome, StoreError};
 use crate::policy::Policy;
 use crate::sync::Mutex;
 use crate::telemetry::counters::{count, count_bytes};
@@ -44,12 +46,21 @@ tokio::task_local! {
 /// A load, which the load task takes when it runs the query.
 pub(crate) type SharedLoadFn<V> = Arc<Mutex<Option<LoadFn<<V as Value>::Stored>>>>;
 
+/// What the lookup before a load found.
+pub(crate) enum Looked {
+    Nothing(MissReason),
+    /// An entry whose body is fetched first. The load is needed only if that fails.
+    Large(Box<LargeEntry>),
+}
+
 /// What a load has acquired so far. It is needed whether the load succeeds or fails.
 #[derive(Default)]
 struct Attempt {
     lease: Option<Lease>,
     /// When the query began, and the stamp taken then.
     began: Option<(clock::Instant, Stamp)>,
+    /// There is a current entry in Redis, which this process cannot fetch.
+    out_of_reach: bool,
 }
 
 impl Inner {
@@ -60,13 +71,13 @@ impl Inner {
         key: CacheKey,
         config: Arc<QueryConfig>,
         load: SharedLoadFn<V>,
-        miss_reason: MissReason,
+        looked: Looked,
     ) -> impl Future<Output = ()> + Send {
         // Created here and not in the task, so that its parent is the span of the leader.
         let span = Span::load(config.counters.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
-            let flying = self.load_and_store::<V>(&span, flight, key, config, load, miss_reason);
+            let flying = self.load_and_store::<V>(&span, flight, key, config, load, looked);
             tokio::select! {
                 () = span.around(flying) => {}
                 // No read can be waiting. The load is dropped, and its lease is given back.
@@ -82,17 +93,17 @@ impl Inner {
         key: CacheKey,
         config: Arc<QueryConfig>,
         load: SharedLoadFn<V>,
-        miss_reason: MissReason,
+        looked: Looked,
     ) {
         let loading = Loading { flight: flight.number(), query: config.counters.clone() };
         let job = Job { key, config, token: Token::random(), loading };
         let mut attempt = Attempt::default();
         let outcome =
-            self.attempt::<V>(&job, &load, miss_reason, &flight.skip_permit(), &mut attempt).await;
-        let Attempt { lease, began } = attempt;
+            self.attempt::<V>(&job, &load, looked, &flight.skip_permit(), &mut attempt).await;
+        let Attempt { lease, began, out_of_reach } = attempt;
         match outcome {
             Ok(Outcome::Loaded(loaded)) => {
-                self.loaded::<V>(span, flight, &job, loaded, lease).await;
+                self.loaded::<V>(span, flight, &job, loaded, lease, out_of_reach).await;
             }
             Ok(Outcome::Found(loaded)) => {
                 span.ends("found", Duration::ZERO, None);
@@ -103,17 +114,27 @@ impl Inner {
         }
     }
 
-    /// Acquires the permission and runs the query, within the deadline. A panic is returned as an
-    /// error.
+    /// Fetches the body of a large entry, or acquires the permission and runs the query, within the
+    /// deadline. A panic is returned as an error.
     async fn attempt<V: Value>(
         &self,
         job: &Job,
         load: &SharedLoadFn<V>,
-        miss_reason: MissReason,
+        looked: Looked,
         skip_permit: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Outcome<V::Stored>, Error> {
         let run = async {
+            let miss_reason = match looked {
+                Looked::Nothing(miss_reason) => miss_reason,
+                Looked::Large(large) => {
+                    match self.fetch::<V>(&job.key, &job.config, &large).await {
+                        Lookup::Fresh(_, loaded) => return Ok(Outcome::Found(loaded)),
+                        Lookup::Nothing(miss_reason) => miss_reason,
+                        Lookup::Large(_) => MissReason::OutOfReach,
+                    }
+                }
+            };
             match self
                 .acquire_permission::<V>(&job.key, &job.config, job.token, miss_reason, skip_permit)
                 .await
@@ -121,6 +142,7 @@ impl Inner {
                 Permission::AlreadyLoaded(loaded) => return Ok(Outcome::Found(loaded)),
                 Permission::Leased(granted) => attempt.lease = Some(granted),
                 Permission::Unleased => {}
+                Permission::OutOfReach => attempt.out_of_reach = true,
             }
             self.run::<V>(load, job, skip_permit, attempt).await.map(Outcome::Loaded)
         };
@@ -165,6 +187,7 @@ impl Inner {
         job: &Job,
         loaded: Completed<V::Stored>,
         lease: Option<Lease>,
+        out_of_reach: bool,
     ) {
         let (key, config) = (job.key, &*job.config);
         let Completed { value, tags, times } = loaded;
@@ -192,8 +215,9 @@ impl Inner {
         if encoded.is_some() {
             self.l1.insert(key, entry.clone());
         }
-        flight.complete(Ok(Loaded { entry, verified_at: times.stamp.order }));
-        let Some(fleet) = &self.fleet else { return };
+        let verified_at = times.stamp.order;
+        flight.complete(Ok(Loaded { entry, verified_at, looked_up: false }));
+        let Some(fleet) = self.fleet.as_ref().filter(|_| !out_of_reach) else { return };
         match encoded {
             Some((codec, payload)) => {
                 let entry = NewEntry { times, ttl, depends, codec, payload };
@@ -226,21 +250,44 @@ impl Inner {
         };
         let (token, at, load) = (*token, times.stamp.position(), times.load());
         let header = Header { codec, at, token, life, ends, ttl, load };
-        let sealed = entry::seal(key, &header, &depends, &payload, self.secret.as_ref());
+        let in_parts = payload.len() > THRESHOLD && fleet.store.splits();
+        if in_parts && self.slow_writes.has(key, self.clock.now()) {
+            count(&self.counters.l2_too_slow);
+            return release(lease, LeaseOutcome::NoResult);
+        }
+        let secret = self.secret.as_ref();
+        let (sealed, in_parts) = if in_parts {
+            let body = Body::of(token, &payload, secret);
+            let limit = large::limit(fleet.store.limit(), body.length(), load);
+            let in_parts = InParts { parts: body.parts(), limit };
+            (entry::seal_head(key, &header, &depends, &body, secret), Some(in_parts))
+        } else {
+            (entry::seal(key, &header, &depends, &payload, secret), None)
+        };
         let Some(header) = sealed else { return release(lease, LeaseOutcome::NoResult) };
-        let fill = Fill { token, at, ends, header, payload };
-        let size = fill.header.len() + fill.payload.len();
+        let size = header.len() + payload.len();
+        let fill = Fill { token, at, ends, header, payload, in_parts };
+        let begin = self.clock.now();
         let filled = match lease {
             Some(lease) => lease.fill(fill).await,
             None => fleet.store.fill(key, fill).await,
         };
+        if in_parts.is_some() {
+            let took = clock::since(self.clock.now(), begin);
+            trace::transferred(key, "written", took, size as u64, filled.is_ok());
+        }
         count(match filled {
             Ok(true) => {
                 count_bytes(&config.counters.l2_bytes_written, size);
                 &self.counters.l2_writes
             }
             Ok(false) => &self.counters.l2_overtaken,
-            Err(_) => &self.counters.l2_errors,
+            Err(StoreError::TooSlow) => {
+                self.slow_writes.add(*key, self.clock.now());
+                &self.counters.l2_too_slow
+            }
+            Err(StoreError::Busy) => &self.counters.l2_too_slow,
+            Err(StoreError::Unavailable) => &self.counters.l2_errors,
         });
     }
 

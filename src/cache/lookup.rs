@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
 use crate::cache::judge::Judgement;
+use crate::cache::large::LargeEntry;
 use crate::clock::{self};
 use crate::flight::Loaded;
 use crate::l1::entry::{Entry, LoadInfo};
 use crate::l2::Found;
-use crate::l2::entry::{self, Opened};
+use crate::l2::entry::{self, Content, Opened};
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
@@ -21,6 +22,8 @@ use crate::value::{Value, unless_it_panics};
 /// The outcome of a lookup in Redis.
 pub(crate) enum Lookup<V: Value> {
     Fresh(Arc<V::Stored>, Loaded),
+    /// There is a fresh result whose body is still to be fetched.
+    Large(Box<LargeEntry>),
     /// There is no fresh result. A stale one that may be served is in memory now.
     Nothing(MissReason),
 }
@@ -33,13 +36,16 @@ pub(crate) enum MissReason {
     Unwanted(Token),
     /// There is an invalid entry. The token is the one in its header.
     Refused(Token),
+    /// There is a current entry, which this process cannot fetch in time or must not keep. It loads
+    /// for itself, and leaves the entry to others.
+    OutOfReach,
     /// Redis has not answered. This read sends it no further request.
     Unreachable,
 }
 
 impl Inner {
     /// Looks the key up in Redis. Every failure there is a counted miss. `answered` is called when
-    /// the request to Redis has ended.
+    /// nothing more is waited for and a value is about to be decoded.
     pub(crate) async fn lookup<V: Value>(
         &self,
         key: &CacheKey,
@@ -61,7 +67,6 @@ impl Inner {
         };
         span.ends(outcome, took, bytes);
         config.counters.looked_up(took);
-        answered();
         let (bytes, now) = match found {
             Ok(Found::Entry { bytes, now }) => {
                 count_bytes(&config.counters.l2_bytes_read, bytes.len());
@@ -105,22 +110,37 @@ impl Inner {
             count(&self.counters.l2_misses);
             return Lookup::Nothing(seen);
         }
-        let Opened { header, payload, .. } = opened;
-        let bytes = payload.len();
-        let decoded = unless_it_panics(|| V::decode(header.codec, payload, &self.columns));
-        let Some(value) = decoded.map(Arc::new) else {
-            count(&self.counters.l2_refused);
-            return Lookup::Nothing(seen);
+        let Opened { header, content, .. } = opened;
+        let (value, entry) = match content {
+            Content::Whole(payload) => {
+                answered();
+                let bytes = payload.len();
+                let decoded = unless_it_panics(|| V::decode(header.codec, payload, &self.columns));
+                let Some(value) = decoded.map(Arc::new) else {
+                    count(&self.counters.l2_refused);
+                    return Lookup::Nothing(seen);
+                };
+                let load = LoadInfo { stamp, token: header.token, depends };
+                (value.clone(), Entry::new(key, value, bytes, lifetime, load))
+            }
+            Content::Elsewhere(body) if !self.is_in_reach(key, config, &body) => {
+                return Lookup::Nothing(if fresh { MissReason::OutOfReach } else { seen });
+            }
+            Content::Elsewhere(body) => {
+                let large = LargeEntry { header, body, stamp, lifetime, depends, verified_at };
+                if fresh {
+                    return Lookup::Large(Box::new(large));
+                }
+                match self.fetch_entry::<V>(key, config, &large).await {
+                    Ok(fetched) => fetched,
+                    // The entry is of no use to others either.
+                    Err(MissReason::OutOfReach) => return Lookup::Nothing(seen),
+                    Err(reason) => return Lookup::Nothing(reason),
+                }
+            }
         };
-        let entry = Entry::new(
-            key,
-            value.clone(),
-            bytes,
-            lifetime,
-            LoadInfo { stamp, token: header.token, depends },
-        );
         if fresh {
-            return Lookup::Fresh(value, Loaded { entry, verified_at });
+            return Lookup::Fresh(value, Loaded { entry, verified_at, looked_up: true });
         }
         count(&self.counters.l2_misses);
         // For reads that accept it while a new one is loaded, or if the load fails. The entry in

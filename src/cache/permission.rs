@@ -30,6 +30,9 @@ pub(super) enum Permission {
     Leased(Lease),
     /// For this process only: Redis cannot be used, or another process's load had no result.
     Unleased,
+    /// For this process only: there is a current entry, which this process cannot fetch. The result
+    /// is not written to Redis.
+    OutOfReach,
     /// None is needed: another process has loaded the result meanwhile.
     AlreadyLoaded(Loaded),
 }
@@ -65,6 +68,7 @@ impl Inner {
                 MissReason::Absent => (None, false),
                 MissReason::Unwanted(token) => (Some(token), false),
                 MissReason::Refused(token) => (Some(token), true),
+                MissReason::OutOfReach => return Permission::OutOfReach,
                 MissReason::Unreachable => return Permission::Unleased,
             };
             let waiter = fleet.notices.wait_for(*key);
@@ -94,9 +98,17 @@ impl Inner {
                     }
                 }
             }
-            match self.lookup::<V>(key, config, || {}).await {
-                Lookup::Fresh(_, loaded) => return Permission::AlreadyLoaded(loaded),
+            let found = match self.lookup::<V>(key, config, || {}).await {
+                Lookup::Large(large) => self.fetch(key, config, &large).await,
+                found => found,
+            };
+            match found {
+                Lookup::Fresh(_, loaded) => {
+                    let loaded = Loaded { looked_up: false, ..loaded };
+                    return Permission::AlreadyLoaded(loaded);
+                }
                 Lookup::Nothing(again) => miss_reason = again,
+                Lookup::Large(_) => miss_reason = MissReason::OutOfReach,
             }
             looks += 1;
             if looks == LOOKS {

@@ -14,12 +14,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::{Inner, LoadFn};
-use crate::cache::load::{LOADING, SharedLoadFn};
+use crate::cache::load::{LOADING, Looked, SharedLoadFn};
 use crate::cache::lookup::{Lookup, MissReason};
 use crate::cache::serve::ReadStart;
 use crate::error::{Error, ErrorKind};
 use crate::flight::waits::{Cycle, Loading};
 use crate::flight::{Failure, Flight, Flights, Joined, Loaded, WaitOutcome, Waiter};
+use crate::l1::entry::Entry;
 use crate::sync::Mutex;
 use crate::telemetry::counters::count;
 use crate::value::Value;
@@ -107,11 +108,13 @@ impl<V: Value> ReadThrough<V> {
         }
         // The reader may have waited for a flight that ended with the runtime of Redis.
         inner.settle().await;
-        let miss_reason = match inner.lookup::<V>(&key, config, || flight.found()).await {
+        let looked = match inner.lookup::<V>(&key, config, || flight.found()).await {
             Lookup::Fresh(value, loaded) => {
                 return Led::Answered(self.found(flight, value, loaded));
             }
-            Lookup::Nothing(miss_reason) => miss_reason,
+            // The task fetches it: the caller may leave, and others wait for it.
+            Lookup::Large(large) => Looked::Large(large),
+            Lookup::Nothing(miss_reason) => Looked::Nothing(miss_reason),
         };
         let Some(waiter) = flight.begin_load(Instant::now() + self.deadline() + GRACE) else {
             return Led::TakenOver;
@@ -124,7 +127,7 @@ impl<V: Value> ReadThrough<V> {
             key,
             config.clone(),
             load,
-            miss_reason,
+            looked,
         ));
         match stale {
             Some(stale) => {
@@ -149,6 +152,16 @@ impl<V: Value> ReadThrough<V> {
             inner.reload::<V>(self.key, &self.config, self.load.clone(), token);
         }
         Answer::new(V::of(value), Origin::L2, age)
+    }
+
+    /// The flight's task found the result in Redis. As after [`found`](ReadThrough::found), it may be
+    /// time to load it again.
+    fn fetched(&self, entry: &Entry) {
+        let (policy, lifetime) = (&self.config.policy, entry.lifetime);
+        if policy.is_due_early(lifetime.load(), lifetime.remaining(policy, self.inner.clock.now()))
+        {
+            self.inner.reload::<V>(self.key, &self.config, self.load.clone(), entry.token);
+        }
     }
 
     /// Waits for the flight. Returns an answer, or the flight to continue with.
@@ -176,9 +189,14 @@ impl<V: Value> ReadThrough<V> {
         };
         let flights = &self.inner.flights;
         Ok(ControlFlow::Continue(match (next(ended, waited), outcome) {
-            (Next::Answer, Some(WaitOutcome::Ended(Ok(Loaded { entry, .. })))) => {
+            (Next::Answer, Some(WaitOutcome::Ended(Ok(Loaded { entry, looked_up, .. })))) => {
                 let value = entry.value().ok_or_else(Error::closed)?;
                 let age = entry.age(self.inner.clock.now());
+                let mut origin = origin;
+                if waited.own && looked_up {
+                    self.fetched(&entry);
+                    origin = Origin::L2;
+                }
                 return Ok(ControlFlow::Break(Answer::new(V::of(value), origin, age)));
             }
             (Next::Fail, Some(WaitOutcome::Ended(Err(failure)))) => {
@@ -366,7 +384,7 @@ impl Inner {
                 key,
                 config.clone(),
                 load,
-                MissReason::Unwanted(seen),
+                Looked::Nothing(MissReason::Unwanted(seen)),
             );
             self.place().spawn(flying);
         }

@@ -116,7 +116,7 @@ impl Inner {
     ///   never takes the result of a load from before it.
     pub(crate) fn serves(
         &self,
-        Loaded { entry, verified_at }: &Loaded,
+        Loaded { entry, verified_at, .. }: &Loaded,
         config: &QueryConfig,
         asked: ReadStart,
         now: Instant,

@@ -194,9 +194,12 @@ impl Lease {
     pub(crate) async fn fill(mut self, fill: Fill) -> Result<bool, StoreError> {
         // Without a reply it is unknown whether the result was stored, so the waiters have to ask.
         let outcome = self.fleet.store.fill(&self.key, fill).await;
-        if outcome.is_ok() {
-            self.done = None;
-        }
+        self.done = match outcome {
+            Ok(_) => None,
+            // The next process would hardly be faster. Nobody waits for it.
+            Err(StoreError::TooSlow | StoreError::Busy) => Some(LeaseOutcome::NoResult),
+            Err(StoreError::Unavailable) => self.done,
+        };
         outcome
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Loaded {
     /// The order (by this process's count of loads and invalidations) at which the result was known
     /// to be current: when its load began, or when the Redis lookup that found it was sent.
     pub(crate) verified_at: u64,
+    /// Whether the flight's own lookup found it, and no load was needed.
+    pub(crate) looked_up: bool,
 }
 
 /// The error of a load that failed.
@@ -320,7 +322,8 @@ mod tests {
         let lifetime = Lifetime::of_nanos([0, 0, 0, 9, 9]);
         let depends = Arc::new(Dependencies::new([], TagSlot::of(0)));
         let load = LoadInfo { stamp: Stamp::default(), token: Token([0; 16]), depends };
-        Loaded { entry: Entry::new(&key(0), Arc::new(number), 4, lifetime, load), verified_at: 0 }
+        let entry = Entry::new(&key(0), Arc::new(number), 4, lifetime, load);
+        Loaded { entry, verified_at: 0, looked_up: false }
     }
 
     pub(super) fn soon() -> Instant {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! 0    4   "LRDR"
-//! 4    1   format of the entry, 3                     all numbers big-endian
+//! 4    1   format of the entry: 3 whole, 4 in parts    all numbers big-endian
 //! 5    1   codec: 0 rows, others see codec.rs
 //! 6    1   1 if bytes 96 to 111 are a MAC, else 0
-//! 7    1   zero
+//! 7    1   number of parts, 0 if whole
 //! 8    16  fingerprint of the key: half of its hash
 //! 24   8   epoch ┐ as of which the load began; compared by Lua scripts,
 //! 32   8   seq  │ as is the token
@@ -19,7 +19,7 @@
 //! 96   16  MAC: keyed blake3 of bytes 0 to 95 and 112 to the end, cut to 128 bits,
 //!          or XXH3 of the same, 8 bytes, and 8 of zero
 //! 112  2n  slots, ascending
-//! …    …   payload
+//! …    …   payload, or the description of a body that lies in parts under other keys; see body.rs
 //! ```
 //!
 //! The checksum detects accidents but not forgery; the MAC detects both. XXH3 (Yann Collet,
@@ -32,6 +32,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::currency::Position;
+use crate::l2::body::Body;
 use crate::value::checksum;
 use crate::value::key::{CacheKey, MacKey};
 use crate::value::tag::Dependencies;
@@ -39,6 +40,9 @@ use crate::value::token::Token;
 
 const MAGIC: [u8; 4] = *b"LRDR";
 pub(crate) const FORMAT: u8 = 3;
+/// The format of an entry whose payload lies in parts. It has the same name in Redis. A build that
+/// knows format 3 only takes it for no entry, and replaces it.
+pub(crate) const IN_PARTS: u8 = 4;
 const CHECKED: usize = 96;
 const HEADER: usize = 112;
 /// The last time that an entry can express.
@@ -67,7 +71,16 @@ pub(crate) struct Header {
 pub(crate) struct Opened {
     pub(crate) header: Header,
     pub(crate) slots: Vec<u16>,
-    pub(crate) payload: Bytes,
+    pub(crate) content: Content,
+}
+
+/// What an entry contains of its result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The payload.
+    Whole(Bytes),
+    /// The payload lies in parts under other keys.
+    Elsewhere(Body),
 }
 
 /// Why the bytes under a key are not its entry. Every refusal is a miss and is counted.
@@ -92,12 +105,38 @@ pub(crate) fn seal(
     payload: &[u8],
     secret: Option<&MacKey>,
 ) -> Option<Bytes> {
+    sealed(key, [FORMAT, 0], header, depends, payload, secret)
+}
+
+/// Returns the whole entry of a result whose payload lies in parts, or `None` if the result depends
+/// on more slots than an entry can list.
+pub(crate) fn seal_head(
+    key: &CacheKey,
+    header: &Header,
+    depends: &Dependencies,
+    body: &Body,
+    secret: Option<&MacKey>,
+) -> Option<Bytes> {
+    let described = body.described();
+    let head = sealed(key, [IN_PARTS, body.parts()], header, depends, &described, secret)?;
+    Some([&head[..], &described].concat().into())
+}
+
+fn sealed(
+    key: &CacheKey,
+    [format, parts]: [u8; 2],
+    header: &Header,
+    depends: &Dependencies,
+    payload: &[u8],
+    secret: Option<&MacKey>,
+) -> Option<Bytes> {
     let slots = depends.numbers();
     let mut checked = [0; CHECKED];
     checked[..4].copy_from_slice(&MAGIC);
-    checked[4] = FORMAT;
+    checked[4] = format;
     checked[5] = header.codec;
     checked[6] = u8::from(secret.is_some());
+    checked[7] = parts;
     checked[8..24].copy_from_slice(&key.fingerprint());
     checked[40..56].copy_from_slice(&header.token.0);
     for (at, number) in [
@@ -146,7 +185,7 @@ pub(crate) fn open(
     let Some(head) = bytes.first_chunk::<HEADER>() else {
         return Err(Refusal::Foreign);
     };
-    if head[..4] != MAGIC || head[4] != FORMAT {
+    if head[..4] != MAGIC || !is_known(head[4]) {
         return Err(Refusal::Foreign);
     }
     if head[8..24] != key.fingerprint() {
@@ -174,7 +213,16 @@ pub(crate) fn open(
     }
     let header = header(head);
     let slots = slots.chunks_exact(2).map(|slot| u16::from_be_bytes([slot[0], slot[1]])).collect();
-    Ok(Opened { header, slots, payload })
+    let content = if head[4] == IN_PARTS {
+        Content::Elsewhere(Body::of_description(head[7], &payload).ok_or(Refusal::Damaged)?)
+    } else {
+        Content::Whole(payload)
+    };
+    Ok(Opened { header, slots, content })
+}
+
+fn is_known(format: u8) -> bool {
+    matches!(format, FORMAT | IN_PARTS)
 }
 
 fn header(head: &[u8; HEADER]) -> Header {
@@ -201,7 +249,8 @@ pub(crate) struct Claim {
     pub(crate) header: Option<Header>,
     pub(crate) signed: bool,
     pub(crate) slots: Vec<u16>,
-    pub(crate) payload: Bytes,
+    /// `None` if the format is different or the bytes do not hold together.
+    pub(crate) content: Option<Content>,
 }
 
 /// Returns `None` if the bytes do not begin like an entry of Larder.
@@ -211,16 +260,20 @@ pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
         return None;
     }
     let format = *bytes.get(4)?;
-    let mut claim =
-        Claim { format, header: None, signed: false, slots: vec![], payload: Bytes::new() };
-    let Some(head) = bytes.first_chunk::<HEADER>().filter(|_| format == FORMAT) else {
+    let mut claim = Claim { format, header: None, signed: false, slots: vec![], content: None };
+    let Some(head) = bytes.first_chunk::<HEADER>().filter(|_| is_known(format)) else {
         return Some(claim);
     };
     claim.header = Some(header(head));
     claim.signed = head[6] == 1;
     let slots = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
     if let Some(slots) = bytes.get(HEADER..HEADER + slots) {
-        claim.payload = bytes.slice(HEADER + slots.len()..);
+        let payload = bytes.slice(HEADER + slots.len()..);
+        claim.content = if format == IN_PARTS {
+            Body::of_description(head[7], &payload).map(Content::Elsewhere)
+        } else {
+            Some(Content::Whole(payload))
+        };
         claim.slots =
             slots.chunks_exact(2).map(|slot| u16::from_be_bytes([slot[0], slot[1]])).collect();
     }
@@ -236,7 +289,7 @@ pub(crate) fn token(bytes: &[u8]) -> Option<Token> {
 /// The position and the token, read from the part of the entry that the scripts read.
 pub(crate) fn origin(bytes: &[u8]) -> Option<(Position, Token)> {
     let head = bytes.first_chunk::<56>()?;
-    if head[..4] != MAGIC || head[4] != FORMAT {
+    if head[..4] != MAGIC || !is_known(head[4]) {
         return None;
     }
     let number = |at: usize| {
@@ -290,9 +343,28 @@ mod tests {
             for payload in [&b""[..], b"x", &[7; 100_000]] {
                 let bytes = sealed(payload, secret.as_ref());
                 let opened = opened("a", &bytes, secret.as_ref()).unwrap();
-                assert_eq!((opened.header, &opened.payload[..]), (HEAD, payload));
+                assert_eq!(opened.header, HEAD);
+                assert_eq!(opened.content, Content::Whole(Bytes::copy_from_slice(payload)));
                 assert_eq!(opened.slots, depends().numbers());
                 assert_eq!(token(&bytes), Some(HEAD.token));
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_opens_as_it_was_sealed_and_no_changed_bit_goes_unnoticed() {
+        for secret in &secrets() {
+            let secret = secret.as_ref();
+            let body = Body::of(HEAD.token, &vec![7; 1_000_000], secret);
+            let bytes = seal_head(&key("a"), &HEAD, &depends(), &body, secret).unwrap();
+            let opened = opened("a", &bytes, secret).unwrap();
+            assert_eq!((opened.header, opened.content), (HEAD, Content::Elsewhere(body)));
+            assert_eq!(token(&bytes), Some(HEAD.token));
+            for bit in 0..8 * bytes.len() {
+                let mut changed = bytes.to_vec();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                let changed = open(&key("a"), &changed.into(), secret);
+                assert!(changed.is_err(), "bit {bit}");
             }
         }
     }

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use fastrand::Rng;
 
 use crate::currency::Position;
-use crate::l2::entry::{self, Header};
+use crate::l2::body::Body;
+use crate::l2::entry::{self, Content, Header};
 use crate::rows::{ColumnSets, Image, Rows};
 use crate::value::Value;
 use crate::value::codec::Codec;
@@ -108,13 +109,17 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
 /// Decodes it as every kind of value, and reads every cell that it claims to have.
 fn read(bytes: &Bytes, secret: Option<&MacKey>, sets: &ColumnSets) -> bool {
     let Ok(opened) = entry::open(&key(), bytes, secret) else { return false };
-    let decoded = Rows::decode(opened.header.codec, opened.payload.clone(), sets);
+    let payload = match opened.content {
+        Content::Whole(payload) => payload,
+        Content::Elsewhere(body) => return body.matches(opened.header.token, bytes, secret),
+    };
+    let decoded = Rows::decode(opened.header.codec, payload.clone(), sets);
     let rows = decoded.is_some();
     if let Some(image) = decoded {
         look_at(&image);
     }
     let codec = opened.header.codec;
-    let typed = <std::sync::Arc<Vec<(String, Option<f64>)>>>::decode(codec, opened.payload, sets);
+    let typed = <std::sync::Arc<Vec<(String, Option<f64>)>>>::decode(codec, payload, sets);
     rows || typed.is_some()
 }
 
@@ -177,4 +182,55 @@ fn no_entry_makes_its_reader_panic_or_allocate_for_what_did_not_arrive() {
     }
     assert_eq!(forged, 0, "changed and taken for whole");
     assert!(accepted > inputs / 100, "nothing got past the seal: {accepted}");
+}
+
+/// A head that claims a body of any size must cost its reader nothing but the head.
+#[test]
+fn no_head_makes_its_reader_panic_or_allocate_or_take_other_bytes_for_the_body() {
+    let inputs: u64 = variable("LARDER_FUZZ", 60_000) / 4;
+    let seed: u64 = variable("LARDER_SEED", fastrand::u64(..));
+    println!("{inputs} inputs, LARDER_SEED={seed}");
+    let mut random = Rng::with_seed(seed);
+    let sets = ColumnSets::default();
+    let secrets = [None, Some(MacKey::of_secret(b"known to the writers of entries"))];
+    let depends = Dependencies::new(["a", "b"].map(Tag::from), TagSlot::of(9));
+    let header = Header {
+        codec: 0,
+        at: Position { epoch: 1 << 24, seq: 7 },
+        token: Token([5; 16]),
+        life: Duration::from_secs(60),
+        ends: 1_764_100_000_000,
+        ttl: Duration::from_secs(60),
+        load: Duration::from_millis(1),
+    };
+    let payload = vec![7; 700_000];
+    let (mut heads, mut forged) = (0, 0);
+    for _ in 0..inputs {
+        let secret = secrets[random.usize(..2)].as_ref();
+        let body = Body::of(header.token, &payload, secret);
+        let bytes: Bytes = if random.bool() {
+            // A writer that has the secret or needs none describes a body of its own.
+            let mut described = body.described().to_vec();
+            mutate(&mut described, &payload[..64], &mut random);
+            let Some(body) = Body::of_description(random.u8(..), &described) else { continue };
+            let matches = body.matches(header.token, &payload, secret);
+            assert_eq!(matches, described == Body::of(header.token, &payload, secret).described());
+            entry::seal_head(&key(), &header, &depends, &body, secret).unwrap()
+        } else {
+            let whole = entry::seal_head(&key(), &header, &depends, &body, secret).unwrap();
+            let mut bytes = whole.to_vec();
+            mutate(&mut bytes, &payload[..64], &mut random);
+            forged += u64::from(
+                bytes != whole && entry::open(&key(), &bytes.clone().into(), secret).is_ok(),
+            );
+            bytes.into()
+        };
+        heads += u64::from(entry::open(&key(), &bytes, secret).is_ok());
+        let mut good = false;
+        let used = measure(|| good = read(&bytes, secret, &sets));
+        assert!(!good, "its own bytes are not its body");
+        assert!(used.bytes_max <= 64 << 10, "{} bytes for {}", used.bytes_max, bytes.len());
+    }
+    assert_eq!(forged, 0, "changed and taken for whole");
+    assert!(heads > inputs / 100, "nothing got past the seal: {heads}");
 }

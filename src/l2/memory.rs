@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::body::Body;
 use super::namespace::{MILLISECOND, Namespace};
 use super::{
-    Beat, Fill, LeaseOutcome, LeaseReply, LeaseRequest, Listener, Notice, ReadReply, Store,
-    StoreError,
+    Beat, BodyError, Fill, LeaseOutcome, LeaseReply, LeaseRequest, Listener, Notice, ReadReply,
+    Store, StoreError,
 };
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
@@ -299,6 +301,21 @@ impl Store for Member {
                 (ReadReply { found, directory, connection: now.connection }, None)
             })
         })
+    }
+
+    fn splits(&self) -> bool {
+        // Bytes are shared here, not transferred.
+        false
+    }
+
+    fn read_body<'a>(
+        &'a self,
+        _: &'a CacheKey,
+        _: Token,
+        _: Body,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, BodyError>> {
+        Box::pin(ready(Err(BodyError::Missing)))
     }
 
     fn lease<'a>(

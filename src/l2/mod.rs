@@ -1,6 +1,7 @@
 //! [`Store`]: the requests that the cache makes to its shared tier, and [`Listener`]: the notices
 //! that the tier sends.
 
+pub(crate) mod body;
 pub(crate) mod entry;
 #[cfg(test)]
 mod fuzz;
@@ -18,6 +19,7 @@ use futures_util::future::BoxFuture;
 
 use crate::clock::Instant;
 use crate::currency::Position;
+use crate::l2::body::Body;
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
@@ -25,7 +27,8 @@ use crate::value::token::Token;
 /// The shared tier: entries, their leases, and the directory of invalidations.
 ///
 /// No call takes longer than the time limit that the store was created with, except
-/// [`invalidate`](Store::invalidate), whose callers accept a longer wait.
+/// [`invalidate`](Store::invalidate), whose callers accept a longer wait, and transfers of the body
+/// of a large entry, which name their own limit.
 pub(crate) trait Store: Send + Sync {
     /// The time limit of a call.
     fn limit(&self) -> Duration;
@@ -45,6 +48,19 @@ pub(crate) trait Store: Send + Sync {
 
     /// Returns the bytes under a key and the directory's position, in one round trip.
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>>;
+
+    /// Whether the payload of a large entry is stored in parts, outside of the entry.
+    fn splits(&self) -> bool;
+
+    /// Returns the body of a large entry. It waits for its turn for at most `limit`, and takes at
+    /// most `limit` from then on. The bytes are not verified yet.
+    fn read_body<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+        body: Body,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, BodyError>>;
 
     /// Requests the right to load a key for all processes.
     fn lease<'a>(
@@ -180,9 +196,20 @@ pub(crate) struct Fill {
     /// When its lifetime ends by the [store's clock](Store::time_of), as in the header. A write
     /// that takes effect late does not extend it.
     pub(crate) ends: u64,
-    /// The header and the payload, stored one after the other.
+    /// The header and the payload, stored one after the other. If the payload is stored in parts,
+    /// the header is the whole entry.
     pub(crate) header: Bytes,
     pub(crate) payload: Bytes,
+    pub(crate) in_parts: Option<InParts>,
+}
+
+/// How the payload of a large entry is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+pub(crate) struct InParts {
+    pub(crate) parts: u8,
+    /// How long the transfer waits for its turn, and how long it may take from then on.
+    pub(crate) limit: Duration,
 }
 
 /// How the load under a lease ended, as its waiters are notified.
@@ -227,6 +254,23 @@ pub(crate) struct Beat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreError {
     /// No connection, no reply in time, or an error.
+    Unavailable,
+    /// Other transfers took all the time of this one.
+    Busy,
+    /// The transfer of a large entry did not end in time, or would not have.
+    TooSlow,
+}
+
+/// Why the body of a large entry could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// A part is not there, or is not of the size that the head describes.
+    Missing,
+    /// Other transfers took all the time.
+    Busy,
+    /// The transfer did not end in time, or would not have.
+    TooSlow,
+    /// No connection, or an error.
     Unavailable,
 }
 

@@ -47,6 +47,9 @@ pub struct CacheStats {
     /// Results not written to Redis, because another process had taken over the load or stored a
     /// newer result, or because they were invalidated before they arrived.
     pub l2_overtaken: u64,
+    /// Large results that were not read from Redis, or not written to it, because the transfer took
+    /// too long, or had done so within the last minute, or did not get its turn in time.
+    pub l2_too_slow: u64,
     /// Results found in memory or in Redis that were not served because something they depend on
     /// had been invalidated since their load began.
     #[serde(rename = "outdated")]

@@ -84,6 +84,42 @@ pub(crate) fn connection(address: &str, up: bool) {
     }
 }
 
+/// The body of a large entry was read from Redis or written to it, or not.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn transferred(
+    key: &CacheKey,
+    way: &'static str,
+    took: Duration,
+    bytes: u64,
+    done: bool,
+) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::DEBUG) {
+        let key = &key.to_hex()[..16];
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let message =
+            if done { "a large result was moved" } else { "a large result was not moved" };
+        tracing::debug!(target: "larder", key, way, took_us, bytes, "{message}");
+    }
+}
+
+/// The connection for large results was lost or established.
+#[cfg(feature = "redis")]
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn transfers(address: &str, up: bool) {
+    #[cfg(feature = "tracing")]
+    if up {
+        tracing::info!(target: "larder", address, "connected to redis for large results");
+    } else {
+        tracing::warn!(
+            target: "larder",
+            address,
+            "the connection to redis for large results is lost; their queries go to postgresql \
+             until there is another"
+        );
+    }
+}
+
 /// Redis refused a connection, or replied on a connection that it cannot serve now.
 #[cfg(feature = "redis")]
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]

@@ -24,6 +24,7 @@ pub(super) struct Rest {
     pub(super) unannounced: u64,
     pub(super) epochs: u64,
     pub(super) redis_errors: u64,
+    pub(super) too_slow: u64,
     pub(super) redis_refused: u64,
     pub(super) refreshes: u64,
     pub(super) lease_waits: u64,
@@ -153,6 +154,7 @@ impl Fleet {
             rest.unannounced += cache.unacknowledged;
             rest.epochs += cache.epochs;
             rest.redis_errors += cache.l2_errors;
+            rest.too_slow += cache.l2_too_slow;
             rest.redis_refused += cache.l2_refused;
             rest.refreshes += cache.background_loads;
             rest.lease_waits += cache.lease_waits;

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The most that is read at a time.
 const CHUNK: usize = 64 << 10;
 
+/// What a connection sends in one turn, if a rate is set: ten packets or so.
+const SLICE: usize = 16 << 10;
+
 /// Bytes held for one way of a connection before no more are read. The sender
 /// must notice in the end that no data arrives, as on a network.
 const ROOM: usize = 1 << 20;
@@ -206,6 +209,7 @@ pub(super) struct Controls {
     pub(super) delay: Duration,
     pub(super) reset_after: Option<u64>,
     pub(super) rewrite: Option<Rewrite>,
+    pub(super) rate: Option<Rate>,
 }
 
 impl Controls {
@@ -217,6 +221,36 @@ impl Controls {
 
     pub(super) fn release(&mut self) {
         self.stalled = [false; 2];
+    }
+}
+
+/// A rate that connections share, each way on its own.
+#[derive(Clone, Debug)]
+pub(super) struct Rate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bytes_a_second: f64,
+    /// When everything that was let through so far has been sent.
+    sent: [Mutex<Instant>; 2],
+}
+
+impl Rate {
+    pub(super) fn new(bytes_a_second: f64) -> Self {
+        let now = || Mutex::new(Instant::now());
+        Self(Arc::new(Shared { bytes_a_second, sent: [now(), now()] }))
+    }
+
+    /// Blocks until so many bytes are sent. Connections take turns in the order
+    /// of their calls.
+    fn send(&self, way: usize, bytes: usize) {
+        let took = Duration::from_secs_f64(bytes as f64 / self.0.bytes_a_second);
+        let until = {
+            let mut sent = self.0.sent[way].lock().unwrap_or_else(PoisonError::into_inner);
+            *sent = (*sent).max(Instant::now()) + took;
+            *sent
+        };
+        thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -319,7 +353,7 @@ impl Inner {
     /// Writes the received chunks that are due to the other side.
     fn deliver(&self, sockets: &Sockets, way: usize) {
         let to = if way == TO_SERVER { &sockets.server } else { &sockets.client };
-        while let Some((mut chunk, rewrite)) = self.next(way) {
+        while let Some((mut chunk, rewrite, rate)) = self.next(way) {
             if chunk.is_empty() {
                 let _ = to.shutdown(Shutdown::Write);
                 let mut state = self.lock();
@@ -336,9 +370,15 @@ impl Inner {
             // Counted before it is written: a client that has a reply must find
             // it counted, and its next request is a new round trip.
             let reset = self.lock().delivers(way, &mut chunk);
-            if to.write_all(&chunk).is_err() {
-                self.close();
-                return;
+            let slice = if rate.is_some() { SLICE } else { usize::MAX };
+            for slice in chunk.chunks(slice) {
+                if let Some(rate) = &rate {
+                    rate.send(way, slice.len());
+                }
+                if to.write_all(slice).is_err() {
+                    self.close();
+                    return;
+                }
             }
             if reset {
                 self.reset();
@@ -348,7 +388,7 @@ impl Inner {
     }
 
     /// Waits for the next chunk to be due. `None` when the link is closed.
-    fn next(&self, way: usize) -> Option<(Vec<u8>, Option<Rewrite>)> {
+    fn next(&self, way: usize) -> Option<(Vec<u8>, Option<Rewrite>, Option<Rate>)> {
         let mut state = self.lock();
         loop {
             state.sockets.as_ref()?;
@@ -373,7 +413,7 @@ impl Inner {
         // The receiver may wait for room.
         self.changed[way].notify_all();
         let rewrite = if way == TO_CLIENT { state.controls.rewrite.clone() } else { None };
-        Some((chunk, rewrite))
+        Some((chunk, rewrite, state.controls.rate.clone()))
     }
 
     fn close(&self) {

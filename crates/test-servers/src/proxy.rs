@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::link::{Controls, Counts, Link, Rewrite, Socket, Way};
+use super::link::{Controls, Counts, Link, Rate, Rewrite, Socket, Way};
 use super::{Redis, ServerError};
 
 /// A network between clients and one server, without faults at first.
@@ -121,6 +121,13 @@ impl Proxy {
     /// successive chunks overlap.
     pub fn delay(&self, delay: Duration) {
         self.change(|controls| controls.delay = delay);
+    }
+
+    /// Passes on at most this many bytes a second each way, over all connections
+    /// together, as a network card does. Connections take turns.
+    pub fn rate(&self, bytes_a_second: f64) {
+        let rate = Rate::new(bytes_a_second);
+        self.change(|controls| controls.rate = Some(rate.clone()));
     }
 
     /// Resets each connection, with an RST instead of an orderly end, after this

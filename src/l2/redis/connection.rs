@@ -43,7 +43,17 @@ pub(crate) struct Connection {
     keeper: BackgroundTask,
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// All commands. Without it nothing comes from Redis.
+    Commands,
+    /// The bodies of large entries.
+    Transfers,
+}
+
 struct Shared {
+    role: Role,
     endpoint: Arc<Endpoint>,
     limit: Duration,
     address: String,
@@ -60,11 +70,11 @@ struct Shared {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Connections {
     /// The number of the last connection.
-    number: u64,
+    pub(super) number: u64,
     /// How many of them may lead to another server than the one before.
     pub(super) moves: u64,
     /// No other connection follows.
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 /// Why a connection was given up.
@@ -105,7 +115,18 @@ impl Connection {
         counters: Option<Arc<Counters>>,
         background: &Background,
     ) -> Connection {
+        Connection::of(Role::Commands, endpoint, limit, counters, background)
+    }
+
+    pub(super) fn of(
+        role: Role,
+        endpoint: Endpoint,
+        limit: Duration,
+        counters: Option<Arc<Counters>>,
+        background: &Background,
+    ) -> Connection {
         let shared = Arc::new(Shared {
+            role,
             address: endpoint.address(),
             endpoint: Arc::new(endpoint),
             limit,
@@ -144,6 +165,11 @@ impl Connection {
 
     pub(super) fn counters(&self) -> Option<Arc<Counters>> {
         self.shared.counters.clone()
+    }
+
+    /// Gives the connection up, if there is one, so that a new one is opened.
+    pub(super) fn lose(&self) {
+        self.shared.lost();
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -292,7 +318,9 @@ impl Connection {
         connection.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
     }
 
-    async fn send<T>(
+    /// Sends what `send` sends, within a time limit. Returns the reply and the number of the
+    /// connection.
+    pub(super) async fn send<T>(
         &self,
         limit: Duration,
         purpose: Purpose,
@@ -381,7 +409,7 @@ impl Shared {
             current.timeouts = 0;
             (current.number, u64::from(std::mem::take(&mut current.moves)))
         };
-        trace::connection(&self.address, true);
+        self.report(true);
         self.connections.send_modify(|connections| {
             connections.number = number;
             connections.moves += moves;
@@ -417,12 +445,19 @@ impl Shared {
     /// Called outside the lock: a listener may run any code.
     fn gone(&self, loss: &Loss) {
         match loss {
-            Loss::Late | Loss::Broken => trace::connection(&self.address, false),
+            Loss::Late | Loss::Broken => self.report(false),
             Loss::Refused(refusal) => self.refused(refusal),
         }
         self.broken.notify_one();
         if let Some(listener) = self.listener.get() {
             listener.hear(Notice::Disconnected);
+        }
+    }
+
+    fn report(&self, is_up: bool) {
+        match self.role {
+            Role::Commands => trace::connection(&self.address, is_up),
+            Role::Transfers => trace::transfers(&self.address, is_up),
         }
     }
 

@@ -15,6 +15,7 @@ mod script;
 mod subscription;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+mod transfers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +30,15 @@ pub(crate) use self::endpoint::ConnectError;
 pub(crate) use self::refusal::RefusalKind;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
+use self::transfers::Transfers;
 use crate::clock::{Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
+use crate::l2::body::Body;
 use crate::l2::entry::FORMAT;
 use crate::l2::{
-    Beat, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED, ReadReply, Store,
-    StoreError,
+    Beat, BodyError, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED,
+    ReadReply, Store, StoreError,
 };
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
@@ -51,13 +54,14 @@ pub(crate) struct RedisStore {
     link: Arc<Connection>,
     batcher: ReadBatcher,
     subscription: Subscription,
+    transfers: Transfers,
     names: Arc<Names>,
     scripts: Scripts,
 }
 
 /// The names of keys and channels in Redis. After its prefix, the name of an entry has only the
-/// hash, so that a name reveals neither SQL nor parameters. The braces keep an entry and its lease
-/// on one node of a cluster.
+/// hash, so that a name reveals neither SQL nor parameters. The braces keep an entry, its parts and
+/// its lease on one node of a cluster.
 pub(crate) struct Names {
     /// `larder:<namespace>:<entry format>:{`
     entries: String,
@@ -99,6 +103,11 @@ impl Names {
 
     pub(crate) fn lease(&self, key: &CacheKey) -> String {
         self.of(key, "}:lease")
+    }
+
+    /// A part of the large entry that this token's load made.
+    pub(crate) fn part(&self, key: &CacheKey, token: Token, index: u8) -> String {
+        self.of(key, &format!("}}:{:032x}:{index}", u128::from_be_bytes(token.0)))
     }
 
     /// What all entries' names begin with.
@@ -163,7 +172,8 @@ impl RedisStore {
         link.tell(listener.clone());
         let subscription = Subscription::start(&link, names.channel.clone(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
-        RedisStore { link, batcher, subscription, names, scripts: Scripts::new() }
+        let transfers = Transfers::new(link.clone(), names.clone());
+        RedisStore { link, batcher, subscription, transfers, names, scripts: Scripts::new() }
     }
 
     /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
@@ -247,11 +257,26 @@ impl Store for RedisStore {
 
     fn close(&self) {
         self.subscription.stop();
+        self.transfers.close();
         self.link.close();
     }
 
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>> {
         Box::pin(self.batcher.look(key))
+    }
+
+    fn splits(&self) -> bool {
+        true
+    }
+
+    fn read_body<'a>(
+        &'a self,
+        key: &'a CacheKey,
+        token: Token,
+        body: Body,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, BodyError>> {
+        Box::pin(self.transfers.read(key, token, body, limit))
     }
 
     fn lease<'a>(
@@ -298,7 +323,14 @@ impl Store for RedisStore {
             let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
             call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
             call.arg(&[LeaseOutcome::Filled.byte()]).arg(key.as_bytes());
-            call.arg(Entry(&fill.header, &fill.payload));
+            // The parts first: as soon as the entry names them, they are read.
+            match fill.in_parts {
+                None => call.arg(Entry(&fill.header, &fill.payload)).arg(0),
+                Some(in_parts) => {
+                    self.transfers.write(key, fill.token, &fill.payload, in_parts).await?;
+                    call.arg(&fill.header[..]).arg(in_parts.parts)
+                }
+            };
             Ok(self.link.call(&call).await?.0 == Value::Int(1))
         })
     }

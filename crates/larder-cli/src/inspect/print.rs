@@ -9,7 +9,7 @@ use larder::admin::{EntryCodec, EntryDetails, EntryHeader, EntryReport, Seal};
 
 use super::value::Shown;
 use super::why;
-use crate::failure::Failure;
+use crate::failure::{Failure, counted};
 use crate::text::{self, BOLD, RESET, bytes, duration, thousands};
 
 pub(super) fn print(report: &EntryReport, value: Option<Shown>, json: bool) -> Result<(), Failure> {
@@ -58,11 +58,15 @@ fn as_text(report: &EntryReport, value: Option<Shown>, width: usize) -> String {
         line(
             "entry",
             &format!(
-                "format {}, {}, {}, of which {} are the value; {}",
+                "format {}, {}, {}, of which {} are the value{}; {}",
                 entry.format,
                 codec(&header),
                 bytes(entry.size as u64),
                 bytes(entry.payload().len() as u64),
+                match entry.parts {
+                    0 => String::new(),
+                    parts => format!(", in {} under other keys", counted(parts, "part")),
+                },
                 seal(entry)
             ),
         );
@@ -163,6 +167,7 @@ fn as_json(report: &EntryReport, value: Option<Shown>) -> serde_json::Value {
             "codec": header.as_ref().map(codec),
             "bytes": entry.size,
             "value_bytes": entry.payload().len(),
+            "parts": entry.parts,
             "signed": entry.signed,
             "seal": match entry.seal {
                 Seal::Holds => "holds",

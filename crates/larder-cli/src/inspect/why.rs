@@ -2,6 +2,7 @@
 
 use larder::admin::{EntryReport, Verdict};
 
+use crate::failure::counted;
 use crate::text::{duration, thousands};
 
 /// A word for machines.
@@ -12,6 +13,7 @@ pub(super) fn word(verdict: &Verdict) -> &'static str {
         Verdict::OtherFormat { .. } => "format",
         Verdict::WrongKey => "wrong-key",
         Verdict::Damaged => "damaged",
+        Verdict::Incomplete { .. } => "incomplete",
         Verdict::Unauthentic | Verdict::Unsigned => "unauthentic",
         Verdict::NoDirectory | Verdict::OtherServer | Verdict::OtherEpoch { .. } => "epoch",
         Verdict::Invalidated { .. } => "invalidated",
@@ -51,6 +53,11 @@ pub(super) fn sentence(report: &EntryReport) -> String {
         }
         Verdict::WrongKey => "it is the entry of another key, put under this one".to_owned(),
         Verdict::Damaged => "it is damaged: its checksum or its length does not hold".to_owned(),
+        Verdict::Incomplete { missing } => format!(
+            "{} of its value {} missing: evicted or deleted",
+            counted(*missing, "part"),
+            if *missing == 1 { "is" } else { "are" }
+        ),
         Verdict::Unauthentic => "it was not written with this secret, or changed since".to_owned(),
         Verdict::Unsigned => {
             "it is not signed; processes that have this secret do not take it".to_owned()

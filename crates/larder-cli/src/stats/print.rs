@@ -166,6 +166,7 @@ fn rest(out: &mut String, fleet: &Fleet, total: &QueryStats, width: usize) {
     );
     let trouble = [
         (rest.redis_errors, "commands that Redis did not answer in time or refused"),
+        (rest.too_slow, "large results not moved from or to Redis for want of time"),
         (rest.redis_refused, "entries in Redis that nobody could read"),
         (rest.unannounced, "invalidations that Redis had not acknowledged at first"),
         (rest.unstored, "results too large, or that no codec keeps"),

@@ -138,7 +138,8 @@ impl Chance {
             life += 1;
         }
         // `ends` is set when the operation runs.
-        let fill = Fill { token, at, ends: 0, header: head, payload: payload.into() };
+        let fill =
+            Fill { token, at, ends: 0, header: head, payload: payload.into(), in_parts: None };
         Operation::Fill(key, fill, life)
     }
 
@@ -169,10 +170,15 @@ impl Chance {
         entry.extend(epoch.to_be_bytes());
         entry.extend(seq.to_be_bytes());
         entry.extend(self.any_token().0);
-        match self.chance.u32(..6) {
+        match self.chance.u32(..7) {
             0 => return None,
             1 => entry.truncate(self.chance.usize(..56)),
             2 => entry[4] = 1,
+            // The head of a large entry whose parts are gone.
+            4 => {
+                (entry[4], entry[7]) = (4, 3);
+                entry.extend([0; 9]);
+            }
             3 => {
                 entry = b"something else, of a length that an entry could well have, or more".into()
             }

@@ -28,11 +28,27 @@ local lease = get(KEYS[2], 0, 33)
 if #lease ~= 33 then lease = nil end
 local ours = lease and lease:sub(1, 16) == token
 
--- The stored entry's epoch, seq and token, if it is an entry; see entry.rs.
+-- The stored entry's epoch, seq, token and number of parts, if it is an entry;
+-- see entry.rs. A whole entry has no parts.
 local function stored()
     local head = get(KEYS[1], 0, 55)
-    if #head < 56 or head:sub(1, 5) ~= 'LRDR\3' then return nil end
-    return number(head, 25), number(head, 33), head:sub(41, 56)
+    local format = head:sub(1, 5)
+    if #head < 56 or format ~= 'LRDR\3' and format ~= 'LRDR\4' then return nil end
+    local parts = 0
+    if format == 'LRDR\4' then parts = head:byte(8) end
+    return number(head, 25), number(head, 33), head:sub(41, 56), parts
+end
+
+-- The name of a part of the large entry that this token's load made.
+local function part(of, index)
+    local hex = of:gsub('.', function(byte) return string.format('%02x', byte:byte()) end)
+    return KEYS[1] .. ':' .. hex .. ':' .. index
+end
+
+local function drop(of, parts)
+    for index = 0, parts - 1 do
+        redis.call('DEL', part(of, index))
+    end
 end
 
 -- Notifies the waiters. A lost lease (expired or evicted) took with it the

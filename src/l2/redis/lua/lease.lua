@@ -4,11 +4,12 @@
 --
 -- Replies 'granted', 'entry', or the remaining ms of another's lease.
 local epoch, need = tonumber(ARGV[2]), tonumber(ARGV[4])
-local entry_epoch, entry_asof, entry_token = stored()
+local entry_epoch, entry_asof, entry_token, entry_parts = stored()
 -- Damaged or forged. If it stayed, a stamp of the far future would block all
 -- loads until it expires.
 if entry_epoch and ARGV[8] == '1' and entry_token == ARGV[5] then
     redis.call('DEL', KEYS[1])
+    drop(entry_token, entry_parts)
     entry_epoch = nil
 end
 if entry_epoch == epoch and entry_asof >= need and entry_token ~= ARGV[5] then
