@@ -70,7 +70,13 @@ pub(super) async fn on_pool(
                     let query = call.in_session(client, &session, true);
                     noting_recovery(client, Some(identity), query).await
                 }
-                Pooling::Transactions => call.in_pooled_transaction(client, &session, again).await,
+                Pooling::Transactions => {
+                    // The transaction begins with DEALLOCATE ALL. Where there is no pooler, the
+                    // statements are those of this connection.
+                    session.forget_statements();
+                    client.statement_cache.clear();
+                    call.in_pooled_transaction(client, &session, again).await
+                }
             };
             if outcome.as_ref().err().is_none_or(Failed::leaves_a_usable_connection) {
                 lent.give_back();

@@ -102,8 +102,13 @@ impl Session {
 
     /// Forgets all statements and the versions of all types.
     pub(super) fn clear(&self) {
-        let _closed = std::mem::take(&mut *self.statements.lock());
+        self.forget_statements();
         self.forget_types();
+    }
+
+    /// Forgets all statements, which closes them.
+    pub(super) fn forget_statements(&self) {
+        let _closed = std::mem::take(&mut *self.statements.lock());
     }
 
     pub(super) fn forget_types(&self) {

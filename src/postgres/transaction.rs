@@ -1,12 +1,19 @@
 //! Runs a query in a transaction of its own: behind a pooler, or under a role and settings.
 //!
 //! ```text
-//! BEGIN ‖ settings ‖ role ‖ prepare        one round trip
-//! query ‖ COMMIT                           another one
+//! in a session                            behind a pooler
+//!
+//! BEGIN ‖ settings ‖ role ‖ prepare       BEGIN
+//! query ‖ COMMIT                          settings ‖ role ‖ prepare
+//!                                         query
+//!                                         COMMIT
 //! ```
 //!
-//! What is in one line is sent at once. If one step fails, PostgreSQL refuses the later ones, and the
-//! error of the first one is reported.
+//! What is in one line is sent at once, in one round trip. If one step fails, PostgreSQL refuses the
+//! later ones, and the error of the first one is reported. Behind a pooler, the begin contains
+//! `DEALLOCATE ALL`: PgBouncer 1.22 and later would take its reply as the end of a statement that was
+//! sent meanwhile. And the statement has to be closed before the transaction ends: later, the message
+//! would reach another session.
 
 use std::pin::pin;
 
@@ -100,32 +107,43 @@ impl Transaction<'_> {
             }
         };
         let prepare = call.prepare(client, session, again);
-        let (begun, set, prepared) = join3(client.batch_execute(&begin), set, prepare).await;
-        begun.map_err(|error| Failed::Connection(of_postgres(error)))?;
+        let begin = client.batch_execute(&begin);
+        let begin = async { begin.await.map_err(|error| Failed::Connection(of_postgres(error))) };
+        let (set, prepared) = if is_pooled {
+            begin.await?;
+            join(set, prepare).await
+        } else {
+            let (begun, set, prepared) = join3(begin, set, prepare).await;
+            begun?;
+            (set, prepared)
+        };
         let prepared = match set.map_err(Failed::Query).and(prepared) {
             Ok(prepared) => prepared,
             Err(failed) => return Err(open.roll_back(failed).await),
         };
         // The connection has looked up its first types.
         let looks_up_others = is_new && session.knows_types();
-        self.run_prepared(call, &prepared, looks_up_others, &mut open).await
+        self.run_prepared(call, prepared, looks_up_others, &mut open).await
     }
 
     async fn run_prepared(
         &self,
         call: &Call,
-        prepared: &Prepared,
+        prepared: Prepared,
         looks_up_others: bool,
         open: &mut Open<'_>,
     ) -> Result<Image, Failed> {
         let client = self.client;
-        let query = call.execute(client, prepared, false);
+        let is_pooled = self.identity.is_none();
+        let query = call.execute(client, &prepared, false);
         let query = noting_recovery(client, self.identity.clone(), query);
-        let (outcome, committed) = if looks_up_others {
+        let (outcome, committed) = if is_pooled {
             let outcome = query.await;
-            if outcome.is_ok() {
+            if outcome.is_ok() && looks_up_others {
                 types::look_up_others(client, &call.statements).await;
             }
+            // Sends the message that closes the statement.
+            drop(prepared);
             (outcome, None)
         } else {
             // Sent together with the query. It is a ROLLBACK if the query fails.

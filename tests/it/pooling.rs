@@ -104,3 +104,25 @@ async fn a_load_past_its_deadline_ends_in_postgresql_and_harms_no_pooler() {
     let one = cache.query("SELECT 1 AS one").fetch(&source).await.unwrap();
     assert_eq!(one.row(0).get::<_, i32>("one"), 1);
 }
+
+#[tokio::test]
+async fn without_a_pooler_cached_statements_of_the_same_connection_go_on_to_work() {
+    let (_bouncer, direct, _) = pooled().await;
+    let pool = direct.pool(1);
+    let cache: QueryCache = local().await;
+    let plain = cache.query("SELECT 1 AS one");
+    let source = TransactionPooling::new(pool.clone());
+    for _ in 0..3 {
+        let client = pool.get().await.unwrap();
+        let statement = client.prepare_cached("SELECT 2").await.unwrap();
+        assert_eq!(client.query_one(&statement, &[]).await.unwrap().get::<_, i32>(0), 2);
+        drop(client);
+        cache.clear().await;
+        assert_eq!(plain.fetch(&pool).await.unwrap().row(0).get::<_, i32>(0), 1);
+        cache.query("SELECT 3").fetch(&source).await.unwrap();
+    }
+    let client = pool.get().await.unwrap();
+    let left = "SELECT count(*) FROM pg_prepared_statements";
+    let left = client.query_typed(left, &[]).await.unwrap();
+    assert_eq!(left[0].get::<_, i64>(0), 0);
+}
