@@ -8,7 +8,7 @@ use super::finding::{Finding, FindingKind};
 use super::limits;
 use super::lineage::Lineage;
 use super::session::Session;
-use super::state::{self, Kind, Relation, USABLE_INDEX};
+use super::state::{self, Relation, USABLE_INDEX};
 use super::transaction::Limits;
 
 /// How a view is to be refreshed.
@@ -230,7 +230,7 @@ async fn held(
     }
     let pid = refresher.map(|refresher| refresher.pid());
     let reads: Vec<u32> = lineage.scanned(view.oid).into_iter().collect();
-    let held = blocker::held(session, view, &reads, how).await?;
+    let held = blocker::held(session, view.oid, &reads, how).await?;
     let others = held.iter().filter(|blocker| Some(blocker.pid()) != pid);
     findings.extend(others.map(|blocker| blocker.finding("a refresh has to wait for")));
     Ok(findings)
@@ -354,15 +354,13 @@ pub(crate) async fn explain(
 pub(crate) async fn explain_analyze(
     session: &mut Session,
     oid: u32,
-    quoted: &str,
     error: RefreshError,
 ) -> RefreshError {
     if error.kind() != RefreshErrorKind::LockTimeout {
         return error;
     }
-    let view = Relation { oid, quoted: quoted.to_owned(), kind: Kind::Materialized };
     // Its lock, SHARE UPDATE EXCLUSIVE, conflicts with less than that of a refresh.
-    let held = blocker::held(session, &view, &[], RefreshMode::Concurrently).await;
+    let held = blocker::held(session, oid, &[], RefreshMode::Concurrently).await;
     let held = held.unwrap_or_default();
     error.with(held.iter().map(|blocker| blocker.finding("ANALYZE had to wait for")).collect())
 }

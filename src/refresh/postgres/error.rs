@@ -8,6 +8,7 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use super::finding::Finding;
 use crate::error::BoxError;
+use crate::refresh::name;
 
 /// Why a materialized view was not refreshed. Its rows are as they were before; only with
 /// [`Connection`](RefreshErrorKind::Connection) this is not certain.
@@ -29,13 +30,14 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefreshErrorKind {
-    /// There is no relation of this name, or the name cannot be parsed (42P01, 42602).
+    /// There is no relation of this name, or the name cannot be parsed (42P01, 42602, 3F000).
     Missing,
     /// The relation is not a materialized view (42809).
     NotMaterialized,
     /// `CONCURRENTLY` needs a usable unique index (55000).
     NoUniqueIndex,
-    /// `CONCURRENTLY` needs a view that was populated before (0A000).
+    /// `CONCURRENTLY` needs a view that was populated before (0A000), or the view reads another
+    /// materialized view that was never populated (55000).
     NotPopulated,
     /// The new rows have duplicates that `CONCURRENTLY` cannot tell apart, or that a unique index
     /// forbids (21000, 23505).
@@ -101,7 +103,10 @@ impl RefreshError {
 
     pub(crate) fn of_postgres(view: &str, source: tokio_postgres::Error) -> RefreshError {
         let (kind, why) = match source.as_db_error() {
-            Some(db) => (kind_of(db), why(kind_of(db), db)),
+            Some(db) => {
+                let kind = kind_of(view, db);
+                (kind, why(kind, db))
+            }
             None => (
                 RefreshErrorKind::Connection,
                 "the connection was lost; whether the refresh took place is not known, and a \
@@ -170,13 +175,24 @@ impl RefreshError {
     }
 }
 
-fn kind_of(db: &DbError) -> RefreshErrorKind {
+/// The view's query, and the functions that it calls, raise the same codes as the command itself.
+/// The function of PostgreSQL's source that raised the error, which is not translated, tells them
+/// apart. Where it is not reported, the code decides.
+fn kind_of(view: &str, db: &DbError) -> RefreshErrorKind {
+    let by_refresh = db.routine().is_none_or(|it| REFRESH.contains(&it));
+    let in_function = db.where_().is_some_and(|context| !context.is_empty());
     match db.code().code() {
+        "42P01" | "42602" | "3F000" | "42809" if in_function => RefreshErrorKind::Postgres,
         "42P01" | "42602" | "3F000" => RefreshErrorKind::Missing,
         "42809" => RefreshErrorKind::NotMaterialized,
-        "55000" => RefreshErrorKind::NoUniqueIndex,
-        "0A000" => RefreshErrorKind::NotPopulated,
-        "21000" | "23505" => RefreshErrorKind::Duplicates,
+        "55000" if db.routine() == Some(SCAN) => RefreshErrorKind::NotPopulated,
+        "55000" if by_refresh => RefreshErrorKind::NoUniqueIndex,
+        "0A000" if by_refresh => RefreshErrorKind::NotPopulated,
+        "21000" if by_refresh => RefreshErrorKind::Duplicates,
+        // A function may write to a table of its own.
+        "23505" if db.table().is_none_or(|table| is_of(view, table)) => {
+            RefreshErrorKind::Duplicates
+        }
         "42501" => RefreshErrorKind::Forbidden,
         "55006" => RefreshErrorKind::InUse,
         "25006" => RefreshErrorKind::ReadOnly,
@@ -191,6 +207,39 @@ fn kind_of(db: &DbError) -> RefreshErrorKind {
         code if code.starts_with("08") => RefreshErrorKind::Connection,
         _ => RefreshErrorKind::Postgres,
     }
+}
+
+/// The functions in PostgreSQL's `matview.c` that raise errors of a refresh.
+const REFRESH: &[&str] = &["ExecRefreshMatView", "RefreshMatViewByOid", "refresh_by_match_merge"];
+
+/// The function that opens a relation to read it. A materialized view that was never populated
+/// cannot be read.
+const SCAN: &str = "ExecOpenScanRelation";
+
+/// Whether a name, as it was given, is that of this relation in some schema. `CONCURRENTLY` works
+/// with a temporary table whose name ends with the view's OID.
+fn is_of(view: &str, relation: &str) -> bool {
+    name::relation(view).is_none_or(|name| name == relation) || relation.starts_with("pg_temp_")
+}
+
+/// Whether a name in the text of a function was not found. The codes are those of relations, functions, other objects and schemas.
+fn is_unresolved(db: &DbError) -> bool {
+    matches!(db.code().code(), "42P01" | "42883" | "42704" | "3F000")
+        && db.where_().is_some_and(|context| !context.is_empty())
+}
+
+/// The functions in an error's context, from the inside out. Contexts are translated; from those
+/// in other languages nothing is taken.
+fn functions(context: &str) -> Vec<&str> {
+    let named = |line: &str| -> Option<(usize, usize)> {
+        if let Some(at) = line.find("SQL function \"") {
+            let from = at + "SQL function \"".len();
+            return Some((from, from + line[from..].find('"')?));
+        }
+        let from = line.find("PL/pgSQL function ")? + "PL/pgSQL function ".len();
+        Some((from, from + line[from..].find(')')? + 1))
+    };
+    context.lines().filter_map(|line| named(line).map(|(from, to)| &line[from..to])).collect()
 }
 
 /// What to do about a lock that was not free in time.
@@ -211,6 +260,9 @@ fn why(kind: RefreshErrorKind, db: &DbError) -> String {
         RefreshErrorKind::NoUniqueIndex => {
             "concurrent refreshes need a unique index on plain columns, without WHERE; create one, \
              or allow `or_plain`"
+        }
+        RefreshErrorKind::NotPopulated if code == "55000" => {
+            "a materialized view that is read holds nothing yet: refresh that one first"
         }
         RefreshErrorKind::NotPopulated => {
             "it holds nothing yet, and CONCURRENTLY compares with what is there: refresh it once \
@@ -248,6 +300,18 @@ fn why(kind: RefreshErrorKind, db: &DbError) -> String {
              by hand to see all of it"
         }
     };
+    if kind == RefreshErrorKind::Postgres && is_unresolved(db) {
+        let context = db.where_().unwrap_or_default();
+        let functions = match functions(context).as_slice() {
+            [] => "a function that the view calls".to_owned(),
+            [first, ..] => format!("the function {first}"),
+        };
+        return format!(
+            "{said} (SQLSTATE {code}), in {functions}; from PostgreSQL 17 on, a refresh runs functions \
+             with the search_path `pg_catalog, pg_temp`: write the names in it with their schemas, \
+             or run ALTER FUNCTION … SET search_path = …"
+        );
+    }
     // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) quote values.
     if code.starts_with("22") || code.starts_with("P0") {
         return format!("{advice} (SQLSTATE {code})");
@@ -257,7 +321,7 @@ fn why(kind: RefreshErrorKind, db: &DbError) -> String {
 
 impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refresh the materialized view {:?}: {}", self.0.view, self.0.why)?;
+        write!(f, "refresh the materialized view {}: {}", name::shown(&self.0.view), self.0.why)?;
         for finding in &self.0.findings {
             write!(f, "\n  {finding}")?;
         }
@@ -297,7 +361,26 @@ mod tests {
                 "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id;
                  CREATE UNIQUE INDEX ON v (id);
                  CREATE MATERIALIZED VIEW empty AS SELECT 1 AS id WITH NO DATA;
-                 CREATE UNIQUE INDEX ON empty (id);",
+                 CREATE UNIQUE INDEX ON empty (id);
+                 CREATE MATERIALIZED VIEW on_empty AS SELECT * FROM empty WITH NO DATA;
+                 CREATE MATERIALIZED VIEW bare AS SELECT 1 AS id;
+                 CREATE TABLE t (id int); INSERT INTO t VALUES (1);
+                 CREATE MATERIALIZED VIEW twice AS SELECT id FROM t;
+                 CREATE UNIQUE INDEX ON twice (id);
+                 CREATE MATERIALIZED VIEW several AS SELECT 1 AS id, (SELECT id FROM t) AS one;
+                 CREATE UNIQUE INDEX ON several (id);
+                 INSERT INTO t VALUES (1);
+                 CREATE FUNCTION raises(text) RETURNS int LANGUAGE plpgsql AS
+                   $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = $1; END$$;
+                 CREATE MATERIALIZED VIEW raises AS SELECT raises('55000') WITH NO DATA;
+                 CREATE MATERIALIZED VIEW unsupported AS SELECT raises('0A000') WITH NO DATA;
+                 CREATE FUNCTION names() RETURNS bigint LANGUAGE plpgsql AS
+                   'BEGIN RETURN (SELECT count(*) FROM nowhere); END';
+                 CREATE MATERIALIZED VIEW names AS SELECT names() WITH NO DATA;
+                 CREATE TABLE unique_ids (id int PRIMARY KEY); INSERT INTO unique_ids VALUES (1);
+                 CREATE FUNCTION writes() RETURNS int LANGUAGE sql AS
+                   'INSERT INTO public.unique_ids VALUES (1) RETURNING id';
+                 CREATE MATERIALIZED VIEW writes AS SELECT writes() WITH NO DATA;",
             )
             .await
             .unwrap();
@@ -305,7 +388,16 @@ mod tests {
         let cases = [
             (format!("{refresh} CONCURRENTLY v WITH NO DATA"), "42601", RefreshErrorKind::Postgres),
             (format!("{refresh} CONCURRENTLY empty"), "0A000", RefreshErrorKind::NotPopulated),
-            ("SELECT * FROM empty".to_owned(), "55000", RefreshErrorKind::NoUniqueIndex),
+            ("SELECT * FROM empty".to_owned(), "55000", RefreshErrorKind::NotPopulated),
+            (format!("{refresh} on_empty"), "55000", RefreshErrorKind::NotPopulated),
+            (format!("{refresh} CONCURRENTLY bare"), "55000", RefreshErrorKind::NoUniqueIndex),
+            (format!("{refresh} CONCURRENTLY twice"), "21000", RefreshErrorKind::Duplicates),
+            // What the view's own query does wrong is not what CONCURRENTLY would.
+            (format!("{refresh} CONCURRENTLY several"), "21000", RefreshErrorKind::Postgres),
+            (format!("{refresh} raises"), "55000", RefreshErrorKind::Postgres),
+            (format!("{refresh} unsupported"), "0A000", RefreshErrorKind::Postgres),
+            (format!("{refresh} names"), "42P01", RefreshErrorKind::Postgres),
+            (format!("{refresh} writes"), "23505", RefreshErrorKind::Postgres),
             (format!("{refresh} nowhere"), "42P01", RefreshErrorKind::Missing),
             ("BEGIN; LOCK TABLE v".to_owned(), "42809", RefreshErrorKind::NotMaterialized),
             (
