@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::error::{RefreshError, RefreshErrorKind};
+use super::error::RefreshError;
+use super::kind::RefreshErrorKind;
 use super::session::{Backend, Session};
 
 /// A relation that was found by its name.
