@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::basis::Verdict;
 use super::event::RefreshEvent;
+use super::name::{self, ViewName};
 use super::notes::{Note, SourceSnapshot};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
@@ -156,6 +157,7 @@ impl Shared {
         self.notes.write(&note_name, &note).await;
 
         let (quoted, oid) = (tx.view.quoted.clone(), tx.view.oid);
+        let relation = ViewName::of(&tx.view.schema, &tx.view.name);
         // A task of its own. If this future were dropped between commit and invalidation, everybody
         // could read the new rows, and this process would not invalidate the caches.
         let (shared, this) = (self.clone(), view.clone());
@@ -163,7 +165,7 @@ impl Shared {
             let session = tx.commit().await?;
             this.saw(shared.clock.wall(), &refreshed.version);
             let announced = if rows.any() {
-                shared.announce(&this, &content_of(oid, &note.xmin)).await
+                shared.announce(&this, &relation, &content_of(oid, &note.xmin)).await
             } else {
                 vec![]
             };
@@ -177,7 +179,7 @@ impl Shared {
                 transaction::analyze(&mut session, &quoted, view.view.limits()).await
         {
             let why = RefreshError::of_postgres(name, error);
-            let why = check::explain_analyze(&mut session, oid, &quoted, why).await;
+            let why = check::explain_analyze(&mut session, oid, why).await;
             warnings.push(format!("it was refreshed, and then ANALYZE failed: {why}"));
         }
         Ok(done(RefreshOutcome::Refreshed(rows), warnings))
@@ -185,11 +187,12 @@ impl Shared {
 
     /// Makes results that read the view stale, in all caches. Returns a warning for each cache
     /// whose invalidation failed.
-    async fn announce(&self, view: &View, content: &str) -> Vec<String> {
-        let (tag, mut warnings) = (self.tag_name(view), vec![]);
+    async fn announce(&self, view: &View, relation: &ViewName, content: &str) -> Vec<String> {
+        let (names, mut warnings) = (self.names_of(relation), vec![]);
+        let tags = name::tags_of_refresh(view.name(), relation);
         for (at, cache) in self.caches.iter().enumerate() {
-            match cache.invalidate([view.view.tag()]).await.acknowledged() {
-                Ok(()) => self.notes.announced(at, &tag, content).await,
+            match cache.invalidate(&tags).await.acknowledged() {
+                Ok(()) => self.notes.announced(at, &names, content).await,
                 Err(error) => warnings.push(error.to_string()),
             }
         }

@@ -12,6 +12,7 @@ use tokio_postgres::{Config, Socket};
 use super::events;
 use super::follow::{self, Followed};
 use super::hook::{Hooks, RefreshHook};
+use super::name;
 use super::notes::Notes;
 use super::plan::Order;
 use super::refresher::Refresher;
@@ -291,20 +292,18 @@ impl RefresherBuilder {
         let first = &self.views[0].name;
         let session = Session::open(source).await;
         let mut session = session.map_err(|error| RefreshError::connect(first, error))?;
-        let mut oids = vec![];
+        let (mut oids, mut names) = (vec![], vec![]);
         for view in &self.views {
+            let name = name::canonical(&view.name);
+            if names.contains(&name) {
+                return Err(given_before(&view.name, &name));
+            }
+            names.push(name);
             match state::find(&mut session, &view.name).await {
                 Ok(found) => {
                     let found = found.materialized(&view.name)?;
                     if oids.contains(&found.oid) {
-                        return Err(StartError::of_view(
-                            &view.name,
-                            WrongSetting {
-                                setting: "view",
-                                given: format!("{}, which was given before", found.quoted),
-                                allowed: "each materialized view once".to_owned(),
-                            },
-                        ));
+                        return Err(given_before(&view.name, &found.quoted));
                     }
                     oids.push(found.oid);
                 }
@@ -345,6 +344,15 @@ impl RefresherBuilder {
         });
         View::new(view.clone(), schedule, hooks, runtime)
     }
+}
+
+fn given_before(view: &str, relation: &str) -> StartError {
+    let wrong = WrongSetting {
+        setting: "view",
+        given: format!("{relation}, which was given before"),
+        allowed: "each materialized view once".to_owned(),
+    };
+    StartError::of_view(view, wrong)
 }
 
 /// Time limit for a query that warms the cache: the default limit of a load.

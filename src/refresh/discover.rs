@@ -16,8 +16,9 @@ pub struct DiscoveredView {
     pub owner: String,
     /// Whether the role of the connection may refresh it.
     pub may_refresh: bool,
-    /// All ways in which a program may have written its name, and so have tagged the results that
-    /// read it.
+    /// The usual ways in which a program may have written its name, and so have tagged the results
+    /// that read it. A [`Refresher`](crate::refresh::Refresher) makes stale what has one of them,
+    /// and other spellings of the name.
     pub tags: Vec<String>,
     oid: u32,
 }

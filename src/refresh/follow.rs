@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::events;
+use super::name::{self, ViewName};
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::backoff;
@@ -33,6 +34,7 @@ pub(super) struct Followed {
 struct State {
     xmin: String,
     oid: u32,
+    relation: ViewName,
     since: Instant,
     handled: bool,
 }
@@ -46,8 +48,8 @@ impl Followed {
     /// Looks at all views once, and makes results stale that read a changed view.
     pub(super) async fn look(&mut self, shared: &Arc<Shared>) -> Result<(), BoxError> {
         let mut session = Session::open(&shared.source).await?;
-        let version = state::glance(&mut session, &self.names).await?;
-        let oids: Vec<_> = version.iter().map(|version| Some(version.as_ref()?.0)).collect();
+        let found = state::glance(&mut session, &self.names).await?;
+        let oids: Vec<_> = found.iter().map(|found| Some(found.as_ref()?.oid)).collect();
         if !shared.order.read().await.is_of(&oids) {
             let known: Vec<u32> = oids.iter().copied().flatten().collect();
             let lineage = Lineage::of(&mut session, &known).await?;
@@ -55,16 +57,19 @@ impl Followed {
         }
         drop(session);
         let now = shared.clock.wall();
-        for (at, version) in version.into_iter().enumerate() {
-            let Some((oid, version)) = version else {
+        for (at, found) in found.into_iter().enumerate() {
+            let Some(state::FoundView { oid, schema, name, version }) = found else {
                 self.views.remove(&at);
                 continue;
             };
             shared.views[at].saw(now, &version);
-            let is_known = |state: &State| state.xmin == version.xmin && state.oid == oid;
+            let relation = ViewName::of(&schema, &name);
+            let is_known = |state: &State| {
+                state.xmin == version.xmin && state.oid == oid && state.relation == relation
+            };
             if !self.views.get(&at).is_some_and(is_known) {
                 let (xmin, since) = (version.xmin, Instant::now());
-                self.views.insert(at, State { xmin, oid, since, handled: false });
+                self.views.insert(at, State { xmin, oid, relation, since, handled: false });
             }
         }
         for (&at, state) in &mut self.views {
@@ -89,10 +94,12 @@ impl Shared {
         // made that version may have died before it announced it.
         let note = self.notes.of(&name, &state.xmin).await;
         let content = note.as_ref().map_or(&state.xmin, |note| &note.content);
-        let (tag, content) = (self.tag_name(view), content_of(state.oid, content));
+        let content = content_of(state.oid, content);
+        let names = self.names_of(&state.relation);
+        let mine = self.names_under(view, &state.relation);
         let mut noticed = false;
         for (at, cache) in self.caches.iter().enumerate() {
-            if self.notes.is_announced(at, &tag, &content).await {
+            if self.notes.is_announced(at, &mine, &content).await {
                 continue;
             }
             if note.is_some() && state.since.elapsed() < ANNOUNCED_WITHIN {
@@ -100,8 +107,9 @@ impl Shared {
             }
             noticed = true;
             // If Redis does not acknowledge it, the cache keeps it and repeats it when Redis is back.
-            if cache.invalidate([view.view.tag()]).await.is_acknowledged() {
-                self.notes.announced(at, &tag, &content).await;
+            let tags = name::tags_of_refresh(view.name(), &state.relation);
+            if cache.invalidate(tags).await.is_acknowledged() {
+                self.notes.announced(at, &names, &content).await;
             }
         }
         if noticed {

@@ -12,6 +12,7 @@ mod event;
 mod events;
 mod follow;
 mod hook;
+mod name;
 mod notes;
 mod plan;
 pub(crate) mod postgres;

@@ -42,6 +42,10 @@ pub(super) struct SourceSnapshot {
     pub(super) read_at: i64,
 }
 
+/// Not `announced`, which processes of earlier versions write: they invalidate only the tag of the
+/// name that they were given.
+const ANNOUNCED: &str = "stale";
+
 pub(super) struct Notes {
     stores: Vec<Option<Arc<dyn Store>>>,
     /// The notes of this process. For a cache without a shared tier they are the only ones; for
@@ -81,26 +85,31 @@ impl Notes {
         }
     }
 
-    /// Whether the results in a cache that have a view's tag were invalidated since the view got
-    /// this content.
-    pub(super) async fn is_announced(&self, cache: usize, tag: &str, content: &str) -> bool {
-        match &self.stores[cache] {
-            Some(store) => {
-                let noted = store.noted(&format!("announced:{tag}")).await;
-                matches!(noted, Ok(Some(noted)) if noted == content)
+    /// Whether the results in a cache that have a view's tags were invalidated since the view got
+    /// this content: whether it is noted under all of these names.
+    pub(super) async fn is_announced(&self, cache: usize, names: &[String], content: &str) -> bool {
+        for name in names {
+            let noted = match &self.stores[cache] {
+                Some(store) => store.noted(&format!("{ANNOUNCED}:{name}")).await.ok().flatten(),
+                None => self.own(&format!("{ANNOUNCED}:{cache}:{name}")),
+            };
+            if noted.is_none_or(|noted| noted != content) {
+                return false;
             }
-            None => self.own(&format!("announced:{cache}:{tag}")).is_some_and(|it| it == content),
         }
+        true
     }
 
     /// Records that they were. Called only after the invalidation was acknowledged.
-    pub(super) async fn announced(&self, cache: usize, tag: &str, content: &str) {
+    pub(super) async fn announced(&self, cache: usize, names: &[String], content: &str) {
         let bytes = Bytes::copy_from_slice(content.as_bytes());
-        match &self.stores[cache] {
-            Some(store) => {
-                let _ = store.note(&format!("announced:{tag}"), bytes).await;
+        for name in names {
+            match &self.stores[cache] {
+                Some(store) => {
+                    let _ = store.note(&format!("{ANNOUNCED}:{name}"), bytes.clone()).await;
+                }
+                None => self.keep(&format!("{ANNOUNCED}:{cache}:{name}"), bytes.clone()),
             }
-            None => self.keep(&format!("announced:{cache}:{tag}"), bytes),
         }
     }
 

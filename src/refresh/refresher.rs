@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::attempt::Attempt;
 use super::check::{CheckReport, ViewCheck};
+use super::name;
 use super::plan::RefreshPlan;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::shared::{Closing, Shared, View};
@@ -103,7 +104,7 @@ impl Refresher {
     ///
     /// Dropping the future cancels the refresh in PostgreSQL, unless it is being committed already.
     pub async fn refresh_now(&self, view: impl AsRef<str>) -> Result<RefreshReport, RefreshError> {
-        let view = self.named(view.as_ref())?;
+        let view = self.named(view.as_ref()).await?;
         self.refresh(view, Trigger::Asked).await
     }
 
@@ -248,13 +249,27 @@ impl Refresher {
         let _ = timeout(LIMIT, shared.source.gone()).await;
     }
 
-    fn named(&self, name: &str) -> Result<&Arc<View>, RefreshError> {
-        let found = self.shared.views.iter().find(|view| &**view.name() == name);
-        found.ok_or_else(|| {
-            let known: Vec<&str> = self.shared.views.iter().map(|view| &**view.name()).collect();
-            let why = format!("it is none of this refresher's views: {}", known.join(", "));
-            RefreshError::new(RefreshErrorKind::Missing, name, why)
-        })
+    /// The view of this name, however it is written. PostgreSQL is asked only for a spelling that
+    /// does not show which view it is.
+    async fn named(&self, name: &str) -> Result<&Arc<View>, RefreshError> {
+        let views = &self.shared.views;
+        if let Some(view) = views.iter().find(|view| &**view.name() == name) {
+            return Ok(view);
+        }
+        let canonical = name::canonical(name);
+        if let Some(view) = views.iter().find(|it| name::canonical(it.name()) == canonical) {
+            return Ok(view);
+        }
+        let mut session = self.session().await?;
+        if let Ok(found) = state::find(&mut session, name).await {
+            let oids = self.oids(&mut session).await?;
+            if let Some(at) = oids.iter().position(|oid| *oid == Some(found.oid)) {
+                return Ok(&views[at]);
+            }
+        }
+        let known: Vec<&str> = views.iter().map(|view| &**view.name()).collect();
+        let why = format!("it is none of this refresher's views: {}", known.join(", "));
+        Err(RefreshError::new(RefreshErrorKind::Missing, name, why))
     }
 
     async fn session(&self) -> Result<Session, RefreshError> {
@@ -266,7 +281,7 @@ impl Refresher {
         let names: Vec<_> = self.shared.views.iter().map(|view| view.name().to_string()).collect();
         let version = state::glance(session, &names).await;
         let version = version.map_err(|error| RefreshError::of_postgres(&names[0], error))?;
-        Ok(version.into_iter().map(|version| Some(version?.0)).collect())
+        Ok(version.into_iter().map(|found| Some(found?.oid)).collect())
     }
 
     async fn order(&self) -> Result<super::plan::Order, RefreshError> {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use super::event::RefreshEvent;
 use super::events;
 use super::hook::{HookFailure, HookLine, Hooks, OnFailure};
+use super::name::ViewName;
 use super::notes::Notes;
 use super::plan::Order;
 use super::report::RefreshReport;
@@ -270,11 +271,27 @@ impl Shared {
         format!("{}:{oid}", self.database)
     }
 
-    /// The name under which announcements for a view are noted. It contains the view's tag: other
-    /// processes may use another name for the same view, and this name may become that of another
-    /// view.
-    pub(super) fn tag_name(&self, view: &View) -> String {
-        format!("{}:{}", self.database, view.name())
+    /// The names under which an announcement for a view is noted: with its schema, and without.
+    /// They are names and not the OID: a name may become that of another view, and then results
+    /// that have its tag are those of the earlier one.
+    pub(super) fn names_of(&self, relation: &ViewName) -> Vec<String> {
+        [relation.canonical(), relation.unqualified()].map(|it| self.announced(&it)).into()
+    }
+
+    /// The names under which an announcement must be noted, so that nothing is left to be done for
+    /// the view under the name that it was given: also without the schema, if that has none. If
+    /// two schemas have views of that name, each of their refreshes is announced once more.
+    pub(super) fn names_under(&self, view: &View, relation: &ViewName) -> Vec<String> {
+        let given = ViewName::parse(view.name());
+        let mut names = self.names_of(relation);
+        if given.is_some_and(|given| given.is_qualified()) {
+            names.truncate(1);
+        }
+        names
+    }
+
+    fn announced(&self, name: &str) -> String {
+        format!("{}:{name}", self.database)
     }
 }
 

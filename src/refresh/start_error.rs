@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::name;
 use crate::error::WrongSetting;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 
@@ -63,7 +64,9 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the refresher cannot be started: ")?;
         match &self.0 {
-            Kind::Setting { view: Some(view), wrong } => write!(f, "of the view {view:?}, {wrong}"),
+            Kind::Setting { view: Some(view), wrong } => {
+                write!(f, "of the view {}, {wrong}", name::shown(view))
+            }
             Kind::Setting { view: None, wrong } => write!(f, "{wrong}"),
             Kind::View(error) => write!(f, "{error}"),
             Kind::NoRuntime => f.write_str(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::hook::HookError;
+use super::name;
 use super::schedule::Schedule;
 use crate::error::WrongSetting;
 use crate::postgres::{TlsPool, TransactionPooling};
@@ -280,9 +281,18 @@ impl MaterializedView {
         &self.name
     }
 
-    /// The tag that a refresh invalidates: the name, as it was given.
+    /// The tag of the view: its name in one spelling for all that mean the same. `DAILY` and
+    /// `"daily"` have the tag `daily`, and `Public.daily` has the tag `public.daily`.
+    ///
+    /// A refresh makes stale what has this tag, and also what is tagged with another spelling of
+    /// the relation: with its schema or without, in double quotes, in upper case. To do the same by
+    /// hand, invalidate this tag; it reaches all queries that [read](Query::reads) the view, under
+    /// whatever spelling, but not every text that a query was [tagged](Query::tag) with.
+    ///
+    /// PostgreSQL is not asked. So a name without a schema is taken for one in `public` as well,
+    /// and not for one in another schema of a `search_path`; a refresher knows which it is.
     pub fn tag(&self) -> Tag {
-        Tag::from(&*self.name)
+        Tag::from(name::canonical(&self.name))
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -364,10 +374,12 @@ impl fmt::Debug for MaterializedView {
 
 impl Query {
     /// Declares that the query reads a materialized view, by adding the view's
-    /// [tag](MaterializedView::tag). A refresh makes the query's results stale if it changes the
-    /// view, and only then.
+    /// [tag](MaterializedView::tag), and the name as it was given. For a view in the schema
+    /// `public`, or without a schema, it adds both spellings. A refresh makes the query's results
+    /// stale if it changes the view, however the refresher's name of the view is written, and only
+    /// then.
     #[must_use = "setters return the query they changed"]
     pub fn reads(self, view: &MaterializedView) -> Query {
-        self.tag(view.tag())
+        name::tags_of_query(&view.name).into_iter().fold(self, Query::tag)
     }
 }

@@ -116,7 +116,7 @@ impl Refresh {
             outcomes.note("no cache is told: neither --redis nor LARDER_REDIS is given");
         }
         let interrupted = tokio::select! {
-            done = refresh(&refresher, &plan, cache.as_ref(), &all, &mut outcomes) => {
+            done = refresh(&refresher, &plan, &mut outcomes) => {
                 done?;
                 false
             }
@@ -204,8 +204,6 @@ impl Refresh {
 async fn refresh(
     refresher: &Refresher,
     plan: &RefreshPlan,
-    cache: Option<&QueryCache>,
-    known: &[DiscoveredView],
     outcomes: &mut Outcomes,
 ) -> Result<(), Failure> {
     for step in plan.steps() {
@@ -215,13 +213,7 @@ async fn refresh(
             .collect();
         let mut waits = Waits::default();
         while let Some((name, outcome)) = waits.shown_until(refresher, running.next()).await {
-            let mut untold = None;
-            if let (Some(cache), Ok(report)) = (cache, &outcome)
-                && report.changed()
-            {
-                untold = tell(cache, name, known).await;
-            }
-            outcomes.add(name, outcome, untold)?;
+            outcomes.add(name, outcome)?;
         }
     }
     Ok(())
@@ -263,16 +255,6 @@ impl Waits {
             }
         }
     }
-}
-
-/// The refresher has made stale what is tagged with the name that was given here. A program may have
-/// written it in another way: with its schema, or without.
-async fn tell(cache: &QueryCache, name: &str, known: &[DiscoveredView]) -> Option<String> {
-    let named =
-        |view: &&DiscoveredView| view.name == name || view.tags.iter().any(|tag| tag == name);
-    let view = known.iter().find(named)?;
-    let told = cache.invalidate(view.tags.iter().map(String::as_str)).await;
-    told.error().map(|error| with_sources(error))
 }
 
 fn failed(error: &RefreshError) -> Failure {

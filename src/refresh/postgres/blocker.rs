@@ -8,7 +8,6 @@ use tokio_postgres::{Error, Row};
 
 use super::finding::{Finding, FindingKind};
 use super::session::Session;
-use super::state::Relation;
 
 /// The first half of the key of a view's advisory lock. The second half is the view's OID.
 pub(super) const LOCK_CLASS: i32 = i32::from_be_bytes(*b"lard");
@@ -104,7 +103,7 @@ pub(crate) async fn waits(session: &mut Session, pid: i32) -> Result<Option<Lock
 /// relations that the view reads.
 pub(crate) async fn held(
     session: &mut Session,
-    view: &Relation,
+    view: u32,
     reads: &[u32],
     how: RefreshMode,
 ) -> Result<Vec<Blocker>, Error> {
@@ -131,7 +130,7 @@ pub(crate) async fn held(
          ORDER BY l.granted DESC, b.pid, l.relation <> $1, l.mode"
     );
     let reads = reads.to_vec();
-    let rows = session.query(&sql, &[(&view.oid, Type::OID), (&reads, Type::OID_ARRAY)]).await?;
+    let rows = session.query(&sql, &[(&view, Type::OID), (&reads, Type::OID_ARRAY)]).await?;
     let mut all: Vec<Blocker> = rows.iter().map(Blocker::read).collect();
     // A session that has locked a table has mostly locked its indexes too.
     all.dedup_by(|next, kept| next.pid == kept.pid && next.prepared == kept.prepared);

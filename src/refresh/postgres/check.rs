@@ -3,13 +3,14 @@
 use tokio_postgres::types::Type;
 
 use super::blocker::{self, RefreshMode};
-use super::error::{RefreshError, RefreshErrorKind};
+use super::error::RefreshError;
 use super::finding::{Finding, FindingKind};
-use super::limits;
-use super::lineage::Lineage;
+use super::kind::RefreshErrorKind;
+use super::lineage::{Lineage, LineageNode};
 use super::session::Session;
-use super::state::{self, Kind, Relation, USABLE_INDEX};
+use super::state::{self, Relation, USABLE_INDEX};
 use super::transaction::Limits;
+use super::{limits, search_path};
 
 /// How a view is to be refreshed.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +74,9 @@ pub(crate) async fn check(
     findings.extend(limits::check(session, wanted.limits).await?);
     findings.extend(unreadable(session, &view, &lineage).await?);
     findings.extend(unmanaged(&lineage, &view, managed));
+    if now.server_version >= search_path::SAFE_SINCE {
+        findings.extend(search_path::check(session, &lineage.calls(view.oid)).await?);
+    }
     if wanted.skip_unchanged {
         findings.extend(untraceable(session, &view, &lineage, now.server_version).await?);
     }
@@ -156,6 +160,11 @@ async fn guessed_columns(
     Ok(rows[0].get(0))
 }
 
+/// Whether a role `r` may do much more than read and write tables.
+const STRONG: &str = "(r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls \
+    OR r.rolname IN ('pg_execute_server_program', 'pg_write_server_files', \
+      'pg_read_server_files', 'pg_write_all_data', 'pg_read_all_data'))";
+
 /// What the role of this connection, and the view's owner, are not permitted to do.
 async fn rights(
     session: &mut Session,
@@ -175,7 +184,8 @@ async fn rights(
            quote_ident(pg_get_userbyid(c.relowner)), \
            has_database_privilege(c.relowner, current_database(), 'TEMPORARY'), \
            quote_ident(current_database()), pg_is_in_recovery(), \
-           current_setting('default_transaction_read_only')::bool \
+           current_setting('default_transaction_read_only')::bool, \
+           EXISTS (SELECT FROM pg_roles r WHERE {STRONG} AND pg_has_role(c.relowner, r.oid, 'MEMBER')) \
          FROM pg_class c WHERE c.oid = $1"
     );
     let rows = session.query(&sql, &[(&view.oid, Type::OID)]).await?;
@@ -183,10 +193,19 @@ async fn rights(
     let (role, owner, database): (String, String, String) = (row.get(1), row.get(2), row.get(4));
     let mut findings = vec![];
     if !row.get::<_, bool>(0) {
-        let message = format!("the role {role} may not refresh it: it belongs to {owner}");
-        let mend = match maintain {
-            "false" => format!("GRANT {owner} TO {role};"),
-            _ => format!("GRANT MAINTAIN ON {} TO {role};", view.quoted),
+        let mut message = format!("the role {role} may not refresh it: it belongs to {owner}");
+        let mend = if maintain != "false" {
+            format!("GRANT MAINTAIN ON {} TO {role};", view.quoted)
+        } else if row.get(7) {
+            // A member may do whatever the owner may.
+            message.push_str(&format!(
+                ", whose rights are too many to be handed out by a GRANT of that role: connect as the \
+                 owner, or give the view to {role} or to another role that may read what the view \
+                 reads"
+            ));
+            format!("ALTER MATERIALIZED VIEW {} OWNER TO {role};", view.quoted)
+        } else {
+            format!("GRANT {owner} TO {role};")
         };
         findings.push(Finding::new(FindingKind::NotOwner, message).mend(mend));
     }
@@ -230,7 +249,7 @@ async fn held(
     }
     let pid = refresher.map(|refresher| refresher.pid());
     let reads: Vec<u32> = lineage.scanned(view.oid).into_iter().collect();
-    let held = blocker::held(session, view, &reads, how).await?;
+    let held = blocker::held(session, view.oid, &reads, how).await?;
     let others = held.iter().filter(|blocker| Some(blocker.pid()) != pid);
     findings.extend(others.map(|blocker| blocker.finding("a refresh has to wait for")));
     Ok(findings)
@@ -273,7 +292,15 @@ async fn unreadable(
 fn unmanaged(lineage: &Lineage, view: &Relation, managed: &[u32]) -> Vec<Finding> {
     let below = lineage.sources(view.oid).views;
     let found = below.into_iter().filter(|oid| !managed.contains(oid)).filter_map(|oid| {
-        let quoted = &lineage.relation(oid)?.quoted;
+        let LineageNode { quoted, populated, .. } = lineage.relation(oid)?;
+        if !populated {
+            let message = format!(
+                "it reads the materialized view {quoted}, which holds nothing yet and which this \
+                 refresher does not refresh"
+            );
+            let mend = format!("REFRESH MATERIALIZED VIEW {quoted};");
+            return Some(Finding::new(FindingKind::SourceNotPopulated, message).mend(mend));
+        }
         let message = format!(
             "it reads the materialized view {quoted}, which this refresher does not refresh: its \
              rows stay as they are until somebody does"
@@ -334,7 +361,10 @@ pub(crate) async fn explain(
         matches!(
             (error.kind(), finding.kind),
             (RefreshErrorKind::NoUniqueIndex, FindingKind::NoUniqueIndex)
-                | (RefreshErrorKind::NotPopulated, FindingKind::NotPopulated)
+                | (
+                    RefreshErrorKind::NotPopulated,
+                    FindingKind::NotPopulated | FindingKind::SourceNotPopulated
+                )
                 | (
                     RefreshErrorKind::Forbidden,
                     FindingKind::NotOwner
@@ -342,7 +372,8 @@ pub(crate) async fn explain(
                         | FindingKind::OwnerLacksTemporary
                 )
                 | (RefreshErrorKind::ReadOnly, FindingKind::ReadOnly)
-        )
+        ) || error.is_of_names()
+            && matches!(finding.kind, FindingKind::SearchPath | FindingKind::SearchPathDoubtful)
     };
     let wanted = Wanted { concurrently: how == RefreshMode::Concurrently, ..wanted };
     let mut findings = check(session, &view.quoted, wanted, &[]).await.unwrap_or_default();
@@ -354,15 +385,13 @@ pub(crate) async fn explain(
 pub(crate) async fn explain_analyze(
     session: &mut Session,
     oid: u32,
-    quoted: &str,
     error: RefreshError,
 ) -> RefreshError {
     if error.kind() != RefreshErrorKind::LockTimeout {
         return error;
     }
-    let view = Relation { oid, quoted: quoted.to_owned(), kind: Kind::Materialized };
     // Its lock, SHARE UPDATE EXCLUSIVE, conflicts with less than that of a refresh.
-    let held = blocker::held(session, &view, &[], RefreshMode::Concurrently).await;
+    let held = blocker::held(session, oid, &[], RefreshMode::Concurrently).await;
     let held = held.unwrap_or_default();
     error.with(held.iter().map(|blocker| blocker.finding("ANALYZE had to wait for")).collect())
 }

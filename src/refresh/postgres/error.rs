@@ -4,10 +4,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::SqlState;
 
 use super::finding::Finding;
+use super::kind::{self, RefreshErrorKind};
 use crate::error::BoxError;
+use crate::refresh::name;
 
 /// Why a materialized view was not refreshed. Its rows are as they were before; only with
 /// [`Connection`](RefreshErrorKind::Connection) this is not certain.
@@ -23,52 +25,6 @@ struct Inner {
     why: String,
     findings: Vec<Finding>,
     source: Option<BoxError>,
-}
-
-/// What prevented a view from being refreshed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RefreshErrorKind {
-    /// There is no relation of this name, or the name cannot be parsed (42P01, 42602).
-    Missing,
-    /// The relation is not a materialized view (42809).
-    NotMaterialized,
-    /// `CONCURRENTLY` needs a usable unique index (55000).
-    NoUniqueIndex,
-    /// `CONCURRENTLY` needs a view that was populated before (0A000).
-    NotPopulated,
-    /// The new rows have duplicates that `CONCURRENTLY` cannot tell apart, or that a unique index
-    /// forbids (21000, 23505).
-    Duplicates,
-    /// The role may not refresh the view, or the view's owner may not read what the view reads
-    /// (42501).
-    Forbidden,
-    /// The same session is using the view (55006).
-    InUse,
-    /// The server, or the transaction, is read-only (25006).
-    ReadOnly,
-    /// Another session held a lock that the refresh needs for too long: on the view, or on
-    /// something that it reads (55P03). The findings name the session. Also if the statement
-    /// timeout ended the wait (57014).
-    LockTimeout,
-    /// The refresh exceeded its statement timeout (57014) or its transaction timeout (25P04), or
-    /// was cancelled.
-    Cancelled,
-    /// No connection was available, or it was lost. It is not known then whether the refresh took
-    /// place. If it did, it is detected like a refresh made by others, and the caches are
-    /// invalidated.
-    Connection,
-    /// The refresher has shut down.
-    Closed,
-    /// Any other error from PostgreSQL, such as an error of the view's own query.
-    Postgres,
-}
-
-impl RefreshErrorKind {
-    /// Whether a retry may succeed soon.
-    pub(crate) fn is_passing(self) -> bool {
-        matches!(self, RefreshErrorKind::Connection | RefreshErrorKind::LockTimeout)
-    }
 }
 
 impl RefreshError {
@@ -101,7 +57,10 @@ impl RefreshError {
 
     pub(crate) fn of_postgres(view: &str, source: tokio_postgres::Error) -> RefreshError {
         let (kind, why) = match source.as_db_error() {
-            Some(db) => (kind_of(db), why(kind_of(db), db)),
+            Some(db) => {
+                let kind = kind::of(view, db);
+                (kind, kind::why(kind, db))
+            }
             None => (
                 RefreshErrorKind::Connection,
                 "the connection was lost; whether the refresh took place is not known, and a \
@@ -138,7 +97,7 @@ impl RefreshError {
         };
         let why = format!("{said}, while it waited for {wait}");
         let why = match kind {
-            RefreshErrorKind::LockTimeout => format!("{why}; {HELD}"),
+            RefreshErrorKind::LockTimeout => format!("{why}; {}", kind::HELD),
             RefreshErrorKind::Cancelled => format!("{why}; somebody cancelled it"),
             _ => format!("{why}; {}", "a scheduled refresh is tried again"),
         };
@@ -164,100 +123,23 @@ impl RefreshError {
         &self.0.findings
     }
 
+    /// Whether a name in the text of a function was not found.
+    pub(super) fn is_of_names(&self) -> bool {
+        let source = self.0.source.as_deref();
+        let source = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+        let db = source.and_then(tokio_postgres::Error::as_db_error);
+        db.is_some_and(kind::is_unresolved)
+    }
+
     /// PostgreSQL's five-character code, if PostgreSQL reported the error.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         self.0.source.as_deref()?.downcast_ref::<tokio_postgres::Error>()?.code()
     }
 }
 
-fn kind_of(db: &DbError) -> RefreshErrorKind {
-    match db.code().code() {
-        "42P01" | "42602" | "3F000" => RefreshErrorKind::Missing,
-        "42809" => RefreshErrorKind::NotMaterialized,
-        "55000" => RefreshErrorKind::NoUniqueIndex,
-        "0A000" => RefreshErrorKind::NotPopulated,
-        "21000" | "23505" => RefreshErrorKind::Duplicates,
-        "42501" => RefreshErrorKind::Forbidden,
-        "55006" => RefreshErrorKind::InUse,
-        "25006" => RefreshErrorKind::ReadOnly,
-        "55P03" => RefreshErrorKind::LockTimeout,
-        // By the statement's limit or by somebody; by the limit of transactions.
-        "57014" | "25P04" => RefreshErrorKind::Cancelled,
-        // Shutting down, starting up, out of connections. Deadlocks and conflicts are transient as
-        // well.
-        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "40001" | "40P01" => {
-            RefreshErrorKind::Connection
-        }
-        code if code.starts_with("08") => RefreshErrorKind::Connection,
-        _ => RefreshErrorKind::Postgres,
-    }
-}
-
-/// What to do about a lock that was not free in time.
-const HELD: &str = "a lock that the refresh needs was not free within `lock_timeout`, or within \
-    `statement_timeout` where that is shorter: end the session that holds it, or raise the limit; a \
-    scheduled refresh is tried again";
-
-/// What the error means and what to do. PostgreSQL's message is quoted where it names something.
-/// Its detail is not quoted, since it contains values.
-fn why(kind: RefreshErrorKind, db: &DbError) -> String {
-    let (said, code) = (db.message(), db.code().code());
-    let advice = match kind {
-        RefreshErrorKind::Missing => {
-            "there is no such relation on this connection's search_path: check the name, and write \
-             it with its schema, in double quotes where it has upper case or other odd characters"
-        }
-        RefreshErrorKind::NotMaterialized => "only a materialized view can be refreshed",
-        RefreshErrorKind::NoUniqueIndex => {
-            "concurrent refreshes need a unique index on plain columns, without WHERE; create one, \
-             or allow `or_plain`"
-        }
-        RefreshErrorKind::NotPopulated => {
-            "it holds nothing yet, and CONCURRENTLY compares with what is there: refresh it once \
-             without, or allow `or_plain`"
-        }
-        RefreshErrorKind::Duplicates => {
-            "its query yields rows that are equal in the columns of a unique index, or altogether: \
-             make the query return each row once (DISTINCT, GROUP BY), or the index cover the \
-             columns that tell rows apart"
-        }
-        RefreshErrorKind::Forbidden => {
-            "the role of this connection must own the view (or have MAINTAIN on it, from PostgreSQL \
-             17), and the view's owner must be allowed to read all that it reads, even if a \
-             superuser refreshes"
-        }
-        RefreshErrorKind::InUse => {
-            "this same session uses the view, by an open cursor, say: close it first"
-        }
-        RefreshErrorKind::ReadOnly => {
-            "this server or this role takes no writes: connect to the primary, and look for \
-             default_transaction_read_only"
-        }
-        RefreshErrorKind::LockTimeout => HELD,
-        RefreshErrorKind::Cancelled => {
-            "it took longer than `statement_timeout` (or `transaction_timeout`), or was cancelled by \
-             somebody: give the view a `statement_timeout` of its own, or make its query faster"
-        }
-        RefreshErrorKind::Connection if code == "40P01" => {
-            "another session held what the refresh needed, and waited for what it held; a scheduled \
-             refresh is tried again"
-        }
-        RefreshErrorKind::Connection => "a scheduled refresh is tried again",
-        RefreshErrorKind::Closed | RefreshErrorKind::Postgres => {
-            "it is the view's own query, or the server, that failed: run REFRESH MATERIALIZED VIEW \
-             by hand to see all of it"
-        }
-    };
-    // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) quote values.
-    if code.starts_with("22") || code.starts_with("P0") {
-        return format!("{advice} (SQLSTATE {code})");
-    }
-    format!("{said} (SQLSTATE {code}); {advice}")
-}
-
 impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refresh the materialized view {:?}: {}", self.0.view, self.0.why)?;
+        write!(f, "refresh the materialized view {}: {}", name::shown(&self.0.view), self.0.why)?;
         for finding in &self.0.findings {
             write!(f, "\n  {finding}")?;
         }
@@ -297,7 +179,26 @@ mod tests {
                 "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id;
                  CREATE UNIQUE INDEX ON v (id);
                  CREATE MATERIALIZED VIEW empty AS SELECT 1 AS id WITH NO DATA;
-                 CREATE UNIQUE INDEX ON empty (id);",
+                 CREATE UNIQUE INDEX ON empty (id);
+                 CREATE MATERIALIZED VIEW on_empty AS SELECT * FROM empty WITH NO DATA;
+                 CREATE MATERIALIZED VIEW bare AS SELECT 1 AS id;
+                 CREATE TABLE t (id int); INSERT INTO t VALUES (1);
+                 CREATE MATERIALIZED VIEW twice AS SELECT id FROM t;
+                 CREATE UNIQUE INDEX ON twice (id);
+                 CREATE MATERIALIZED VIEW several AS SELECT 1 AS id, (SELECT id FROM t) AS one;
+                 CREATE UNIQUE INDEX ON several (id);
+                 INSERT INTO t VALUES (1);
+                 CREATE FUNCTION raises(text) RETURNS int LANGUAGE plpgsql AS
+                   $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = $1; END$$;
+                 CREATE MATERIALIZED VIEW raises AS SELECT raises('55000') WITH NO DATA;
+                 CREATE MATERIALIZED VIEW unsupported AS SELECT raises('0A000') WITH NO DATA;
+                 CREATE FUNCTION names() RETURNS bigint LANGUAGE plpgsql AS
+                   'BEGIN RETURN (SELECT count(*) FROM nowhere); END';
+                 CREATE MATERIALIZED VIEW names AS SELECT names() WITH NO DATA;
+                 CREATE TABLE unique_ids (id int PRIMARY KEY); INSERT INTO unique_ids VALUES (1);
+                 CREATE FUNCTION writes() RETURNS int LANGUAGE sql AS
+                   'INSERT INTO public.unique_ids VALUES (1) RETURNING id';
+                 CREATE MATERIALIZED VIEW writes AS SELECT writes() WITH NO DATA;",
             )
             .await
             .unwrap();
@@ -305,7 +206,16 @@ mod tests {
         let cases = [
             (format!("{refresh} CONCURRENTLY v WITH NO DATA"), "42601", RefreshErrorKind::Postgres),
             (format!("{refresh} CONCURRENTLY empty"), "0A000", RefreshErrorKind::NotPopulated),
-            ("SELECT * FROM empty".to_owned(), "55000", RefreshErrorKind::NoUniqueIndex),
+            ("SELECT * FROM empty".to_owned(), "55000", RefreshErrorKind::NotPopulated),
+            (format!("{refresh} on_empty"), "55000", RefreshErrorKind::NotPopulated),
+            (format!("{refresh} CONCURRENTLY bare"), "55000", RefreshErrorKind::NoUniqueIndex),
+            (format!("{refresh} CONCURRENTLY twice"), "21000", RefreshErrorKind::Duplicates),
+            // What the view's own query does wrong is not what CONCURRENTLY would.
+            (format!("{refresh} CONCURRENTLY several"), "21000", RefreshErrorKind::Postgres),
+            (format!("{refresh} raises"), "55000", RefreshErrorKind::Postgres),
+            (format!("{refresh} unsupported"), "0A000", RefreshErrorKind::Postgres),
+            (format!("{refresh} names"), "42P01", RefreshErrorKind::Postgres),
+            (format!("{refresh} writes"), "23505", RefreshErrorKind::Postgres),
             (format!("{refresh} nowhere"), "42P01", RefreshErrorKind::Missing),
             ("BEGIN; LOCK TABLE v".to_owned(), "42809", RefreshErrorKind::NotMaterialized),
             (

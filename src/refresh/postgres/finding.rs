@@ -21,6 +21,9 @@ pub enum FindingKind {
     /// The view was created `WITH NO DATA` and never refreshed. Larder's first refresh populates
     /// it, without `CONCURRENTLY`.
     NotPopulated,
+    /// The view reads a materialized view that holds nothing yet, and that this refresher does not
+    /// refresh.
+    SourceNotPopulated,
     /// No index allows the view to be refreshed `CONCURRENTLY`.
     NoUniqueIndex,
     /// The role of the connection may not refresh the view.
@@ -29,6 +32,13 @@ pub enum FindingKind {
     OwnerCannotRead,
     /// The view's owner may not create the temporary table that `CONCURRENTLY` needs.
     OwnerLacksTemporary,
+    /// A function that the view calls names something without its schema. From PostgreSQL 17 on, a
+    /// refresh runs functions with the `search_path` `pg_catalog, pg_temp`, and does not find it.
+    SearchPath,
+    /// The text of a function that the view calls seems to name something without its schema; see
+    /// [`SearchPath`](FindingKind::SearchPath). Of languages other than SQL, PostgreSQL does not
+    /// resolve names before a function runs.
+    SearchPathDoubtful,
     /// Another session holds a lock that a refresh has to wait for, on the view or on something
     /// that it reads, or is refreshing the view now.
     Held,
@@ -50,6 +60,7 @@ impl FindingKind {
         !matches!(
             self,
             FindingKind::NotPopulated
+                | FindingKind::SearchPathDoubtful
                 | FindingKind::Held
                 | FindingKind::TimeLimit
                 | FindingKind::Untraceable

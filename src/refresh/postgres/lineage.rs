@@ -25,6 +25,9 @@ pub(crate) struct LineageNode {
     pub(crate) quoted: String,
     /// For a view: why its content may change without a write to what it reads.
     pub(crate) untraceable: Vec<String>,
+    /// The functions that its query or its policies call, except PostgreSQL's own.
+    calls: Vec<u32>,
+    pub(crate) populated: bool,
 }
 
 /// What a view's rows are computed from.
@@ -103,17 +106,17 @@ fn sql() -> String {
         calls AS ( \
           SELECT DISTINCT t.oid, m.id[1]::oid AS id FROM trees t CROSS JOIN LATERAL \
             regexp_matches(t.tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) ([0-9]+)', 'g') m(id)), \
+        called AS ( \
+          SELECT oid, id FROM calls \
+          UNION \
+          SELECT c.oid, s.id FROM calls c JOIN pg_aggregate a ON a.aggfnoid = c.id \
+            CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
+              a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]) s(id) \
+            WHERE c.id >= {FIRST_OF_USERS}), \
         found AS ( \
           SELECT f.oid, format('it calls %s, whose result may change by itself', \
               p.oid::regprocedure) AS why \
-            FROM ( \
-              SELECT oid, id FROM calls \
-              UNION \
-              SELECT c.oid, s.id FROM calls c JOIN pg_aggregate a ON a.aggfnoid = c.id \
-                CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
-                  a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]) s(id) \
-                WHERE c.id >= {FIRST_OF_USERS}) f \
-            JOIN pg_proc p ON p.oid = f.id \
+            FROM called f JOIN pg_proc p ON p.oid = f.id \
             WHERE p.provolatile <> 'i' AND NOT ({SETTLED}) \
               AND NOT (p.proname = 'age' AND p.pronargs = 2) \
           UNION \
@@ -132,12 +135,16 @@ fn sql() -> String {
             FROM trees t WHERE t.tree ~ '[{{]TABLESAMPLECLAUSE '), \
         reads AS ( \
           SELECT reader, array_agg(DISTINCT oid) AS oids FROM edges WHERE reader <> 0 GROUP BY 1), \
+        functions AS ( \
+          SELECT oid, array_agg(id) AS ids FROM called WHERE id >= {FIRST_OF_USERS} GROUP BY 1), \
         reasons AS (SELECT oid, array_agg(why ORDER BY why) AS whys FROM found GROUP BY 1) \
         SELECT c.oid, c.relkind::text, format('%I.%I', n.nspname, c.relname), \
-          coalesce(r.oids, ARRAY[]::oid[]), coalesce(w.whys, ARRAY[]::text[]) \
+          coalesce(r.oids, ARRAY[]::oid[]), coalesce(w.whys, ARRAY[]::text[]), \
+          coalesce(f.ids, ARRAY[]::oid[]), c.relispopulated \
         FROM relations JOIN pg_class c ON c.oid = relations.oid \
         JOIN pg_namespace n ON n.oid = c.relnamespace \
-        LEFT JOIN reads r ON r.reader = c.oid LEFT JOIN reasons w ON w.oid = c.oid"
+        LEFT JOIN reads r ON r.reader = c.oid LEFT JOIN reasons w ON w.oid = c.oid \
+        LEFT JOIN functions f ON f.oid = c.oid"
     )
 }
 
@@ -157,6 +164,8 @@ impl Lineage {
                 kind: Kind::of(row.get(1)),
                 quoted: row.get(2),
                 untraceable: row.get(4),
+                calls: row.get(5),
+                populated: row.get(6),
             };
             lineage.reads.insert(oid, row.get::<_, Vec<u32>>(3).into_iter().collect());
             lineage.relations.insert(oid, relation);
@@ -192,6 +201,18 @@ impl Lineage {
     /// All relations that a refresh of this view scans, and the plain views on the way to them.
     pub(crate) fn scanned(&self, view: u32) -> BTreeSet<u32> {
         self.reach(view, |kind| kind != Kind::Materialized)
+    }
+
+    /// The functions that a refresh of this view calls, as far as PostgreSQL records it: not those
+    /// that functions call.
+    pub(crate) fn calls(&self, view: u32) -> BTreeSet<u32> {
+        let mut through = self.scanned(view);
+        through.retain(|oid| {
+            self.relations.get(oid).is_some_and(|relation| relation.kind != Kind::Materialized)
+        });
+        through.insert(view);
+        let relations = through.iter().filter_map(|oid| self.relations.get(oid));
+        relations.flat_map(|relation| relation.calls.iter().copied()).collect()
     }
 
     /// Why a view's content may change without a counted write to its sources.

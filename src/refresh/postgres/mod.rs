@@ -5,14 +5,17 @@ pub(crate) mod check;
 pub(crate) mod definitions;
 mod error;
 mod finding;
+mod kind;
 mod limits;
 pub(crate) mod lineage;
 pub(crate) mod listen;
+mod search_path;
 pub(crate) mod session;
 pub(crate) mod state;
 pub(crate) mod transaction;
 pub(crate) mod trigger;
 pub(crate) mod writes;
 
-pub use self::error::{RefreshError, RefreshErrorKind};
+pub use self::error::RefreshError;
 pub use self::finding::{Finding, FindingKind};
+pub use self::kind::RefreshErrorKind;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::error::{RefreshError, RefreshErrorKind};
+use super::error::RefreshError;
+use super::kind::RefreshErrorKind;
 use super::session::{Backend, Session};
 
 /// A relation that was found by its name.
@@ -13,6 +14,8 @@ pub(crate) struct Relation {
     pub(crate) oid: u32,
     /// The name with its schema, quoted by PostgreSQL.
     pub(crate) quoted: String,
+    pub(crate) schema: String,
+    pub(crate) name: String,
     pub(crate) kind: Kind,
 }
 
@@ -107,7 +110,8 @@ pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Relation, 
         let why = "its name holds a zero byte, which no name in postgresql does";
         return Err(RefreshError::new(RefreshErrorKind::Missing, name, why));
     }
-    let sql = "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text \
+    let sql = "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, \
+                 n.nspname::text, c.relname::text \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.oid = to_regclass($1)";
     let found = session.query(sql, &[(&name, Type::TEXT)]).await;
@@ -115,7 +119,13 @@ pub(crate) async fn find(session: &mut Session, name: &str) -> Result<Relation, 
     let Some(row) = found.first() else {
         return Err(missing(session, name).await);
     };
-    Ok(Relation { oid: row.get(0), quoted: row.get(1), kind: Kind::of(row.get(2)) })
+    Ok(Relation {
+        oid: row.get(0),
+        quoted: row.get(1),
+        schema: row.get(3),
+        name: row.get(4),
+        kind: Kind::of(row.get(2)),
+    })
 }
 
 async fn missing(session: &mut Session, name: &str) -> RefreshError {
@@ -196,22 +206,36 @@ pub(crate) async fn look_again(
     Ok((ViewVersion { xmin: row.get(0), shape: row.get(1) }, written(row, 2)))
 }
 
-/// The versions of several views, by the names they were given under. It is the cheapest query for
-/// this, since it is repeated at each poll.
+/// A view as it is found by its name.
+#[derive(Clone)]
+pub(crate) struct FoundView {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) version: ViewVersion,
+}
+
+/// Several views, by the names they were given under. It is the cheapest query for this, since it
+/// is repeated at each poll.
 pub(crate) async fn glance(
     session: &mut Session,
     names: &[String],
-) -> Result<Vec<Option<(u32, ViewVersion)>>, tokio_postgres::Error> {
+) -> Result<Vec<Option<FoundView>>, tokio_postgres::Error> {
     let sql = format!(
-        "SELECT n.at::int8, c.oid, c.xmin::text, {SHAPE} \
+        "SELECT n.at::int8, c.oid, c.xmin::text, {SHAPE}, s.nspname::text, c.relname::text \
          FROM unnest($1::text[]) WITH ORDINALITY n(name, at) \
-         JOIN pg_class c ON c.oid = to_regclass(n.name) AND c.relkind = 'm'"
+         JOIN pg_class c ON c.oid = to_regclass(n.name) AND c.relkind = 'm' \
+         JOIN pg_namespace s ON s.oid = c.relnamespace"
     );
     let mut all = vec![None; names.len()];
     for row in session.query(&sql, &[(&names, Type::TEXT_ARRAY)]).await? {
         let at: i64 = row.get(0);
-        all[at as usize - 1] =
-            Some((row.get(1), ViewVersion { xmin: row.get(2), shape: row.get(3) }));
+        all[at as usize - 1] = Some(FoundView {
+            oid: row.get(1),
+            schema: row.get(4),
+            name: row.get(5),
+            version: ViewVersion { xmin: row.get(2), shape: row.get(3) },
+        });
     }
     Ok(all)
 }

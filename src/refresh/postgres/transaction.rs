@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::blocker::{self, Blocker, LOCK_CLASS, RefreshMode};
-use super::error::{RefreshError, RefreshErrorKind};
+use super::error::RefreshError;
+use super::kind::RefreshErrorKind;
 use super::session::{Session, Source, millis};
 use super::state::{self, Relation, ViewState, ViewVersion, Written};
 

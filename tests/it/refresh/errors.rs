@@ -14,7 +14,7 @@ async fn fails(database: &Database, view: MaterializedView) -> RefreshError {
     let name = view.name().to_owned();
     let refresher = Refresher::builder(database.pool(2)).view(view).start().await.unwrap();
     let error = refresher.refresh_now(&name).await.unwrap_err();
-    assert!(error.to_string().starts_with(&format!("refresh the materialized view {name:?}: ")));
+    assert!(error.to_string().starts_with(&format!("refresh the materialized view {name}: ")));
     let status = &refresher.status()[0];
     assert_eq!(status.failures_in_a_row(), 1);
     assert_eq!(status.last_error().map(RefreshError::kind), Some(error.kind()));

@@ -14,6 +14,7 @@ mod locks;
 mod names;
 mod order;
 mod pgbouncer;
+mod spellings;
 mod time;
 mod unchanged;
 

@@ -58,7 +58,12 @@ async fn an_injection_executes_nothing() {
                 error.to_string()
             }
         };
-        assert!(error.contains(&format!("{name:?}")), "{error}");
+        // As SQL writes it, unless that would be several lines or none.
+        let shown = match name {
+            "" | "   " | "by_region\0" => format!("{name:?}"),
+            name => format!("view {name}"),
+        };
+        assert!(error.contains(&shown), "{error}");
     }
     let left: i64 = client.query_one("SELECT count(*) FROM orders", &[]).await.unwrap().get(0);
     assert_eq!(left, 10);
@@ -145,7 +150,7 @@ async fn wrong_settings_are_named_before_anything_runs() {
         let error = Refresher::builder(database.pool(1)).view(view).start().await.unwrap_err();
         assert_eq!(error.setting(), Some(setting), "{error}");
         assert_eq!(error.view(), Some("by_region"));
-        assert!(error.to_string().contains("\"by_region\""), "{error}");
+        assert!(error.to_string().contains("view by_region"), "{error}");
     }
     let builder = || Refresher::builder(database.pool(1));
     let wrong = [

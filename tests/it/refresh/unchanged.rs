@@ -138,7 +138,7 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
     let (database, client) = shop().await;
     client
         .batch_execute(
-            "CREATE FUNCTION mine() RETURNS int LANGUAGE sql STABLE AS 'SELECT count(*)::int FROM orders';
+            "CREATE FUNCTION mine() RETURNS int LANGUAGE sql STABLE AS 'SELECT count(*)::int FROM public.orders';
              CREATE FUNCTION pure(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1';
              CREATE TABLE events (id int PRIMARY KEY, at timestamptz NOT NULL, kind text);
              CREATE VIEW lately AS SELECT id FROM events WHERE at > now() - interval '1 day';",

@@ -40,12 +40,11 @@ impl Outcomes {
         text::print_json(&json!({ "steps": steps, "left_out": self.left_out_json() }))
     }
 
-    /// Of one view. `untold`: why the caches were not told of all its names.
+    /// Of one view.
     pub(super) fn add(
         &mut self,
         name: &str,
         outcome: Result<RefreshReport, RefreshError>,
-        untold: Option<String>,
     ) -> Result<(), Failure> {
         let (colour, word, mut text) = match &outcome {
             Ok(report) if report.rows().is_some() => {
@@ -60,7 +59,7 @@ impl Outcomes {
             }
         };
         let warnings: Vec<String> = match &outcome {
-            Ok(report) => report.warnings().iter().cloned().chain(untold).collect(),
+            Ok(report) => report.warnings().to_vec(),
             Err(_) => vec![],
         };
         warnings.iter().for_each(|warning| text.push_str(&format!("\nwarning: {warning}")));
