@@ -42,6 +42,9 @@ pub enum FindingKind {
     Untraceable,
     /// The view reads a materialized view that this refresher does not refresh.
     Unmanaged,
+    /// The connection of [`listen`](crate::refresh::RefresherBuilder::listen) was refused or lost, so
+    /// refreshes by others are noticed by polling only.
+    NotListening,
 }
 
 impl FindingKind {
@@ -54,6 +57,7 @@ impl FindingKind {
                 | FindingKind::TimeLimit
                 | FindingKind::Untraceable
                 | FindingKind::Unmanaged
+                | FindingKind::NotListening
         )
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod blocker;
 pub(crate) mod check;
+pub(crate) mod credentials;
 mod error;
 mod finding;
 mod limits;

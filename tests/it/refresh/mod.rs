@@ -2,6 +2,7 @@
 
 mod basics;
 mod check;
+mod credentials;
 mod discover;
 mod end;
 mod errors;
