@@ -97,6 +97,7 @@ mod background;
 mod backoff;
 mod cache;
 mod clock;
+mod credentials;
 mod currency;
 mod error;
 mod fleet;

@@ -12,6 +12,7 @@ const ROOMS: &[&str] = &[
     "backoff",
     "background",
     "error",
+    "credentials",
     "clock",
     "policy",
     "rows",

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::l2::redis::credentials::CredentialsProvider;
+use crate::credentials::CredentialsProvider;
+use crate::l2::redis::credentials::RedisCredentials;
 use crate::l2::redis::endpoint::without_credentials;
 #[cfg(feature = "tls")]
 use crate::l2::redis::tls::RedisTls;
@@ -13,7 +14,7 @@ pub(super) struct RedisSettings {
     pub(super) url: String,
     pub(super) optional: bool,
     pub(super) timeout: Duration,
-    pub(super) credentials: Option<CredentialsProvider>,
+    pub(super) credentials: Option<CredentialsProvider<RedisCredentials>>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<RedisTls>,
 }

@@ -1,5 +1,6 @@
 //! [`RefresherBuilder`]: the settings of a refresher, and its start.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +23,14 @@ use super::ticks;
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
+use crate::credentials::CredentialsProvider;
 use crate::error::WrongSetting;
 use crate::postgres::TlsPool;
+use crate::refresh::postgres::credentials::PostgresCredentials;
 use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
 use crate::refresh::postgres::{RefreshError, state};
+use crate::sync::Mutex;
 use crate::telemetry::metrics;
 use crate::telemetry::trace;
 
@@ -43,6 +47,7 @@ pub struct RefresherBuilder {
     at_a_time: usize,
     poll: Duration,
     listen: Option<Listen>,
+    listen_credentials: Option<CredentialsProvider<PostgresCredentials>>,
     shutdown_deadline: Duration,
     clock: Clock,
 }
@@ -71,6 +76,7 @@ impl RefresherBuilder {
             at_a_time: 2,
             poll: Duration::from_secs(1),
             listen: None,
+            listen_credentials: None,
             shutdown_deadline: Duration::from_secs(30),
             clock: Clock::system(),
         }
@@ -131,6 +137,11 @@ impl RefresherBuilder {
     /// transaction mode. [Polling](RefresherBuilder::poll) goes on, also without the trigger and
     /// while there is no connection.
     ///
+    /// If the connection is lost or refused, it is tried again after 0.2 to 10 seconds. An event of
+    /// the feature `tracing`, [`ViewStatus::not_listening`](crate::refresh::ViewStatus::not_listening)
+    /// and [`check`](Refresher::check) give the reason, such as a wrong password.
+    /// [`listen_credentials`](RefresherBuilder::listen_credentials) supplies a password that changes.
+    ///
     /// # Default
     ///
     /// Polling only.
@@ -142,6 +153,49 @@ impl RefresherBuilder {
         <C::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         self.listen = Some(listen::over(config, tls));
+        self
+    }
+
+    /// Sets a closure that is asked for the user and the password of the
+    /// [`listen`](RefresherBuilder::listen) connection at every connect, for passwords that are
+    /// rotated and for tokens that expire.
+    ///
+    /// It replaces those of the configuration. It may take up to 10 seconds. If it fails or panics, or
+    /// if PostgreSQL refuses the credentials, it is asked again after 0.2 to 10 seconds. The closure's
+    /// error is shown, so it must not contain a secret.
+    ///
+    /// The refreshes themselves use the pool, whose credentials are its own affair. Requests that
+    /// cancel a query need none.
+    ///
+    /// # Default
+    ///
+    /// The user and the password of the configuration.
+    ///
+    /// ```no_run
+    /// # use larder::refresh::{MaterializedView, PostgresCredentials, Refresher};
+    /// # use tokio_postgres::NoTls;
+    /// # async fn token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # async fn example(pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let refresher = Refresher::builder(pool)
+    ///     .view(MaterializedView::new("daily_revenue"))
+    ///     .listen("host=db.internal dbname=shop".parse()?, NoTls)
+    ///     .listen_credentials(|| async { Ok(PostgresCredentials::new("shop", token().await?)) })
+    ///     .start()
+    ///     .await?;
+    /// # let _ = refresher;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listen_credentials<C>(
+        mut self,
+        credentials: impl Fn() -> C + Send + Sync + 'static,
+    ) -> Self
+    where
+        C: Future<Output = Result<PostgresCredentials, Box<dyn StdError + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        self.listen_credentials = Some(CredentialsProvider::new(credentials));
         self
     }
 
@@ -228,6 +282,7 @@ impl RefresherBuilder {
             database,
             closing: watch::Sender::new(Closing::Open),
             look: Arc::new(Notify::new()),
+            not_listening: Mutex::default(),
             poll: self.poll,
             shutdown_deadline: self.shutdown_deadline,
         });
@@ -247,7 +302,8 @@ impl RefresherBuilder {
         }
         let mut tasks = vec![runtime.spawn(follow::run(shared.clone(), followed))];
         if let Some(listen) = self.listen {
-            tasks.push(runtime.spawn(follow::listen(shared.clone(), listen)));
+            let listening = follow::listen(shared.clone(), listen, self.listen_credentials);
+            tasks.push(runtime.spawn(listening));
         }
         for (at, view) in shared.views.iter().enumerate() {
             if let Some(schedule) = view.schedule.clone() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::check::CheckReport;
 use super::hook::HookFailure;
 use super::report::{RefreshOutcome, RefreshReport};
-use crate::refresh::postgres::RefreshError;
+use crate::refresh::postgres::{Finding, RefreshError};
 use crate::telemetry::{metrics, trace};
 
 /// Reports an attempt to refresh a view that ended without a failure.
@@ -42,6 +42,11 @@ pub(super) fn hook_failed(view: &str, failure: &HookFailure) {
 pub(super) fn noticed(view: &str) {
     trace::noticed(view);
     metrics::noticed(view);
+}
+
+/// Reports that notifications of the event trigger are not received.
+pub(super) fn not_listening(why: &Finding) {
+    trace::not_listening(&why.message());
 }
 
 /// Reports the findings of a check.

@@ -13,9 +13,11 @@ use super::name::{self, ViewName};
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::backoff;
+use crate::credentials::CredentialsProvider;
 use crate::error::BoxError;
+use crate::refresh::postgres::credentials::PostgresCredentials;
 use crate::refresh::postgres::lineage::Lineage;
-use crate::refresh::postgres::listen::Listen;
+use crate::refresh::postgres::listen::{Heard, Listen};
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::state;
 
@@ -151,12 +153,28 @@ pub(super) async fn run(shared: Arc<Shared>, mut followed: Followed) {
 }
 
 /// Keeps a connection open that receives the notifications of the event trigger.
-pub(super) async fn listen(shared: Arc<Shared>, listen: Listen) {
+pub(super) async fn listen(
+    shared: Arc<Shared>,
+    listen: Listen,
+    provider: Option<CredentialsProvider<PostgresCredentials>>,
+) {
+    let this = Arc::downgrade(&shared);
+    let heard = Arc::new(move |heard| {
+        let Some(shared) = this.upgrade() else { return };
+        if heard == Heard::Listening {
+            shared.listens();
+        }
+        shared.look.notify_one();
+    });
     let mut failed = 0;
     loop {
         let begin = Instant::now();
         tokio::select! {
-            _ = listen(shared.look.clone()) => {}
+            ended = listen(provider.clone(), heard.clone()) => {
+                if let Err(reason) = ended {
+                    shared.does_not_listen(reason.finding());
+                }
+            }
             () = shared.closes(Closing::Finishing) => return,
         }
         failed = if begin.elapsed() > RECONNECT.1 { 0 } else { failed + 1 };

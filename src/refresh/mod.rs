@@ -35,6 +35,7 @@ pub use self::discover::DiscoveredView;
 pub use self::event::RefreshEvent;
 pub use self::hook::{HookError, RefreshHook, Veto};
 pub use self::plan::{PlannedView, RefreshPlan};
+pub use self::postgres::credentials::PostgresCredentials;
 pub use self::postgres::{Finding, FindingKind, RefreshError, RefreshErrorKind};
 pub use self::refresher::Refresher;
 pub use self::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};

@@ -167,8 +167,9 @@ impl Refresher {
         for view in &self.shared.views {
             let wanted = view.view.wanted();
             let findings = check::check(&mut session, view.name(), wanted, &managed).await;
-            let findings =
+            let mut findings =
                 findings.map_err(|error| RefreshError::of_postgres(view.name(), error))?;
+            findings.extend(self.shared.not_listening());
             views.push(ViewCheck { view: view.name().clone(), findings });
         }
         Ok(CheckReport { views })
@@ -187,7 +188,9 @@ impl Refresher {
 
     /// The status of each view, in the order in which the views were added.
     pub fn status(&self) -> Vec<ViewStatus> {
-        self.shared.views.iter().map(|view| view.status().clone()).collect()
+        let not_listening = self.shared.not_listening();
+        let status = |view: &Arc<View>| view.status().clone().with(not_listening.clone());
+        self.shared.views.iter().map(status).collect()
     }
 
     /// Installs an event trigger in the database that sends a notification for every refresh, also

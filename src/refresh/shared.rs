@@ -20,9 +20,9 @@ use super::status::{Activity, ViewStatus};
 use super::view::MaterializedView;
 use crate::cache::QueryCache;
 use crate::clock::Clock;
-use crate::refresh::postgres::RefreshError;
 use crate::refresh::postgres::session::Source;
 use crate::refresh::postgres::state::ViewVersion;
+use crate::refresh::postgres::{Finding, RefreshError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::stats::ViewStats;
 
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) closing: watch::Sender<Closing>,
     /// Makes `follow` look for refreshes made by others at once.
     pub(super) look: Arc<Notify>,
+    /// Why notifications are not received, if they should be.
+    pub(super) not_listening: Mutex<Option<Finding>>,
     pub(super) poll: Duration,
     pub(super) shutdown_deadline: Duration,
 }
@@ -78,6 +80,25 @@ const REMEMBERED: usize = 8;
 /// The versions that a view was seen in, each with the time since when.
 #[derive(Default)]
 struct Looks(VecDeque<(SystemTime, ViewVersion)>);
+
+impl Shared {
+    pub(super) fn not_listening(&self) -> Option<Finding> {
+        self.not_listening.lock().clone()
+    }
+
+    /// Notifications are received from now on.
+    pub(super) fn listens(&self) {
+        *self.not_listening.lock() = None;
+    }
+
+    /// Notifications are not received. Each reason is reported once, until they are received again.
+    pub(super) fn does_not_listen(&self, why: Finding) {
+        let before = self.not_listening.lock().replace(why.clone());
+        if before.as_ref() != Some(&why) {
+            events::not_listening(&why);
+        }
+    }
+}
 
 impl View {
     pub(super) fn new(

@@ -25,6 +25,7 @@ pub struct ViewStatus {
     pub(super) noticed: u64,
     pub(super) hook_failures: u64,
     pub(super) last_hook_failure: Option<String>,
+    pub(super) not_listening: Option<Finding>,
 }
 
 /// What is being done about a view at this moment.
@@ -64,7 +65,12 @@ impl ViewStatus {
             noticed: 0,
             hook_failures: 0,
             last_hook_failure: None,
+            not_listening: None,
         }
+    }
+
+    pub(super) fn with(self, not_listening: Option<Finding>) -> ViewStatus {
+        ViewStatus { not_listening, ..self }
     }
 
     /// The status as it is published for the whole fleet.
@@ -156,6 +162,13 @@ impl ViewStatus {
         self.hook_failures
     }
 
+    /// Why refreshes by others are noticed by polling only, although the refresher was told to
+    /// [listen](crate::refresh::RefresherBuilder::listen): its connection was refused or lost, and is
+    /// tried again. `None` if it listens, is connecting for the first time, or was not told to.
+    pub fn not_listening(&self) -> Option<&Finding> {
+        self.not_listening.as_ref()
+    }
+
     /// The last failure of a hook.
     pub fn last_hook_failure(&self) -> Option<&str> {
         self.last_hook_failure.as_deref()
@@ -184,6 +197,9 @@ impl fmt::Display for ViewStatus {
         }
         if let Some(error) = &self.last_error {
             write!(f, "; failed {} times in a row: {error}", self.failures_in_a_row)?;
+        }
+        if let Some(finding) = &self.not_listening {
+            write!(f, "; {}", finding.message())?;
         }
         Ok(())
     }

@@ -234,6 +234,17 @@ pub(crate) fn noticed(view: &str) {
     );
 }
 
+/// A refresher does not receive the notifications of its event trigger.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn not_listening(reason: &dyn Display) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        %reason,
+        "a refresher receives no notifications; it polls, and tries to connect again"
+    );
+}
+
 /// Whether a subscriber would record a warning.
 pub(crate) fn warns() -> bool {
     #[cfg(feature = "tracing")]

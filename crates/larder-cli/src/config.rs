@@ -19,7 +19,7 @@ pub(super) struct Connection {
 
     /// Where PostgreSQL is: postgres://user:password@host/database, or words like
     /// "host=/run/postgresql dbname=shop"; with sslmode=require over TLS. Certificates are checked
-    /// against the authorities of this machine, or those in the file SSL_CERT_FILE
+    /// against the file of sslrootcert, the authorities of this machine, or the file SSL_CERT_FILE
     #[arg(
         long,
         value_name = "URL",

@@ -38,6 +38,10 @@ impl Failure {
         Failure { code: 4, message: message.into() }
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn report(&self) -> ExitCode {
         anstream::eprintln!("\x1b[1;31merror:\x1b[0m {}", self.message);
         ExitCode::from(self.code)

@@ -8,6 +8,7 @@ mod check;
 mod complete;
 mod config;
 mod connect;
+mod connection;
 mod failure;
 mod fleet;
 mod inspect;

@@ -4,11 +4,10 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-
 use super::QueryCacheBuilder;
 use crate::cache::redis_settings::RedisSettings;
-use crate::l2::redis::credentials::{CredentialsProvider, RedisCredentials};
+use crate::credentials::CredentialsProvider;
+use crate::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 use crate::l2::redis::tls::RedisTls;
 
@@ -99,8 +98,7 @@ impl QueryCacheBuilder {
             + Send
             + 'static,
     {
-        let ask = move || -> BoxFuture<'static, _> { Box::pin(credentials()) };
-        self.redis_settings().credentials = Some(CredentialsProvider::new(ask));
+        self.redis_settings().credentials = Some(CredentialsProvider::new(credentials));
         self
     }
 

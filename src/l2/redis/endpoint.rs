@@ -11,11 +11,12 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::credentials::{CredentialsProvider, RedisCredentials};
+use super::credentials::RedisCredentials;
 use super::refusal::Refusal;
 #[cfg(feature = "tls")]
 use super::tls::RedisTls;
 use crate::clock::{self, Clock, Instant};
+use crate::credentials::CredentialsProvider;
 use crate::error::BoxError;
 
 /// The time limit for connecting, including the greeting.
@@ -28,7 +29,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     info: ConnectionInfo,
-    provider: Option<CredentialsProvider>,
+    provider: Option<CredentialsProvider<RedisCredentials>>,
     #[cfg(feature = "tls")]
     tls: Option<RedisTls>,
     /// A key that a new connection writes to without changing it.
@@ -57,7 +58,10 @@ impl Endpoint {
         })
     }
 
-    pub(crate) fn with_provider(mut self, provider: Option<CredentialsProvider>) -> Endpoint {
+    pub(crate) fn with_provider(
+        mut self,
+        provider: Option<CredentialsProvider<RedisCredentials>>,
+    ) -> Endpoint {
         self.provider = provider;
         self
     }

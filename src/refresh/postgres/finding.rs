@@ -52,6 +52,9 @@ pub enum FindingKind {
     Untraceable,
     /// The view reads a materialized view that this refresher does not refresh.
     Unmanaged,
+    /// The connection of [`listen`](crate::refresh::RefresherBuilder::listen) was refused or lost, so
+    /// refreshes by others are noticed by polling only.
+    NotListening,
 }
 
 impl FindingKind {
@@ -65,6 +68,7 @@ impl FindingKind {
                 | FindingKind::TimeLimit
                 | FindingKind::Untraceable
                 | FindingKind::Unmanaged
+                | FindingKind::NotListening
         )
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod blocker;
 pub(crate) mod check;
+pub(crate) mod credentials;
 pub(crate) mod definitions;
 mod error;
 mod finding;

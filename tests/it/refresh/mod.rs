@@ -2,6 +2,7 @@
 
 mod basics;
 mod check;
+mod credentials;
 mod definitions;
 mod discover;
 mod end;

@@ -83,8 +83,14 @@ pub(in super::super) struct Bench {
     stale_while_revalidate: Option<Duration>,
 
     /// The longest time that a memory tier which is cut off from Redis goes on to serve
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = value::duration)]
-    max_blind: Duration,
+    #[arg(
+        long,
+        alias = "max-blind",
+        value_name = "TIME",
+        default_value = "1s",
+        value_parser = value::duration
+    )]
+    max_staleness: Duration,
 
     /// The bound of each process's memory tier
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = value::bytes)]
@@ -163,7 +169,7 @@ const MEASURING: [&str; 22] = [
     "writes",
     "ttl",
     "stale_while_revalidate",
-    "max_blind",
+    "max_staleness",
     "l1_bytes",
     "rows",
     "row_bytes",
@@ -213,7 +219,7 @@ pub(super) struct Plan {
     pub(super) writes: Writes,
     pub(super) ttl: Duration,
     pub(super) stale_while_revalidate: Duration,
-    pub(super) max_blind: Duration,
+    pub(super) max_staleness: Duration,
     pub(super) l1_bytes: u64,
     pub(super) rows: u32,
     pub(super) row_bytes: u32,
@@ -267,7 +273,7 @@ impl Bench {
             writes: self.writes,
             ttl: self.ttl,
             stale_while_revalidate: self.stale_while_revalidate.unwrap_or_default(),
-            max_blind: self.max_blind,
+            max_staleness: self.max_staleness,
             l1_bytes: self.l1_bytes,
             rows: self.rows,
             row_bytes: self.row_bytes as u32,

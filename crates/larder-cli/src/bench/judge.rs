@@ -6,7 +6,7 @@
 //!
 //! What is a violation follows from what the cache promises, and there is no allowance for slow
 //! scheduling, as none is needed: an answer from memory is given only if Redis has confirmed, with a
-//! question sent less than `max_blind` before the cache looked at its clock, that nothing newer was
+//! question sent less than `max_staleness` before the cache looked at its clock, that nothing newer was
 //! acknowledged. The beginning of a read is taken before that look, and the time of an
 //! acknowledgement after it came, so that being suspended in between only makes an answer look less
 //! behind than it is.
@@ -88,15 +88,15 @@ impl History {
 /// Knows all acknowledged writes up to some time.
 pub(super) struct Judge {
     mode: Mode,
-    max_blind: Duration,
+    max_staleness: Duration,
     all: HashMap<u32, History>,
     /// Those of this process.
     own: HashMap<u32, History>,
 }
 
 impl Judge {
-    pub(super) fn new(mode: Mode, max_blind: Duration) -> Judge {
-        Judge { mode, max_blind, all: HashMap::new(), own: HashMap::new() }
+    pub(super) fn new(mode: Mode, max_staleness: Duration) -> Judge {
+        Judge { mode, max_staleness, all: HashMap::new(), own: HashMap::new() }
     }
 
     pub(super) fn add(&mut self, ack: Ack, own: bool) {
@@ -114,7 +114,7 @@ impl Judge {
         let own = self.own.get(&key).and_then(|own| own.behind(version, begun)).is_some();
         // Who waited for another read is told what memory would tell.
         let of_memory = matches!(source, Source::L1 | Source::Coalesced | Source::Stale);
-        if self.mode.needs_redis() && of_memory && !own && behind < self.max_blind {
+        if self.mode.needs_redis() && of_memory && !own && behind < self.max_staleness {
             return Verdict::Behind(behind);
         }
         Verdict::Violation(Violation {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_may_be_behind_others_for_max_blind_and_its_own_process_never() {
+    fn memory_may_be_behind_others_for_max_staleness_and_its_own_process_never() {
         let behind = Verdict::Behind(Duration::from_nanos(99));
         for source in [Source::L1, Source::Coalesced, Source::Stale] {
             assert_eq!(judged(Mode::Both, source, false, 1099), behind);

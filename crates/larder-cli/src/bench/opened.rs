@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::{Config, NoTls};
+use deadpool_postgres::Pool;
 
+use super::super::connection::Postgres;
 use super::super::failure::with_sources;
 use super::report::Mode;
 use super::wire::Task;
@@ -67,7 +67,7 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
         .max_bytes(task.l1_bytes)
         .ttl(ttl)
         .stale_while_revalidate(Duration::from_nanos(task.stale_while_revalidate_ns))
-        .max_staleness(Duration::from_nanos(task.max_blind_ns));
+        .max_staleness(Duration::from_nanos(task.max_staleness_ns));
     if let Some(secret) = &task.secret {
         builder = builder.secret(secret.clone());
     }
@@ -81,13 +81,13 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
 }
 
 pub(super) fn pool(url: &str, size: usize) -> Result<Pool, String> {
-    // Not the parser's message, which may show a part of the password.
-    let config: Result<Config, _> = url.parse();
-    let mut config = config.map_err(|_| "the URL of PostgreSQL cannot be read".to_owned())?;
-    config.application_name("larder bench");
-    let recycling_method = RecyclingMethod::Fast;
-    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
-    Pool::builder(manager).max_size(size).build().map_err(|error| with_sources(&error))
+    let mut postgres = Postgres::read(url).map_err(|failure| failure.message().to_owned())?;
+    postgres.config.application_name("larder bench");
+    let tls = postgres.connector().map_err(|failure| failure.message().to_owned())?;
+    Pool::builder(postgres.manager(tls))
+        .max_size(size)
+        .build()
+        .map_err(|error| with_sources(&error))
 }
 
 /// A trace as the benchmark has prepared it.

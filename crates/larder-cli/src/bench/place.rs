@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::Client;
 
-use super::super::connect::postgres_config;
+use super::super::connection::Postgres;
 use super::super::failure::{Failure, with_sources};
 
 /// What names of schemas of ours look like, and how the comment on one begins.
@@ -212,34 +211,19 @@ pub(super) async fn clean(url: &str) -> Result<(Vec<String>, Vec<String>), Failu
 }
 
 async fn connect(url: &str) -> Result<Client, Failure> {
-    let mut config = postgres_config(url)?;
-    config.application_name("larder bench");
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(Duration::from_secs(10));
+    let mut postgres = Postgres::read(url)?;
+    postgres.config.application_name("larder bench");
+    if postgres.config.get_connect_timeout().is_none() {
+        postgres.config.connect_timeout(Duration::from_secs(10));
     }
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| {
+    postgres.client().await?.map_err(|error| {
+        let places = postgres.places();
+        let places = places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Failure::server(format!(
-            "cannot connect to PostgreSQL at {}: {}",
-            address(&config),
+            "cannot connect to PostgreSQL at {places}: {}",
             with_sources(&error)
         ))
-    })?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// Where a configuration points, without user and password.
-fn address(config: &Config) -> String {
-    let port = |number: usize| {
-        let ports = config.get_ports();
-        ports.get(number).or(ports.first()).copied().unwrap_or(5432)
-    };
-    let hosts = config.get_hosts().iter().enumerate().map(|(number, host)| match host {
-        Host::Tcp(name) => format!("{name}:{}", port(number)),
-        #[cfg(unix)]
-        Host::Unix(path) => format!("{} (port {})", path.display(), port(number)),
-    });
-    hosts.collect::<Vec<_>>().join(", ")
+    })
 }
 
 fn refused(what: &str, error: &tokio_postgres::Error) -> Failure {

@@ -138,7 +138,7 @@ impl<'r> Court<'r> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Court {
             reading,
-            judge: Judge::new(task.mode, Duration::from_nanos(task.max_blind_ns)),
+            judge: Judge::new(task.mode, Duration::from_nanos(task.max_staleness_ns)),
             ticks,
             complete: vec![0; task.processes as usize],
             own: task.process as usize,

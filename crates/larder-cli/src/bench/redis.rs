@@ -13,6 +13,7 @@ const SEARCHABLE: u64 = 1_000_000;
 
 /// A connection for questions about the server.
 pub(super) struct Server {
+    client: Client,
     connection: MultiplexedConnection,
 }
 
@@ -39,15 +40,20 @@ impl Server {
         tls::prepare();
         let client = Client::open(url).map_err(|_| wrong())?;
         let shown = client.get_connection_info().addr().to_string();
-        let limits = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(10)))
-            .set_response_timeout(Some(Duration::from_secs(10)));
-        let connection = client.get_multiplexed_async_connection_with_config(&limits).await;
-        let connection = connection.map_err(|error| {
+        let connection = connected(&client).await.map_err(|error| {
             let why = with_sources(&error);
             Failure::server(format!("cannot connect to Redis at {shown}: {why}"))
         })?;
-        Ok(Server { connection })
+        Ok(Server { client, connection })
+    }
+
+    /// Connects again if the connection was lost, such as by a restart of the server.
+    async fn reconnect(&mut self) -> Result<(), redis::RedisError> {
+        let ping = redis::cmd("PING").query_async::<()>(&mut self.connection).await;
+        if ping.is_err() {
+            self.connection = connected(&self.client).await?;
+        }
+        Ok(())
     }
 
     async fn info(&mut self, section: &str) -> Result<String, Failure> {
@@ -68,11 +74,13 @@ impl Server {
         })
     }
 
-    /// What went through it since it was started.
-    pub(super) async fn load(&mut self) -> Result<RedisLoad, Failure> {
-        let info = self.info("stats").await?;
+    /// What went through it since it was started; `None` if it does not say so. It may be restarted
+    /// during a benchmark, which is about the readers and goes on.
+    pub(super) async fn load(&mut self) -> Option<RedisLoad> {
+        self.reconnect().await.ok()?;
+        let info = self.info("stats").await.ok()?;
         let number = |name| field(&info, name).and_then(|it| it.parse().ok()).unwrap_or(0);
-        Ok(RedisLoad {
+        Some(RedisLoad {
             bytes_in: number("total_net_input_bytes"),
             bytes_out: number("total_net_output_bytes"),
             commands: number("total_commands_processed"),
@@ -83,6 +91,7 @@ impl Server {
     /// Removes what a cache of this namespace has left, if that is cheap. All of it ends by itself,
     /// with its time to live.
     pub(super) async fn clean(&mut self, namespace: &str) -> Result<(), redis::RedisError> {
+        self.reconnect().await?;
         let connection = &mut self.connection;
         let size: u64 = redis::cmd("DBSIZE").query_async(connection).await?;
         if size > SEARCHABLE {
@@ -107,9 +116,18 @@ impl Server {
     }
 }
 
+async fn connected(client: &Client) -> Result<MultiplexedConnection, redis::RedisError> {
+    let limits = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(10)));
+    client.get_multiplexed_async_connection_with_config(&limits).await
+}
+
 /// What was counted from one time to another.
 pub(super) fn between(before: &RedisLoad, after: &RedisLoad, errors: u64) -> RedisLoad {
-    // A server that was restarted meanwhile counts from zero.
+    // A server that was restarted meanwhile counts from zero. What it counted before is lost.
+    let restarted = after.commands < before.commands || after.bytes_in < before.bytes_in;
+    let before = if restarted { RedisLoad::default() } else { *before };
     RedisLoad {
         bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
         bytes_out: after.bytes_out.saturating_sub(before.bytes_out),

@@ -103,7 +103,8 @@ pub(crate) struct Setup {
     /// For how long after its time to live a result could be served; 0 if it was not allowed.
     pub(crate) stale_while_revalidate_seconds: f64,
     /// The longest time that a memory tier cut off from Redis goes on to serve.
-    pub(crate) max_blind_seconds: f64,
+    #[serde(alias = "max_blind_seconds")]
+    pub(crate) max_staleness_seconds: f64,
     /// The bound of each process's memory tier.
     pub(crate) l1_bytes: u64,
     /// Rows of each result.
@@ -306,12 +307,12 @@ pub(crate) struct CurrencyReport {
     /// promised about them.
     pub(crate) unacknowledged: u64,
     /// Answers from the memory of another process than the writer's that were behind an acknowledged
-    /// write by less than `max_blind`: what is promised for memory while a push is on its way.
+    /// write by less than `max_staleness`: what is promised for memory while a push is on its way.
     pub(crate) behind: u64,
     /// Of these: by how much, from the acknowledgement to the call.
     pub(crate) behind_by: Quantiles,
     /// Answers that must not have been given: behind a write of the same process, from Redis or
-    /// PostgreSQL and behind any, or from memory and behind by `max_blind` or more.
+    /// PostgreSQL and behind any, or from memory and behind by `max_staleness` or more.
     pub(crate) violations: u64,
     /// The first of them.
     pub(crate) examples: Vec<Violation>,

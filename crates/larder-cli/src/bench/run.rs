@@ -176,7 +176,7 @@ async fn check_settings(plan: &Plan) -> Result<(), Failure> {
     let trial = QueryCache::builder()
         .ttl(plan.ttl)
         .stale_while_revalidate(plan.stale_while_revalidate)
-        .max_staleness(plan.max_blind)
+        .max_staleness(plan.max_staleness)
         .max_bytes(plan.l1_bytes);
     trial.build().await.map(drop).map_err(|error| Failure::usage(error.to_string()))
 }
@@ -196,7 +196,7 @@ fn setup(plan: &Plan, priced: &Priced) -> Setup {
         write_rate,
         ttl_seconds: plan.ttl.as_secs_f64(),
         stale_while_revalidate_seconds: plan.stale_while_revalidate.as_secs_f64(),
-        max_blind_seconds: plan.max_blind.as_secs_f64(),
+        max_staleness_seconds: plan.max_staleness.as_secs_f64(),
         l1_bytes: plan.l1_bytes,
         rows: plan.rows,
         row_bytes: plan.row_bytes,
@@ -275,7 +275,7 @@ impl Benched<'_> {
             write_rate,
             ttl_ns: nanos(plan.ttl),
             stale_while_revalidate_ns: nanos(plan.stale_while_revalidate),
-            max_blind_ns: nanos(plan.max_blind),
+            max_staleness_ns: nanos(plan.max_staleness),
             l1_bytes: plan.l1_bytes,
             part_ns: nanos(part(plan.duration)),
         })
@@ -299,7 +299,7 @@ impl Benched<'_> {
             readers = Readers::start(tasks.collect()) => readers?,
             () = async { self.interrupts.clone().come().await } => return Ok(None),
         };
-        let before = self.load(mode).await?;
+        let before = self.load(mode).await;
         let accesses = self.trace.map(|trace| trace.accesses.len() as u64);
         let reads = plan.reads.into_iter().chain(accesses).min();
         let all = plan.duration.map_or(reads.unwrap_or(0), |it| it.as_millis() as u64);
@@ -307,15 +307,25 @@ impl Benched<'_> {
         let run = readers.run(plan.duration, &progress, self.interrupts.clone()).await?;
         drop(progress);
         let errors = run.outcomes.iter().map(|it| it.redis_errors).sum();
-        let after = self.load(mode).await?;
-        let redis = before.zip(after).map(|(before, after)| between(&before, &after, errors));
+        let after = self.load(mode).await;
+        let redis = mode.needs_redis().then(|| match (before, after) {
+            (before, Some(after)) => between(&before.unwrap_or_default(), &after, errors),
+            (_, None) => {
+                anstream::eprintln!(
+                    "\x1b[1mnote:\x1b[0m Redis does not answer INFO at the end of mode {}: what went \
+                     through it is not known, and is reported as nothing",
+                    mode.name()
+                );
+                report::RedisLoad { errors, ..Default::default() }
+            }
+        });
         Ok(compile::mode(mode, run, redis, none))
     }
 
-    async fn load(&mut self, mode: Mode) -> Result<Option<report::RedisLoad>, Failure> {
+    async fn load(&mut self, mode: Mode) -> Option<report::RedisLoad> {
         match &mut self.redis {
-            Some(redis) if mode.needs_redis() => redis.load().await.map(Some),
-            _ => Ok(None),
+            Some(redis) if mode.needs_redis() => redis.load().await,
+            _ => None,
         }
     }
 }

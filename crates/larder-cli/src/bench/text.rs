@@ -222,11 +222,11 @@ fn findings(report: &Report, width: usize) -> String {
         );
     }
     if report.modes.iter().any(|mode| mode.currency.behind > 0) {
-        let blind = report.setup.as_ref().map_or(0.0, |setup| setup.max_blind_seconds);
+        let staleness = report.setup.as_ref().map_or(0.0, |setup| setup.max_staleness_seconds);
         lines.push(format!(
             "Behind a push: answers from memory while another process's write was on its way, as \
              promised within {} s.",
-            plain(blind)
+            plain(staleness)
         ));
     }
     for mode in &report.modes {

@@ -94,7 +94,7 @@ pub(super) struct Task {
     pub(super) write_rate: f64,
     pub(super) ttl_ns: u64,
     pub(super) stale_while_revalidate_ns: u64,
-    pub(super) max_blind_ns: u64,
+    pub(super) max_staleness_ns: u64,
     pub(super) l1_bytes: u64,
     pub(super) part_ns: u64,
 }

@@ -296,9 +296,12 @@ async fn arguments_that_exclude_each_other_are_told() {
         assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.err);
         assert!(ran.err.contains(arguments[0].split('=').next().unwrap()), "{}", ran.err);
     }
-    let ran = refused(&["--max-blind", "1ms", "--postgres", "host=/nowhere"]).await;
-    assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("max_staleness"), "{}", ran.err);
+    // The second is its name in earlier versions.
+    for name in ["--max-staleness", "--max-blind"] {
+        let ran = refused(&[name, "1ms", "--postgres", "host=/nowhere"]).await;
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        assert!(ran.err.contains("max_staleness"), "{}", ran.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,5 +386,30 @@ async fn the_text_fits_into_narrow_terminals() {
             assert!(widest <= columns.parse().unwrap(), "{widest} of {columns}:\n{}", ran.out);
             assert!(!ran.out.contains('\x1b'), "colours without a terminal");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_restarted_meanwhile_does_not_end_it_without_a_report() {
+    for comes_back in [true, false] {
+        let mut place = Place::new().await;
+        let arguments = "--modes l2 --duration 3s --writes 50% --processes 1 --json";
+        let mut command = place.bench(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("it writes", async || place.versions().await > 0).await;
+        place.redis.kill().unwrap();
+        if comes_back {
+            place.redis.restart().unwrap();
+        }
+        let output =
+            tokio::task::spawn_blocking(|| child.wait_with_output()).await.unwrap().unwrap();
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let redis = &report["modes"][0]["redis"];
+        assert_eq!(redis["commands"].as_u64().unwrap() > 0, comes_back, "{redis}");
+        assert_eq!(err.contains("does not answer INFO"), !comes_back, "{err}");
+        assert!(report["modes"][0]["reads"].as_u64().unwrap() > 0, "{out}");
     }
 }

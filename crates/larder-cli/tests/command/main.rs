@@ -4,6 +4,7 @@ use test_servers as servers;
 
 mod bench;
 mod check;
+mod connection;
 mod inspect;
 mod invalidate;
 mod manual;

@@ -65,7 +65,7 @@ pub fn report() -> Value {
         "setup": {
             "processes": 2, "tasks": 8, "connections": 4,
             "duration_seconds": SECONDS, "reads": null, "write_share": 0.01, "write_rate": null,
-            "ttl_seconds": 60.0, "stale_while_revalidate_seconds": 5.0, "max_blind_seconds": 1.0,
+            "ttl_seconds": 60.0, "stale_while_revalidate_seconds": 5.0, "max_staleness_seconds": 1.0,
             "l1_bytes": 67_108_864, "rows": 10, "row_bytes": 100, "rows_read": 24_000,
             "query_ns": 5_020_000,
         },

@@ -113,4 +113,56 @@ async fn postgresql_is_asked_over_tls_if_sslmode_requires_it() {
     let ran = check(&stranger, &["--postgres", &with("require")]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("invalid peer certificate"), "{}", ran.out);
+
+    // The authorities in a file that the connection string names, and no others.
+    for mode in ["require", "verify-ca", "verify-full", "prefer"] {
+        let right = format!("{} sslrootcert={trusted}", with(mode));
+        let ran = check(&stranger, &["--postgres", &right]).await;
+        assert_eq!(ran.code, 0, "{mode}: {}{}", ran.out, ran.err);
+        assert_eq!(ran.err.contains("sslmode=verify-ca"), mode == "verify-ca", "{}", ran.err);
+        let wrong = format!("{} sslrootcert={stranger}", with(mode));
+        let ran = check(&trusted, &["--postgres", &wrong]).await;
+        assert_eq!(ran.code, 1, "{mode}");
+        assert!(ran.out.contains("invalid peer certificate"), "{mode}: {}", ran.out);
+    }
+    let missing = format!("{} sslrootcert=/nonexistent/hunter2", with("require"));
+    let ran = check(&trusted, &["--postgres", &missing]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("sslrootcert") && !ran.err.contains("hunter2"), "{}", ran.err);
+    assert_client_certificates_are_presented(&cluster, &client, &words, &directory).await;
+}
+
+/// A server that trusts whoever has a certificate of its authority for the user `postgres`.
+async fn assert_client_certificates_are_presented(
+    cluster: &Postgres,
+    client: &tokio_postgres::Client,
+    words: &str,
+    directory: &tempfile::TempDir,
+) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let mut user = CertificateParams::new(vec![]).unwrap();
+    user.distinguished_name.push(rcgen::DnType::CommonName, "postgres");
+    let user = user.signed_by(&key, &issuer).unwrap();
+    let data = cluster.directory().join("data");
+    let owner = fs::metadata(&data).unwrap();
+    fs::write(data.join("clients.crt"), pem).unwrap();
+    chown(data.join("clients.crt"), Some(owner.uid()), Some(owner.gid())).unwrap();
+    let hba = "local all all trust\nhostssl all all all cert\n";
+    fs::write(data.join("pg_hba.conf"), hba).unwrap();
+    client.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let trusted = directory.path().join("ca.pem");
+    let certificate = put(&directory.path().join("user.crt"), &user.pem());
+    let key = put(&directory.path().join("user.key"), &key.serialize_pem());
+    let words = format!("{words} sslmode=verify-full sslrootcert={}", trusted.display());
+    let without = || async { check("/nonexistent", &["--postgres", &words]).await };
+    crate::support::until("a certificate is asked for", async || without().await.code == 1).await;
+    let with = format!("{words} sslcert={certificate} sslkey={key}");
+    let ran = check("/nonexistent", &["--postgres", &with]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }

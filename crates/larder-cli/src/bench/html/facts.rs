@@ -84,7 +84,7 @@ pub(super) fn parameters(report: &Report) -> Markup {
             ("Length", ended),
             ("Writes", writes(it)),
             ("Time to live", format!("{}{stale}", short(&seconds(it.ttl_seconds)))),
-            ("Memory cut off from Redis serves for", short(&seconds(it.max_blind_seconds))),
+            ("Memory cut off from Redis serves for", short(&seconds(it.max_staleness_seconds))),
             ("Memory tier", format!("{} in each process", short(&bytes(it.l1_bytes)))),
             (
                 "Result",
