@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
+
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
 use crate::cache::large::{self, LargeEntry};
@@ -87,19 +89,29 @@ impl Inner {
             }
         };
         count_bytes(&config.counters.l2_bytes_read, payload.len());
-        if !body.matches(token, &payload, self.secret.as_ref()) {
-            count(&self.counters.l2_refused);
-            return Err(MissReason::Refused(token));
-        }
+        let bytes = payload.len();
+        // Hashing and decoding some MiB takes milliseconds, which small reads would wait for.
+        let (secret, columns, codec) = (self.secret.clone(), self.columns.clone(), header.codec);
+        let decoding = spawn_blocking(move || {
+            let is_whole = body.matches(token, &payload, secret.as_ref());
+            is_whole.then(|| unless_it_panics(|| V::decode(codec, payload, &columns).map(Arc::new)))
+        });
+        let decoded = match decoding.await {
+            Ok(Some(decoded)) => decoded,
+            Ok(None) => {
+                count(&self.counters.l2_refused);
+                return Err(MissReason::Refused(token));
+            }
+            // The runtime is shutting down.
+            Err(_) => return Err(MissReason::Unreachable),
+        };
         // Invalidated meanwhile: the load that follows is current.
         if !config.policy.allow_invalidated && !self.currency.is_current(stamp, depends.slots()) {
             count(&config.counters.outdated);
             trace::invalidated(key, "redis", &self.currency, stamp, depends, &config.depends);
             return Err(MissReason::Unwanted(token));
         }
-        let bytes = payload.len();
-        let decoded = unless_it_panics(|| V::decode(header.codec, payload, &self.columns));
-        let Some(value) = decoded.map(Arc::new) else {
+        let Some(value) = decoded else {
             count(&self.counters.l2_refused);
             return Err(MissReason::Unwanted(token));
         };

@@ -47,6 +47,9 @@ impl Inner {
         mut miss_reason: MissReason,
         skip_permit: &Notify,
     ) -> Permission {
+        if miss_reason == MissReason::OutOfReach {
+            return Permission::OutOfReach;
+        }
         let usable = |fleet: &&Arc<Fleet>| fleet.is_confirmed() && fleet.store.is_connected();
         let Some(fleet) = self.fleet.as_ref().filter(usable) else {
             return Permission::Unleased;

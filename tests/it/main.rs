@@ -47,6 +47,8 @@ mod faults;
 #[cfg(feature = "redis")]
 mod fleet;
 #[cfg(feature = "redis")]
+mod large;
+#[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]
 mod runtimes;

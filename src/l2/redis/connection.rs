@@ -172,6 +172,17 @@ impl Connection {
         self.shared.lost();
     }
 
+    /// Tests the connection, if there is one, and gives it up if its peer does not reply in time.
+    pub(super) fn test(&self) {
+        let (connection, sent) = {
+            let current = self.shared.lock();
+            (current.connection.clone(), current.sent())
+        };
+        if let Some(connection) = connection {
+            self.background.spawn(probe(self.shared.clone(), connection, sent, self.limit));
+        }
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.shared.lock().connection.is_some()
     }

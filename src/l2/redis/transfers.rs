@@ -100,7 +100,10 @@ impl Transfers {
         let turn = self.reads.turn(body.length(), limit).await;
         let _turn = turn.ok_or(BodyError::Busy)?;
         let transfer = self.collect(key, token, body, limit);
-        timeout(limit, transfer).await.unwrap_or(Err(BodyError::TooSlow))
+        timeout(limit, transfer).await.unwrap_or_else(|_| {
+            self.link.test();
+            Err(BodyError::TooSlow)
+        })
     }
 
     async fn collect(
@@ -151,7 +154,10 @@ impl Transfers {
         let turn = self.writes.turn(payload.len() as u64, limit).await;
         let _turn = turn.ok_or(StoreError::Busy)?;
         let transfer = self.deliver(key, token, payload, limit);
-        timeout(limit, transfer).await.unwrap_or(Err(StoreError::TooSlow))
+        timeout(limit, transfer).await.unwrap_or_else(|_| {
+            self.link.test();
+            Err(StoreError::TooSlow)
+        })
     }
 
     async fn deliver(
