@@ -519,6 +519,8 @@ async fn what_is_done_beside_a_view_makes_no_tick_refresh() {
         "CREATE TABLE another (id int, o text DEFAULT 'x', UNIQUE (id))",
         "CREATE TEMPORARY TABLE mine (id int)",
         "CREATE FUNCTION pg_temp.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE pg_temp.mood AS ENUM ('sad'); CREATE DOMAIN pg_temp.d AS int CHECK (value > 0)",
+        "BEGIN; CREATE FUNCTION undone() RETURNS int LANGUAGE sql AS 'SELECT 1'; ROLLBACK",
         "CREATE SCHEMA tenant CREATE TABLE things (id int)",
         "CREATE MATERIALIZED VIEW one_more AS SELECT * FROM low",
         "GRANT SELECT ON orders TO $group",
