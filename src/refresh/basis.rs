@@ -52,6 +52,7 @@ impl Shared {
         }
         let scanned = lineage.scanned(tx.view.oid);
         let definitions = definitions::read(&mut tx.session, tx.view.oid, scanned).await?;
+        let Some(definitions) = definitions else { return Ok(None) };
         let sources = lineage.sources(tx.view.oid);
         let Some(writes) = writes::read(&mut tx.session, &sources.tables).await? else {
             return Ok(None);

@@ -1,6 +1,5 @@
 //! Helpers that many tests need.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,14 +35,6 @@ pub fn over_redis(namespace: &str) -> QueryCacheBuilder {
         // A busy machine must not make a test of hits into one of time limits.
         .redis_timeout(Duration::from_secs(10));
     builder
-}
-
-/// Says that this test, or a part of it, is not run with these servers. It is not captured, so that
-/// it is in the output of tests that pass too.
-pub fn skipped(why: &str) {
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
 
 /// Waits until something has happened that nobody tells about.

@@ -9,6 +9,9 @@
 //! (functions, operators, types) is read for the whole database: PostgreSQL does not record what
 //! a function calls whose body is text, nor which of two overloads such a body will call next time.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tokio_postgres::types::Type;
 
 use super::session::Session;
@@ -18,10 +21,14 @@ const OF_THE_DATABASE: &[(&str, &str, &str)] = &[
     // Functions with their bodies and settings. Those of a session's own belong to no view that
     // could be skipped.
     ("pg_proc", "x.oid", "x.pronamespace IN (SELECT oid FROM lasting)"),
-    ("pg_aggregate", "x.aggfnoid::oid", "true"),
+    (
+        "pg_aggregate",
+        "x.aggfnoid::oid",
+        "x.aggfnoid IN (SELECT oid FROM pg_proc WHERE pronamespace IN (SELECT oid FROM lasting))",
+    ),
     ("pg_language", "x.oid", "true"),
     ("pg_transform", "x.oid", "true"),
-    ("pg_operator", "x.oid", "true"),
+    ("pg_operator", "x.oid", "x.oprnamespace IN (SELECT oid FROM lasting)"),
     ("pg_opfamily", "x.oid", "true"),
     ("pg_opclass", "x.oid", "true"),
     ("pg_amop", "x.oid", "true"),
@@ -29,13 +36,13 @@ const OF_THE_DATABASE: &[(&str, &str, &str)] = &[
     ("pg_am", "x.oid", "true"),
     ("pg_cast", "x.oid", "true"),
     ("pg_conversion", "x.oid", "true"),
-    ("pg_collation", "x.oid", "true"),
+    ("pg_collation", "x.oid", "x.collnamespace IN (SELECT oid FROM lasting)"),
     // Domains, enums, ranges and base types. Each table has a type too, and an array of it.
-    ("pg_type", "x.oid", IS_TYPE),
-    ("pg_enum", "x.oid", "true"),
-    ("pg_range", "x.rngtypid", "true"),
+    ("pg_type", "x.oid", "x.oid IN (SELECT oid FROM types)"),
+    ("pg_enum", "x.oid", "x.enumtypid IN (SELECT oid FROM types)"),
+    ("pg_range", "x.rngtypid", "x.rngtypid IN (SELECT oid FROM types)"),
     // The constraints of domains.
-    ("pg_constraint", "x.oid", "x.contypid <> 0"),
+    ("pg_constraint", "x.oid", "x.contypid IN (SELECT oid FROM types)"),
     ("pg_ts_config", "x.oid", "true"),
     ("pg_ts_config_map", "x.mapcfg, x.maptokentype, x.mapseqno", "true"),
     ("pg_ts_dict", "x.oid", "true"),
@@ -49,13 +56,10 @@ const OF_THE_DATABASE: &[(&str, &str, &str)] = &[
         "x.oid IN (SELECT pronamespace FROM pg_proc UNION SELECT oprnamespace FROM pg_operator \
          UNION SELECT collnamespace FROM pg_collation UNION SELECT cfgnamespace FROM pg_ts_config \
          UNION SELECT dictnamespace FROM pg_ts_dict \
-         UNION SELECT x.typnamespace FROM pg_type x WHERE x.typtype <> 'c' AND x.typcategory <> 'A') \
+         UNION SELECT typnamespace FROM pg_type WHERE oid IN (SELECT oid FROM types)) \
          AND x.oid IN (SELECT oid FROM lasting)",
     ),
 ];
-
-const IS_TYPE: &str = "x.typtype <> 'c' AND x.typcategory <> 'A' \
-    AND x.typnamespace IN (SELECT oid FROM lasting)";
 
 /// What a definition of the scanned relations is read from.
 const OF_RELATIONS: &[(&str, &str, &str)] = &[
@@ -117,6 +121,8 @@ fn sql() -> String {
           UNION \
           SELECT i.inhrelid FROM pg_inherits i JOIN family f ON i.inhparent = f.oid), \
         lasting AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'), \
+        types AS (SELECT oid FROM pg_type WHERE typtype <> 'c' AND typcategory <> 'A' \
+          AND typnamespace IN (SELECT oid FROM lasting)), \
         shapes AS ( \
           SELECT oid FROM family \
           UNION \
@@ -152,11 +158,12 @@ fn sql() -> String {
 /// on the way to them.
 ///
 /// It is read before the rows are. If a definition changes in between, the next digest differs.
+/// `None` if the refresh may not see all that the digest contains; see [`is_known`].
 pub(crate) async fn read(
     session: &mut Session,
     view: u32,
     scanned: impl IntoIterator<Item = u32>,
-) -> Result<String, tokio_postgres::Error> {
+) -> Result<Option<String>, tokio_postgres::Error> {
     let relations: Vec<u32> = scanned.into_iter().chain([view]).collect();
     // Plain refreshes make the view's own indexes anew.
     let params = [
@@ -164,5 +171,59 @@ pub(crate) async fn read(
         (&view, Type::OID),
     ];
     let rows = session.query_catalogs(&sql(), &params).await?;
-    Ok(rows[0].get(0))
+    for _ in 0..TRIES {
+        if is_known(session).await? {
+            return Ok(Some(rows[0].get(0)));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(None)
+}
+
+/// How often, and in which intervals, to look whether all sessions know what has changed.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether every session has been notified of the definitions that are visible by now.
+///
+/// A transaction that commits becomes visible to queries first, and notifies other sessions of
+/// what it has changed a moment later. In between, a refresh would run an old function that its
+/// session keeps in memory, while the digest is of the new one. The transaction holds the lock of
+/// its own number until it has sent the notices. See `CommitTransaction` in PostgreSQL's `xact.c`.
+async fn is_known(session: &mut Session) -> Result<bool, tokio_postgres::Error> {
+    // `full` is the number with its epoch: the latest one that ends with these 32 bits.
+    let sql = "\
+        SELECT NOT EXISTS (SELECT FROM pg_locks l, \
+          LATERAL (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next) s, \
+          LATERAL (SELECT s.next - ((s.next - l.transactionid::text::int8) & 4294967295) AS full) f \
+          WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' \
+            AND l.pid IS NOT NULL \
+            AND CASE WHEN f.full > 2 THEN pg_xact_status(f.full::text::xid8) = 'committed' \
+              ELSE false END)";
+    Ok(session.query(sql, &[]).await?[0].get(0))
+}
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use test_servers::Postgres;
+
+    use super::super::session::Source;
+    use super::*;
+
+    #[tokio::test]
+    async fn open_transactions_do_not_hide_what_is_known() {
+        let database = Postgres::shared().unwrap().database().await.unwrap();
+        let client = database.connect().await.unwrap();
+        let open = "BEGIN; CREATE TABLE a (id int); SAVEPOINT s; CREATE TABLE b (id int)";
+        client.batch_execute(open).await.unwrap();
+        let source = Source::new(database.pool(1).into());
+        let mut session = Session::open(&source).await.unwrap();
+        let first = read(&mut session, 1, []).await.unwrap();
+        assert!(first.is_some());
+        client.batch_execute("CREATE DOMAIN d AS int; COMMIT").await.unwrap();
+        let second = read(&mut session, 1, []).await.unwrap();
+        assert!(second.is_some() && first != second);
+        // Nobody has changed anything.
+        assert_eq!(second, read(&mut session, 1, []).await.unwrap());
+    }
 }
