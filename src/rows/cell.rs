@@ -1,61 +1,17 @@
 //! Deserializes one value into the user's type.
 
-use std::fmt;
-
 use serde::de::value::{BorrowedStrDeserializer, MapDeserializer, SeqDeserializer};
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, VariantAccess,
-    Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, SeqAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use tokio_postgres::types::{Kind, Type};
 
 use super::column::Column;
 use super::cursor::Cursor;
+use super::external;
+use super::refused::Refused;
 use super::text::{self, MALFORMED};
-
-/// Why a row did not fit: a message with types and names. Where serde would quote a number or a
-/// string of the wrong type, the message names only its type.
-#[derive(Debug)]
-pub(super) struct Refused(pub(super) String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
-
-impl de::Error for Refused {
-    fn custom<T: fmt::Display>(message: T) -> Refused {
-        Refused(message.to_string())
-    }
-
-    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Refused {
-        Refused(format!("{} where {expected} was expected", name(&unexpected)))
-    }
-
-    fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Refused {
-        Refused(format!("{} that is not {expected}", name(&unexpected)))
-    }
-}
-
-/// The sort of value that serde found, without the value itself.
-fn name(unexpected: &de::Unexpected<'_>) -> &'static str {
-    use de::Unexpected::*;
-    match unexpected {
-        Bool(_) => "a boolean",
-        Unsigned(_) | Signed(_) => "an integer",
-        Float(_) => "a floating point number",
-        Char(_) | Str(_) => "a string",
-        Bytes(_) => "bytes",
-        Unit | Option => "NULL",
-        Seq => "an array",
-        Map | StructVariant => "a composite",
-        _ => "a value",
-    }
-}
 
 /// One value: of a column, of an array's element or of a composite's field.
 #[derive(Clone, Copy)]
@@ -139,7 +95,7 @@ impl<'a> Cell<'a> {
             }
             Type::CHAR => visitor.visit_i8(raw.first().copied().ok_or_else(malformed)? as i8),
             _ if base.name() == "citext" => visitor.visit_borrowed_str(utf8(raw)?),
-            _ => Err(Refused("serde has no form for this type; read it with `get`".into())),
+            _ => visitor.visit_string(external::text(base, raw)?),
         }
     }
 

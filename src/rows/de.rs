@@ -6,7 +6,8 @@ use serde::forward_to_deserialize_any;
 use tokio_postgres::types::{Kind, Type};
 
 use super::Row;
-use super::cell::{Cell, Refused, all_of};
+use super::cell::{Cell, all_of};
+use super::refused::Refused;
 use crate::error::Error;
 
 pub(super) fn from_row<'a, T: Deserialize<'a>>(row: Row<'a>) -> Result<T, Error> {

@@ -4,7 +4,10 @@ mod cell;
 mod column;
 mod cursor;
 mod de;
+mod external;
 mod image;
+mod refused;
+mod search;
 mod text;
 
 use std::fmt;
@@ -265,6 +268,10 @@ impl<'a> Row<'a> {
     /// - `uuid`, dates and times become strings as in RFC 4122 and RFC 3339, intervals as in ISO
     ///   8601.
     /// - An enum becomes its label.
+    /// - Other types become the string that `::text` gives with the default settings and the time zone
+    ///   UTC, such as `[1,5)` for a range and `(1,2)` for a `point`: ranges and multiranges, geometry,
+    ///   text search, bits, `timetz`, `macaddr`, `pg_lsn`, `hstore`, `ltree`, and anonymous records of
+    ///   PostgreSQL's own types.
     ///
     /// If two columns have the same name, the first is used. A column that the struct does not have
     /// is ignored.
@@ -272,8 +279,8 @@ impl<'a> Row<'a> {
     /// # Errors
     ///
     /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit `T`; the
-    /// error names the column. Types without a usual serde form (`point`, ranges, …) are rejected
-    /// as well: read them with [`get`](Row::get).
+    /// error names the column. Types that have none of these forms (`money`, `regclass`, those of
+    /// extensions) are rejected as well: read them with [`get`](Row::get), or cast them to `text`.
     pub fn deserialize<T: Deserialize<'a>>(self) -> Result<T, Error> {
         de::from_row(self)
     }

@@ -159,6 +159,41 @@ pub(super) fn interval(raw: &[u8]) -> Option<String> {
     Some(out)
 }
 
+/// The same as PostgreSQL writes it, with `intervalstyle` at its default.
+pub(super) fn interval_of_postgres(raw: &[u8]) -> Option<String> {
+    let mut cursor = Cursor::new(raw);
+    let (micros, days, months) = (cursor.be_i64()?, cursor.be_i32()?, cursor.be_i32()?);
+    match (micros, days, months) {
+        (i64::MAX, i32::MAX, i32::MAX) => return Some("infinity".into()),
+        (i64::MIN, i32::MIN, i32::MIN) => return Some("-infinity".into()),
+        _ => {}
+    }
+    let mut parts = vec![];
+    // After a negative part, a positive one shows its sign.
+    let mut negative = false;
+    for (number, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {
+        if number != 0 {
+            let sign = if negative && number > 0 { "+" } else { "" };
+            let plural = if number == 1 { "" } else { "s" };
+            parts.push(format!("{sign}{number} {unit}{plural}"));
+            negative = number < 0;
+        }
+    }
+    if micros != 0 || parts.is_empty() {
+        let sign = match micros {
+            ..0 => "-",
+            _ if negative => "+",
+            _ => "",
+        };
+        let seconds = micros.unsigned_abs() / 1_000_000;
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let mut time = format!("{sign}{hours:02}:{minutes:02}:{:02}", seconds % 60);
+        fraction(&mut time, micros % 1_000_000);
+        parts.push(time);
+    }
+    Some(parts.join(" "))
+}
+
 /// `uuid`: 16 bytes.
 pub(super) fn uuid(raw: &[u8]) -> Option<String> {
     let bytes: [u8; 16] = raw.try_into().ok()?;

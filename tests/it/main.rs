@@ -30,6 +30,7 @@ mod statements;
 mod stats;
 mod support;
 mod tenants;
+mod text_forms;
 #[cfg(feature = "tracing")]
 mod told;
 mod typed_values;

@@ -266,7 +266,7 @@ async fn a_row_that_does_not_fit_names_the_column_and_not_the_value() {
             "column \"amount\" of type int8: an integer that is not i32",
         ),
         ("SELECT 1.5::numeric AS amount", "column \"amount\" of type numeric: the value is no i32"),
-        ("SELECT point(1, 2) AS amount", "column \"amount\" of type point: serde has no form"),
+        ("SELECT 1::money AS amount", "column \"amount\" of type money: serde has no form"),
         ("SELECT 1 AS other", "missing field `amount`"),
     ] {
         let rows = cache.query(sql).fetch(&client).await.unwrap();

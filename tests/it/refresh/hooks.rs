@@ -237,6 +237,31 @@ async fn a_view_warms_the_cache_when_its_rows_have_changed() {
 }
 
 #[tokio::test]
+async fn a_query_is_warmed_under_its_role_and_settings() {
+    let (database, client) = shop().await;
+    let cache = local().await;
+    let view = MaterializedView::new("by_region");
+    let sql = "SELECT current_setting('app.tenant') AS tenant FROM by_region WHERE region = $1";
+    let query = cache.query(sql).with_setting("app.tenant", "7").reads(&view);
+    let after = Heard::default();
+    let refresher = Refresher::builder(database.pool(2))
+        .cache(&cache)
+        .view(view.warm(&query, ("eu",)))
+        .after_refresh(after.hook("after"))
+        .start()
+        .await
+        .unwrap();
+    client.batch_execute(INSERT).await.unwrap();
+    assert!(refresher.refresh_now("by_region").await.unwrap().changed());
+    after.events(1).await;
+    // Whoever sets the same for a call finds it.
+    let (query, pool) = (cache.query(sql), database.pool(1));
+    let read = query.bind("eu").with_setting("App.Tenant", "7").fetch(&pool);
+    assert_eq!(read.await.unwrap().row(0).get::<_, &str>("tenant"), "7");
+    assert_eq!((cache.stats().loads, cache.stats().l1_hits), (1, 1));
+}
+
+#[tokio::test]
 async fn what_cannot_be_warmed_is_reported_and_keeps_nothing_else_from_being_warmed() {
     let (database, client) = shop().await;
     let cache = local().await;
