@@ -58,10 +58,7 @@ impl Measured {
     }
 }
 
-fn list<T: FromStr>(variable: &str, default: &[T]) -> Vec<T>
-where
-    T: Copy,
-{
+fn list<T: FromStr + Copy>(variable: &str, default: &[T]) -> Vec<T> {
     let Ok(given) = std::env::var(variable) else { return default.to_vec() };
     given.split(',').filter_map(|each| each.parse().ok()).collect()
 }

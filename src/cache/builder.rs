@@ -243,7 +243,8 @@ impl QueryCacheBuilder {
 
     /// Sets the size of the largest result that is stored, in encoded bytes.
     ///
-    /// A larger result is returned and is stored in neither tier.
+    /// A larger result is returned and is stored in neither tier. One that another process has stored
+    /// in Redis in parts is not fetched.
     ///
     /// # Default
     ///

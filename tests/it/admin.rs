@@ -195,3 +195,36 @@ async fn a_missing_right_is_named() {
     assert_ne!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(Redis::connect("redis://127.0.0.1:1", "shop").await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_result_is_reported_with_its_parts_and_without_one_of_them() {
+    let scene = Scene::new(None).await;
+    let text = "x".repeat((1 << 20) - 2);
+    let load = {
+        let text = text.clone();
+        || async { Ok::<_, std::io::Error>(text) }
+    };
+    let typed = scene.key().typed("alloc::string::String", size_of::<String>());
+    let query = scene.cache.query(SQL).tag("orders");
+    query.bind("eu".to_owned()).load(load).await.unwrap();
+    let admin = scene.admin().await;
+    let inspection = Inspection::of_query(&typed);
+    crate::support::until_async("the entry is in redis", async || {
+        admin.inspect(&inspection).await.unwrap().entry.is_some()
+    })
+    .await;
+    let report = admin.inspect(&inspection).await.unwrap();
+    assert!(report.verdict.is_served(), "{}", report.verdict);
+    let entry = report.entry.unwrap();
+    assert_eq!((entry.format, entry.parts, entry.seal), (4, 4, Seal::Holds));
+    assert_eq!(entry.payload(), format!("\"{text}\"").as_bytes());
+    assert!(entry.size > 1 << 20);
+    let found = admin.find_keys("", 1_000).await.unwrap();
+    assert_eq!(found.keys, [report.key]);
+
+    let names = scene.server.command(&["KEYS", "*}:*:2"]).unwrap();
+    scene.server.command(&["DEL", names.trim()]).unwrap();
+    let report = admin.inspect(&inspection).await.unwrap();
+    assert_eq!(report.verdict, Verdict::Incomplete { missing: 1 });
+    assert_eq!(report.entry.unwrap().seal, Seal::Broken);
+}

@@ -14,6 +14,9 @@ use crate::wire::forged;
 const MIB: usize = 1 << 20;
 /// A part is 256 KiB.
 const PARTS: usize = 4;
+/// Changes what is stored under the names of an entry and its parts.
+type Wrong = fn(&Redis, &[String]);
+
 const SQL: &str = "SELECT report FROM reports";
 
 fn over(url: String) -> QueryCacheBuilder {
@@ -135,7 +138,7 @@ async fn an_entry_and_its_parts_end_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_not_the_entry_s_is_a_counted_miss_and_is_replaced() {
-    let wrongs: [(&str, fn(&Redis, &[String])); 8] = [
+    let wrongs: [(&str, Wrong); 8] = [
         ("a part is gone", |redis, names| drop(redis.command(&["DEL", &names[2]]).unwrap())),
         ("the last part is gone", |redis, names| {
             redis.command(&["DEL", &names[4]]).unwrap();

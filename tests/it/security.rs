@@ -138,6 +138,17 @@ async fn a_user_of_redis_with_the_rights_listed_is_enough() {
     load(&here, 1).await;
     written(&here, 1).await;
     assert_eq!(load(&there, 1).await.1, Origin::L2);
+    // A large one: its parts need no further right, to be written, read, and replaced.
+    let large = async |cache: &QueryCache| {
+        let text = || async { Ok::<_, std::io::Error>("x".repeat(1 << 20)) };
+        cache.query("large").load(text).answer().await.unwrap().origin()
+    };
+    assert_eq!(large(&here).await, Origin::Loaded);
+    written(&here, 2).await;
+    assert_eq!(large(&there).await, Origin::L2);
+    here.invalidate_query(&here.query("large")).await.acknowledged().unwrap();
+    assert_eq!(large(&here).await, Origin::Loaded);
+    written(&here, 3).await;
     here.clear().await.acknowledged().unwrap();
     assert_eq!(load(&here, 1).await.1, Origin::Loaded);
     let errors = (here.stats().l2_errors, there.stats().l2_errors);

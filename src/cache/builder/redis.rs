@@ -60,7 +60,8 @@ impl QueryCacheBuilder {
     ///
     /// It replaces the credentials in the [`redis`](QueryCacheBuilder::redis) URL. It runs on the
     /// runtime of the cache's background tasks. It may take up to 10 seconds; queries go to PostgreSQL
-    /// meanwhile. Each process has two connections, so it is asked twice at the start.
+    /// meanwhile. Each process has two connections, so it is asked twice at the start, and once more when
+    /// the first result above 256 KiB is moved, which has a connection of its own.
     ///
     /// Redis keeps a connection that has authenticated when its password is changed. It closes the
     /// connection when the user is deleted, and some services close it when a token expires. Then,
@@ -115,6 +116,12 @@ impl QueryCacheBuilder {
     }
 
     /// Sets how long a read waits for Redis before it goes on to PostgreSQL.
+    ///
+    /// A result above 256 KiB is moved on a connection of its own, and has more time: as long as its
+    /// load took, which counts as at least its size at 32 MiB a second and at most its size at 2 MiB a
+    /// second. It may wait as long again for others that are moved. If that does not suffice, the read
+    /// goes on to PostgreSQL, and so do those of the next minute. This is
+    /// [counted](crate::stats::CacheStats::l2_too_slow).
     ///
     /// # Default
     ///

@@ -125,6 +125,12 @@ pub(super) const ALL: &[Metric] = &[
         "Results written to Redis, and those not written because they were overtaken",
     ),
     metric(
+        "larder_l2_too_slow_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.l2_too_slow)]),
+        "Large results not read from Redis or not written to it for want of time",
+    ),
+    metric(
         "larder_unstored_total",
         Unit::Count,
         Kind::Cache(
