@@ -142,10 +142,10 @@ impl<'q, P> Bound<'q, P> {
     ///
     /// Only [`fetch`](BoundWith::fetch) can set a role, so what this returns has no `load`:
     ///
-    /// ```compile_fail
+    /// ```compile_fail,E0599
     /// # async fn run(cache: larder::QueryCache) -> Result<(), larder::Error> {
-    /// let count = cache.query("SELECT 1").bind(7).as_role("app");
-    /// count.load(|| async { Ok::<i64, std::io::Error>(1) }).await?;
+    /// let query = cache.query("SELECT $1::int4");
+    /// query.bind(7).as_role("app").load(|| async { Ok::<i64, std::io::Error>(1) }).await?;
     /// # Ok(())
     /// # }
     /// ```
