@@ -32,9 +32,10 @@
 //! single lookup. If a task ends early because its runtime ends, its waiting lookups are dropped,
 //! which fails them.
 //!
-//! The replies of a batch arrive together, so one entry of many megabytes delays the others of its
-//! batch, as it delays everything behind it on the connection anyway. The recent sizes of entries
-//! limit how many lookups share a batch.
+//! The replies of a batch arrive together, so a long entry delays the others of its batch, as it
+//! delays everything behind it on the connection anyway. The recent sizes of entries limit how many
+//! lookups share a batch. Of a large entry only the head is here; see
+//! [`transfers`](super::transfers).
 
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
