@@ -266,7 +266,9 @@ impl<'a> Row<'a> {
     /// - `json` and `jsonb` become the value that they contain; `null` becomes `None`.
     /// - `numeric` becomes a string, or a number if `T` has a number there.
     /// - `uuid`, dates and times become strings as in RFC 4122 and RFC 3339, intervals as in ISO
-    ///   8601.
+    ///   8601. The least and the greatest interval become `-infinity` and `infinity`, as PostgreSQL
+    ///   reads their bytes since version 17; to an older server they are finite, some 178 million
+    ///   years.
     /// - An enum becomes its label.
     /// - Other types become the string that `::text` gives with the default settings and the time zone
     ///   UTC, such as `[1,5)` for a range and `(1,2)` for a `point`: ranges and multiranges, geometry,
