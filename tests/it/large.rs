@@ -229,19 +229,21 @@ async fn an_entry_that_is_replaced_takes_its_parts_with_it() {
 async fn a_load_that_has_lost_its_lease_changes_nothing_and_leaves_no_parts() {
     let redis = Redis::start_tcp().unwrap();
     let (slow, fast) = (cache(&redis).await, cache(&redis).await);
-    let gate = Arc::new(Semaphore::new(0));
+    let (begun, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let loading = tokio::spawn({
-        let (slow, gate) = (slow.clone(), gate.clone());
+        let (slow, begun, gate) = (slow.clone(), begun.clone(), gate.clone());
         async move {
             let query = slow.query(SQL).tag("reports");
             let load = move || async move {
+                begun.add_permits(1);
                 let _open = gate.acquire().await.unwrap();
                 Ok::<_, std::io::Error>(text(MIB - 2, 7))
             };
             query.params(((MIB - 2) as i64,)).load(load).await.unwrap()
         }
     });
-    until("the lease is there", || names(&redis).iter().any(|it| it.ends_with("lease"))).await;
+    // It has its lease, and its stamp: a load that begins after the invalidation is not overtaken.
+    let _begun = begun.acquire().await.unwrap();
     // An invalidation makes the load useless to others: another process takes the lease over.
     fast.invalidate(["reports"]).await.acknowledged().unwrap();
     assert_eq!(read(&fast, MIB - 2, 1).await, (Origin::Loaded, 1));
