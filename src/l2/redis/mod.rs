@@ -8,6 +8,8 @@ mod differential;
 pub(crate) mod endpoint;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod late_tests;
 mod published;
 mod refusal;
 mod reports;
@@ -31,7 +33,7 @@ pub(crate) use self::refusal::RefusalKind;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
 use self::transfers::Transfers;
-use crate::clock::{Clock, Instant};
+use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
 use crate::l2::body::Body;
@@ -190,7 +192,7 @@ impl RedisStore {
         }
         let (key, token) = (CacheKey::random(), Token::random());
         let ask = LeaseRequest { token, at: start, need: 0, seen: None, refused: false };
-        self.link.check(&self.lease_command(&key, &ask)).await?;
+        self.link.check(&self.lease_command(&key, &ask, None)).await?;
         self.link.check(&self.renew_command(&key, token)).await?;
         self.link.check(&self.release_command(&key, token, LeaseOutcome::NoResult)).await
     }
@@ -201,7 +203,8 @@ impl RedisStore {
         call
     }
 
-    fn lease_command(&self, key: &CacheKey, ask: &LeaseRequest) -> Call {
+    /// `latest`: until when the lease may be granted, by Redis's clock; `None` if that is not known.
+    fn lease_command(&self, key: &CacheKey, ask: &LeaseRequest, latest: Option<u64>) -> Call {
         let seen = ask.seen.map_or_else(Vec::new, |seen| seen.0.to_vec());
         let mut lease = ask.token.0.to_vec();
         lease.extend(ask.at.epoch.to_be_bytes());
@@ -209,7 +212,7 @@ impl RedisStore {
         let mut call = self.on_entry(&self.scripts.lease, key, ask.token);
         call.arg(ask.at.epoch).arg(ask.at.seq).arg(ask.need).arg(seen);
         call.arg(LEASE.as_millis() as u64).arg(lease);
-        call.arg(u8::from(ask.refused));
+        call.arg(u8::from(ask.refused)).arg(latest.unwrap_or(0));
         call
     }
 
@@ -285,7 +288,9 @@ impl Store for RedisStore {
         ask: LeaseRequest,
     ) -> BoxFuture<'a, Result<LeaseReply, StoreError>> {
         Box::pin(async move {
-            let call = self.lease_command(key, &ask);
+            // Twice as long as the reply is waited for: Redis's clock is known a little early.
+            let latest = self.time_of(clock::after(self.now(), 2 * self.link.limit()));
+            let call = self.lease_command(key, &ask, latest);
             match self.link.call(&call).await?.0 {
                 Value::Int(remaining) => {
                     let remaining = u64::try_from(remaining).unwrap_or(0);
