@@ -16,10 +16,9 @@ impl QueryCacheBuilder {
     /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (with the feature
     /// `tls`), or `unix:///path/to.sock`.
     ///
-    /// In a user or a password, `@` is
-    /// written as `%40`, `/` as `%2F`, `?` as `%3F`, `#` as `%23` and `%` as `%25`. No message of the
-    /// library shows the password. [`redis_credentials`](QueryCacheBuilder::redis_credentials)
-    /// supplies one that changes.
+    /// In a user or a password, `@` is written as `%40`, `/` as `%2F`, `?` as `%3F`, `#` as `%23` and
+    /// `%` as `%25`. No message of the library shows the password.
+    /// [`redis_credentials`](QueryCacheBuilder::redis_credentials) supplies one that changes.
     ///
     /// The address is resolved at every connect. If the server is demoted to a replica, or loses its
     /// data or its role in another way, the connection is given up, and the server that the address

@@ -47,7 +47,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::{Names, mark, number};
+use super::names::Names;
+use super::{mark, number};
 use crate::currency::Position;
 use crate::l2::{Found, ReadReply, StoreError};
 use crate::value::key::CacheKey;
@@ -101,8 +102,8 @@ impl ReadBatcher {
         }
         let mut time = Cmd::with_capacity(1, 4);
         time.arg("TIME");
-        let mut marks = Cmd::with_capacity(4, 15 + names.directory.len());
-        marks.arg("ZMSCORE").arg(&names.directory).arg("epoch").arg("seq");
+        let mut marks = Cmd::with_capacity(4, 15 + names.directory().len());
+        marks.arg("ZMSCORE").arg(names.directory()).arg("epoch").arg("seq");
         let mut all = Pipeline::with_capacity(3);
         all.add_command(entries).add_command(time).add_command(marks);
         all

@@ -10,6 +10,7 @@ pub(crate) mod endpoint;
 mod fixtures;
 #[cfg(test)]
 mod late_tests;
+mod names;
 mod published;
 mod refusal;
 mod reports;
@@ -29,6 +30,7 @@ use redis::{Pipeline, RedisWrite, ToRedisArgs, Value};
 use self::batch::ReadBatcher;
 pub(crate) use self::connection::Connection;
 pub(crate) use self::endpoint::ConnectError;
+pub(crate) use self::names::Names;
 pub(crate) use self::refusal::RefusalKind;
 use self::script::{Call, Script};
 use self::subscription::Subscription;
@@ -37,7 +39,6 @@ use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
 use crate::l2::body::Body;
-use crate::l2::entry::FORMAT;
 use crate::l2::{
     Beat, BodyError, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED,
     ReadReply, Store, StoreError,
@@ -61,19 +62,6 @@ pub(crate) struct RedisStore {
     scripts: Scripts,
 }
 
-/// The names of keys and channels in Redis. After its prefix, the name of an entry has only the
-/// hash, so that a name reveals neither SQL nor parameters. The braces keep an entry, its parts and
-/// its lease on one node of a cluster.
-pub(crate) struct Names {
-    /// `larder:<namespace>:<entry format>:{`
-    entries: String,
-    directory: String,
-    channel: String,
-    /// `larder:<namespace>:note:`
-    notes: String,
-    stats: String,
-}
-
 struct Scripts {
     beat: Script,
     invalidate: Script,
@@ -82,69 +70,6 @@ struct Scripts {
     fill: Script,
     release: Script,
     publish: Script,
-}
-
-impl Names {
-    pub(crate) fn new(namespace: &str) -> Names {
-        Names {
-            entries: format!("larder:{namespace}:{FORMAT}:{{"),
-            directory: format!("larder:{namespace}:directory"),
-            channel: format!("larder:{namespace}:notices"),
-            notes: format!("larder:{namespace}:note:"),
-            stats: format!("larder:{namespace}:stats"),
-        }
-    }
-
-    pub(crate) fn entry(&self, key: &CacheKey) -> String {
-        self.of(key, "}")
-    }
-
-    fn note(&self, name: &str) -> String {
-        format!("{}{name}", self.notes)
-    }
-
-    pub(crate) fn lease(&self, key: &CacheKey) -> String {
-        self.of(key, "}:lease")
-    }
-
-    /// A part of the large entry that this token's load made.
-    pub(crate) fn part(&self, key: &CacheKey, token: Token, index: u8) -> String {
-        self.of(key, &format!("}}:{:032x}:{index}", u128::from_be_bytes(token.0)))
-    }
-
-    /// What all entries' names begin with.
-    #[cfg(feature = "admin")]
-    pub(crate) fn entry_prefix(&self) -> &str {
-        &self.entries
-    }
-
-    pub(crate) fn directory(&self) -> &str {
-        &self.directory
-    }
-
-    #[cfg(feature = "admin")]
-    pub(crate) fn channel(&self) -> &str {
-        &self.channel
-    }
-
-    #[cfg(feature = "admin")]
-    pub(crate) fn stats(&self) -> &str {
-        &self.stats
-    }
-
-    /// The length of every entry's name.
-    fn entry_length(&self) -> usize {
-        self.entries.len() + 2 * size_of::<CacheKey>() + 1
-    }
-
-    fn of(&self, key: &CacheKey, end: &str) -> String {
-        let hex = key.to_hex();
-        let mut name = String::with_capacity(self.entries.len() + hex.len() + end.len());
-        name.push_str(&self.entries);
-        name.push_str(&hex);
-        name.push_str(end);
-        name
-    }
 }
 
 impl Scripts {
@@ -172,7 +97,7 @@ impl RedisStore {
     ) -> RedisStore {
         let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
         link.tell(listener.clone());
-        let subscription = Subscription::start(&link, names.channel.clone(), listener);
+        let subscription = Subscription::start(&link, names.channel().to_owned(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
         let transfers = Transfers::new(link.clone(), names.clone());
         RedisStore { link, batcher, subscription, transfers, names, scripts: Scripts::new() }
@@ -198,7 +123,7 @@ impl RedisStore {
     }
 
     fn beat_command(&self, known: Position) -> Call {
-        let mut call = self.scripts.beat.guarded_call(&[&self.names.directory]);
+        let mut call = self.scripts.beat.guarded_call(&[self.names.directory()]);
         self.head(&mut call, known);
         call
     }
@@ -224,7 +149,7 @@ impl RedisStore {
 
     fn release_command(&self, key: &CacheKey, token: Token, done: LeaseOutcome) -> Call {
         let mut call = self.on_entry(&self.scripts.release, key, token);
-        call.arg(&self.names.channel).arg(&[done.byte()]).arg(key.as_bytes());
+        call.arg(self.names.channel()).arg(&[done.byte()]).arg(key.as_bytes());
         call
     }
 
@@ -326,7 +251,7 @@ impl Store for RedisStore {
             // reply we no longer wait for may still be queued at a frozen server, which executes it
             // when it continues: an expired result would begin a second lifetime.
             let mut call = self.on_entry(&self.scripts.fill, key, fill.token);
-            call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(&self.names.channel);
+            call.arg(fill.at.epoch).arg(fill.at.seq).arg(fill.ends).arg(self.names.channel());
             call.arg(&[LeaseOutcome::Filled.byte()]).arg(key.as_bytes());
             // The parts first: as soon as the entry names them, they are read.
             match fill.in_parts {
@@ -391,7 +316,7 @@ impl Store for RedisStore {
         lasts: Duration,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            let mut call = self.scripts.publish.call(&[self.names.stats()]);
             call.arg(id).arg(lasts.as_millis() as u64).arg(&snapshot[..]);
             self.link.call(&call).await.map(drop)
         })
@@ -399,7 +324,7 @@ impl Store for RedisStore {
 
     fn withdraw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut call = self.scripts.publish.call(&[&self.names.stats]);
+            let mut call = self.scripts.publish.call(&[self.names.stats()]);
             call.arg(id);
             self.link.call(&call).await.map(drop)
         })
@@ -408,7 +333,7 @@ impl Store for RedisStore {
     fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>> {
         Box::pin(async move {
             let mut all = Pipeline::with_capacity(2);
-            all.cmd("TIME").cmd("HGETALL").arg(&self.names.stats);
+            all.cmd("TIME").cmd("HGETALL").arg(self.names.stats());
             let (replies, _) = self.link.pipeline(&all).await?;
             published::snapshots(&replies).ok_or(StoreError::Unavailable)
         })
@@ -420,9 +345,9 @@ impl Store for RedisStore {
         slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>> {
         Box::pin(async move {
-            let mut call = self.scripts.invalidate.guarded_call(&[&self.names.directory]);
+            let mut call = self.scripts.invalidate.guarded_call(&[self.names.directory()]);
             self.head(&mut call, known);
-            call.arg(&self.names.channel);
+            call.arg(self.names.channel());
             for slot in slots {
                 call.arg(slot.index());
             }
@@ -490,15 +415,6 @@ impl ToRedisArgs for Entry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_keep_an_entry_and_its_lease_together() {
-        let names = Names::new("shop");
-        let key = CacheKey::of_bytes([7; 32]);
-        let hex = "07".repeat(32);
-        assert_eq!(names.entry(&key), format!("larder:shop:3:{{{hex}}}"));
-        assert_eq!(names.lease(&key), format!("larder:shop:3:{{{hex}}}:lease"));
-    }
 
     #[test]
     fn a_mark_is_a_whole_number_below_zero_or_nothing() {

@@ -17,8 +17,8 @@ use redis::{Cmd, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
-use super::Names;
 use super::connection::{Connection, Role};
+use super::names::Names;
 use super::refusal::Purpose;
 use crate::l2::body::{Body, part_size, parts_of};
 use crate::l2::{BodyError, InParts, StoreError};
@@ -136,7 +136,7 @@ impl Transfers {
                 bytes.reserve_exact(part.len() + missing.min(bytes.len()));
             }
             bytes.extend_from_slice(&part);
-            if begin.elapsed() > limit / 2 && bytes.len() < length / 4 {
+            if is_hopeless(begin, limit, bytes.len(), length) {
                 return Err(BodyError::TooSlow);
             }
         }
@@ -183,7 +183,7 @@ impl Transfers {
         {
             reply?;
             arrived += size;
-            if begin.elapsed() > limit / 2 && arrived < payload.len() / 4 {
+            if is_hopeless(begin, limit, arrived, payload.len()) {
                 return Err(StoreError::TooSlow);
             }
         }
@@ -247,6 +247,11 @@ impl Transfers {
             _ => Err(StoreError::Unavailable),
         }
     }
+}
+
+/// Whether a transfer has moved less than a quarter in half of its time, and is given up early.
+fn is_hopeless(begin: Instant, limit: Duration, moved: usize, length: usize) -> bool {
+    begin.elapsed() > limit / 2 && moved < length / 4
 }
 
 /// How long the slowest transfer takes for so many bytes.

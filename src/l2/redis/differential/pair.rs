@@ -220,7 +220,7 @@ impl Pair {
     }
 
     pub(super) async fn befall(&mut self, event: &Event) -> Result<(), String> {
-        let directory = self.names.directory.clone();
+        let directory = self.names.directory().to_owned();
         match event {
             Event::Jump(steps) => return self.time(*steps).await,
             Event::Flush => {
@@ -286,7 +286,7 @@ impl Pair {
             done: LeaseOutcome::Superseded,
         };
         let message = [&b"da"[..], &[0xFF; 32]].concat();
-        self.hand::<()>(cmd("PUBLISH").arg(self.names.channel.clone()).arg(message)).await;
+        self.hand::<()>(cmd("PUBLISH").arg(self.names.channel()).arg(message)).await;
         let mut redis = self.redis_ear.until(&last).await;
         assert_eq!(redis.pop(), Some(last), "nothing comes after it");
         (self.member_ear.take(), redis)
