@@ -106,6 +106,7 @@ mod l1;
 // Without Redis and outside of tests nothing makes a shared tier.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod l2;
+mod patience;
 mod policy;
 mod postgres;
 mod query;

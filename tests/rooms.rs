@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "error",
     "credentials",
     "clock",
+    "patience",
     "policy",
     "rows",
     "value",

@@ -241,7 +241,7 @@ impl Case<'_> {
         let table = Currency::shared();
         let known: Vec<(TagSlot, u64)> =
             invalidated.iter().map(|(slot, seq)| (*slot, *seq)).collect();
-        let _ = table.beat(at, &known, 1, Instant::NEVER);
+        let _ = table.beat(at, &known, 1, Some(Instant::NEVER));
         // No query wants it younger than the entry's own time to live.
         let policy = Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, ..Policy::default() };
         let now = self.found.now.unwrap_or(header.ends);

@@ -220,12 +220,19 @@ impl QueryCacheBuilder {
         use crate::l2::redis::{Connection, Names, RedisStore};
 
         const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+        const LONGEST_LAG: Duration = Duration::from_secs(3600);
 
         let Some(redis) = &self.redis else { return Ok(None) };
-        let RedisSettings { optional, timeout, .. } = redis;
+        let RedisSettings { optional, timeout, min_replicas, .. } = redis;
         if timeout.is_zero() || *timeout > LONGEST_TIMEOUT {
             let allowed = "more than zero, up to 60 seconds";
             return Err(wrong("redis_timeout", format_args!("{timeout:?}"), allowed));
+        }
+        let lags = Duration::from_secs(1)..=LONGEST_LAG;
+        if min_replicas.replicas > 0 && !lags.contains(&min_replicas.max_lag) {
+            let allowed = "a lag from one second to one hour";
+            let given = format_args!("{:?}", min_replicas.max_lag);
+            return Err(wrong("redis_min_replicas", given, allowed));
         }
         let endpoint = redis.endpoint()?.with_directory(Names::new(namespace).directory());
         let link = Connection::new(endpoint, *timeout, Some(counters.clone()), background);
@@ -236,6 +243,7 @@ impl QueryCacheBuilder {
             return Err(BuildError::no_connection(address, error));
         }
         let store = RedisStore::new(link, namespace, notices.clone());
+        let store = store.with_min_replicas(*min_replicas);
         if !optional && let Err(error) = store.check().await {
             return Err(BuildError::refused(address, error));
         }

@@ -330,6 +330,16 @@ impl QueryCacheBuilder {
     /// It bounds the staleness in a process that is cut off from Redis. A process that is connected
     /// receives an invalidation within a millisecond or so. From 20 ms to 1 hour.
     ///
+    /// While the cache is in use, its process asks Redis every quarter of this time whether anything
+    /// was missed. Where hundreds of processes share a Redis, a longer time costs it less.
+    ///
+    /// A process that is left with a master which was deposed is not cut off: see
+    #[cfg_attr(
+        feature = "redis",
+        doc = "[`redis_min_replicas`](QueryCacheBuilder::redis_min_replicas)."
+    )]
+    #[cfg_attr(not(feature = "redis"), doc = "`redis_min_replicas`.")]
+    ///
     /// # Default
     ///
     /// 1 second

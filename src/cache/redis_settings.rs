@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::credentials::CredentialsProvider;
+use crate::l2::redis::MinReplicas;
 use crate::l2::redis::credentials::RedisCredentials;
 use crate::l2::redis::endpoint::without_credentials;
 #[cfg(feature = "tls")]
@@ -14,6 +15,7 @@ pub(super) struct RedisSettings {
     pub(super) url: String,
     pub(super) optional: bool,
     pub(super) timeout: Duration,
+    pub(super) min_replicas: MinReplicas,
     pub(super) credentials: Option<CredentialsProvider<RedisCredentials>>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<RedisTls>,
@@ -25,6 +27,7 @@ impl Default for RedisSettings {
             url: String::new(),
             optional: false,
             timeout: Duration::from_millis(50),
+            min_replicas: MinReplicas::default(),
             credentials: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -38,6 +41,7 @@ impl fmt::Debug for RedisSettings {
             .field("url", &without_credentials(&self.url))
             .field("optional", &self.optional)
             .field("timeout", &self.timeout)
+            .field("min_replicas", &self.min_replicas)
             .field("credentials", &self.credentials)
             .finish()
     }

@@ -345,14 +345,18 @@ impl Currency {
         Applied::Ok
     }
 
-    /// Applies the reply to a beat that was sent on this connection: the directory's position, and
-    /// the slots above the position that was sent with it. Confirms the table until `until`.
+    /// Applies the reply to a beat that was sent on this connection, or a page of it: the slots
+    /// above the position that was sent, which are complete up to `at`.
+    ///
+    /// The last page confirms the table until `until`. An earlier one, without `until`, confirms
+    /// nothing: the directory knows invalidations that the table does not have yet, acknowledged
+    /// before the beat was sent.
     pub(crate) fn beat(
         &self,
         at: Position,
         slots: &[(TagSlot, u64)],
         connection: u64,
-        until: Instant,
+        until: Option<Instant>,
     ) -> Applied {
         let mut ledger = self.lock();
         let mine = self.position_under_lock();
@@ -382,7 +386,9 @@ impl Currency {
         }
         self.epoch.store(at.epoch, Ordering::Release);
         ledger.beat_on = Some(connection);
-        if until.nanos() > self.confirmed_until.load(Ordering::Relaxed) {
+        if let Some(until) = until
+            && until.nanos() > self.confirmed_until.load(Ordering::Relaxed)
+        {
             self.confirmed_until.store(until.nanos(), Ordering::Release);
         }
         Applied::Ok

@@ -29,7 +29,7 @@ fn at(epoch: u64, seq: u64) -> Position {
 /// A table at this position, without any invalidated tag; confirmed until 10.
 fn table(epoch: u64, seq: u64) -> Currency {
     let table = Currency::shared();
-    assert_eq!(table.beat(at(epoch, seq), &[], LINK, nanos(10)), Applied::Ok);
+    assert_eq!(table.beat(at(epoch, seq), &[], LINK, Some(nanos(10))), Applied::Ok);
     table
 }
 
@@ -86,7 +86,7 @@ fn before_the_first_beat_the_table_is_of_no_epoch_and_not_confirmed() {
     assert!(current(&table, own));
     table.invalidate(&[a()]);
     assert!(!current(&table, own));
-    assert_eq!(table.beat(at(1, 3), &[], LINK, nanos(9)), Applied::Ok);
+    assert_eq!(table.beat(at(1, 3), &[], LINK, Some(nanos(9))), Applied::Ok);
     assert!(!current(&table, own) && !current(&table, foreign(1, 3)));
 }
 
@@ -200,7 +200,7 @@ fn an_acknowledgement_over_a_gap_does_not_stand_for_what_was_missed() {
     // Until the beat, own loads seem older than they are: this costs one more load and never serves
     // a stale answer.
     assert!(!current(&table, table.stamp()));
-    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(1, 7), &[(b(), 5), (a(), 7)], LINK, Some(nanos(20))), Applied::Ok);
     assert!(current(&table, table.stamp()));
 }
 
@@ -237,7 +237,7 @@ fn an_acknowledgement_of_another_epoch_ends_nothing() {
     assert_eq!(table.acknowledged(&announced, at(1, 9)), Applied::OldEpoch);
     assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Gap);
     assert_eq!(table.unannounced().as_ref(), Some(&announced));
-    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(3, 1), &[(a(), 1)], LINK, Some(nanos(20))), Applied::Ok);
     assert_eq!(table.acknowledged(&announced, at(3, 1)), Applied::Ok);
     assert_eq!(table.unannounced(), None);
     assert!(current(&table, foreign(3, 1)) && !current(&table, foreign(3, 0)));
@@ -290,19 +290,33 @@ fn a_push_of_another_epoch_changes_nothing() {
 #[test]
 fn a_beat_brings_what_was_missed_and_confirms() {
     let table = table(1, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 9)], LINK, Some(nanos(20))), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)) && current(&table, foreign(1, 6)));
     // A late reply: it confirms, though not for longer, and reverts nothing.
-    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, nanos(15)), Applied::Ok);
+    assert_eq!(table.beat(at(1, 6), &[(a(), 5)], LINK, Some(nanos(15))), Applied::Ok);
     assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
     assert!(!current(&table, foreign(1, 5)));
 }
 
 #[test]
+fn a_page_is_known_and_confirms_nothing_until_the_last_one_has_come() {
+    let table = table(1, 4);
+    assert_eq!(table.beat(at(1, 6), &[(b(), 6)], LINK + 1, None), Applied::Ok);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 6), nanos(10)));
+    // What the directory knew up to here is known, and no more of it.
+    assert!(table.covers(at(1, 6), LINK + 1, at(1, 4)));
+    assert!(!table.covers(at(1, 9), LINK + 1, at(1, 4)));
+    assert!(current(&table, foreign(1, 4)) && !table.is_current(&foreign(1, 4), once(b())));
+    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, Some(nanos(20))), Applied::Ok);
+    assert_eq!((table.position(), table.confirmed_until()), (at(1, 9), nanos(20)));
+    assert!(!current(&table, foreign(1, 6)));
+}
+
+#[test]
 fn a_beat_of_a_lower_epoch_is_ignored() {
     let table = table(2, 4);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, nanos(20)), Applied::OldEpoch);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 9)], LINK + 1, Some(nanos(20))), Applied::OldEpoch);
     assert_eq!((table.position(), table.confirmed_until()), (at(2, 4), nanos(10)));
     assert!(current(&table, foreign(2, 4)));
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
@@ -313,7 +327,7 @@ fn a_new_epoch_replaces_the_table() {
     let table = table(1, 4);
     assert_eq!(table.pushed(at(1, 5), &[a()]), Applied::Ok);
     let own = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(2, 2), &[(b(), 2)], LINK, Some(nanos(20))), Applied::Ok);
     assert_eq!(table.position(), at(2, 2));
     // The numbers start again.
     assert!(!current(&table, own) && !current(&table, foreign(1, 5)));
@@ -327,7 +341,7 @@ fn what_is_pending_survives_a_new_epoch() {
     let table = table(1, 4);
     table.invalidate(&[a()]);
     let after = table.stamp();
-    assert_eq!(table.beat(at(2, 2), &[], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(2, 2), &[], LINK, Some(nanos(20))), Applied::Ok);
     assert!(!current(&table, foreign(2, 2)) && !current(&table, after));
     assert!(current(&table, table.stamp()));
     assert_eq!(table.newest(once(a())), 0);
@@ -358,7 +372,7 @@ fn a_directory_that_went_back_is_not_covered() {
 fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
     let table = table(2, 4);
     assert!(!table.covers(at(2, 4), LINK + 1, at(2, 4)));
-    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(2, 4), &[], LINK + 1, Some(nanos(20))), Applied::Ok);
     assert!(table.covers(at(2, 4), LINK + 1, at(2, 4)));
     assert!(!table.covers(at(2, 4), LINK, at(2, 4)));
     assert!(!Currency::shared().covers(at(0, 0), LINK, at(0, 0)));
@@ -368,7 +382,7 @@ fn a_connection_on_which_no_beat_was_answered_covers_nothing() {
 fn the_newest_is_the_highest_number_that_is_known_of_the_cells() {
     let table = table(1, 4);
     assert_eq!(table.newest([a(), b()].into_iter()), 0);
-    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, nanos(20)), Applied::Ok);
+    assert_eq!(table.beat(at(1, 9), &[(a(), 6), (b(), 8)], LINK, Some(nanos(20))), Applied::Ok);
     assert_eq!(table.newest(once(a())), 6);
     assert_eq!(table.newest([a(), b()].into_iter()), 8);
     table.invalidate(&[b()]);

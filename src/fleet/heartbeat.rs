@@ -6,18 +6,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::background::{Background, BackgroundTask};
 use crate::clock::{self, Clock};
 use crate::currency::{Applied, Currency};
 use crate::fleet::notices::Notices;
+use crate::fleet::rounds::Rounds;
 use crate::l2::{Store, StoreError};
+use crate::patience::within;
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
 
-/// The interval between beats while the cache is in use.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// The interval between attempts to announce what Redis has refused, its memory being full for
+/// example.
+const AGAIN: Duration = Duration::from_millis(250);
+/// The maximum time limit of a beat.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How many slots a page of a beat's reply has, at most. Redis is blocked for half a millisecond by a
+/// page of this size.
+const PAGE: usize = 1000;
 /// How often an announcement is retried if it reaches an epoch that has just ended.
 const TRIES: usize = 5;
 
@@ -37,6 +45,10 @@ struct Pulse {
     counters: Arc<Counters>,
     clock: Clock,
     max_staleness: Duration,
+    /// The time limit of a beat. A beat may take longer than a read, whose caller waits: up to
+    /// this, its reply still confirms the table for a while.
+    limit: Duration,
+    rounds: Arc<Rounds>,
     /// The number of beats that have begun.
     begun: AtomicU64,
     /// The number of beats that have ended, successfully or not.
@@ -52,12 +64,15 @@ impl Heartbeat {
         clock: Clock,
         max_staleness: Duration,
     ) -> Heartbeat {
+        let limit = (max_staleness / 2).min(LONGEST).max(store.limit());
         let pulse = Arc::new(Pulse {
             store,
             notices,
             counters,
             clock,
             max_staleness,
+            limit,
+            rounds: Arc::default(),
             begun: AtomicU64::new(0),
             ended: watch::Sender::new(0),
         });
@@ -78,7 +93,7 @@ impl Heartbeat {
         let next = self.pulse.begun.load(Ordering::SeqCst) + 1;
         self.pulse.notices.beat.notify_one();
         let limit = self.pulse.store.limit();
-        let _ = timeout(limit, ended.wait_for(|&ended| ended >= next)).await;
+        let _ = within(limit, ended.wait_for(|&ended| ended >= next)).await;
     }
 
     /// Waits until there is a connection and a beat was answered on it, at most as long as a request
@@ -90,7 +105,7 @@ impl Heartbeat {
         self.pulse.notices.beat.notify_one();
         let resumed =
             async { while ended.changed().await.is_ok() && !self.pulse.store.is_connected() {} };
-        let _ = timeout(limit, resumed).await;
+        let _ = within(limit, resumed).await;
     }
 
     /// Announces all pending invalidations. Without a connection it waits for one, for a second at
@@ -99,7 +114,7 @@ impl Heartbeat {
     /// A failure always yields to the runtime first. Otherwise a caller that tries again at once
     /// could keep the thread from the tasks that connect again.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
-        let outcome = self.pulse.announce().await;
+        let outcome = self.pulse.announced().await;
         if outcome.is_err() {
             yield_now().await;
         }
@@ -113,14 +128,14 @@ impl Heartbeat {
 
 impl Pulse {
     async fn run(self: Arc<Self>) {
-        let every = INTERVAL.min(self.max_staleness / 4);
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let every = self.max_staleness / 4;
         let mut reads = 0;
         loop {
+            let is_pending = self.currency().unannounced().is_some();
+            let pause = if is_pending { every.min(AGAIN) } else { every };
             tokio::select! {
                 () = self.notices.beat.notified() => {}
-                _ = ticks.tick() => {
+                () = sleep(pause) => {
                     let before = std::mem::replace(&mut reads, self.counters.reads());
                     if before == reads && self.currency().unannounced().is_none() {
                         continue;
@@ -132,7 +147,9 @@ impl Pulse {
                 // Announced first, so that nothing is read from a Redis that is back before it has
                 // the invalidations of the outage. If Redis cannot accept them (its memory is full,
                 // for example), they stay pending and therefore in force in this process.
-                if self.announce().await.is_err() {
+                // A table that is not confirmed in time helps nobody, so an announcement that takes
+                // long is left to its next attempt.
+                if within(self.limit, self.announced()).await != Some(Ok(())) {
                     count(&self.counters.l2_errors);
                 }
                 if self.beat().await.is_err() {
@@ -149,20 +166,37 @@ impl Pulse {
         &self.notices.currency
     }
 
+    /// Requests the invalidations since the table's position, page by page.
     async fn beat(&self) -> Result<(), StoreError> {
-        // The clock is read before the request is sent. The reply includes everything acknowledged
-        // by then, and may lack later invalidations, however late it arrives.
-        let (sent, known) = (self.clock.now(), self.currency().position());
-        let beat = self.store.beat(known).await?;
-        let until = clock::after(sent, self.max_staleness);
-        let heard = self.currency().beat(beat.at, &beat.slots, beat.connection, until);
-        if heard == Applied::Ok && beat.at.epoch != known.epoch {
-            count(&self.counters.epochs);
-            trace::epoch(known.epoch, beat.at.epoch);
-            // Their leases were lost with the directory's data.
-            self.notices.ask_all();
+        loop {
+            // The clock is read before the request is sent. The reply includes everything
+            // acknowledged by then, and may lack later invalidations, however late it arrives.
+            let (sent, known) = (self.clock.now(), self.currency().position());
+            let begin = Instant::now();
+            let beat = self.store.beat(known, PAGE, self.limit).await?;
+            let until = (!beat.more).then(|| clock::after(sent, self.max_staleness));
+            let heard = self.currency().beat(beat.at, &beat.slots, beat.connection, until);
+            if heard == Applied::Ok && beat.at.epoch != known.epoch {
+                count(&self.counters.epochs);
+                trace::epoch(known.epoch, beat.at.epoch);
+                // Their leases were lost with the directory's data.
+                self.notices.ask_all();
+            }
+            if !beat.more {
+                return Ok(());
+            }
+            if beat.at == known {
+                // Not what the script replies. Asking again would never end.
+                return Err(StoreError::Unavailable);
+            }
+            // Half of the time is left to others: a whole deployment may be catching up.
+            sleep(begin.elapsed()).await;
         }
-        Ok(())
+    }
+
+    /// Announces all that is pending, together with all others who want to.
+    async fn announced(&self) -> Result<(), StoreError> {
+        self.rounds.join(async || self.announce().await).await
     }
 
     async fn announce(&self) -> Result<(), StoreError> {

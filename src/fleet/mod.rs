@@ -2,6 +2,7 @@
 
 pub(crate) mod heartbeat;
 pub(crate) mod notices;
+mod rounds;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -207,7 +207,7 @@ mod tests {
         };
         assert!(told(1), "of an epoch not known yet");
         let at = Position { epoch: 7, seq: 1 };
-        assert_eq!(notices.currency.beat(at, &[], 1, Instant::from_nanos(9)), Applied::Ok);
+        assert_eq!(notices.currency.beat(at, &[], 1, Some(Instant::from_nanos(9))), Applied::Ok);
         assert!(!told(2));
         assert!(told(4));
     }

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::namespace::{MILLISECOND, Namespace};
 use super::{
     Beat, BodyError, Fill, LeaseOutcome, LeaseReply, LeaseRequest, Listener, Notice, ReadReply,
-    Store, StoreError,
+    SLOTS_PER_NUMBER, Store, StoreError,
 };
 use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
@@ -248,10 +248,10 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Does the work of one script, and delivers the notice that the script publishes.
-    fn act<T>(
+    /// Does the work of one script, and delivers the notices that the script publishes.
+    fn act<T, N: IntoIterator<Item = Notice>>(
         &self,
-        act: impl FnOnce(&mut Namespace, Now) -> (T, Option<Notice>),
+        act: impl FnOnce(&mut Namespace, Now) -> (T, N),
     ) -> Result<T, StoreError> {
         let mut state = self.shared.lock();
         if !state.connected || self.closed.load(Ordering::Acquire) {
@@ -259,8 +259,8 @@ impl Member {
         }
         let now =
             Now { at: self.shared.clock.now(), server: state.server, connection: state.connection };
-        let (answer, notice) = act(state.space(&self.namespace), now);
-        if let Some(notice) = notice {
+        let (answer, notices) = act(state.space(&self.namespace), now);
+        for notice in notices {
             state.publish(&self.namespace, &notice);
         }
         Ok(answer)
@@ -356,14 +356,19 @@ impl Store for Member {
         })
     }
 
-    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
+    fn beat(
+        &self,
+        known: Position,
+        most: usize,
+        _limit: Duration,
+    ) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
-                let above = if known.epoch == directory.at.epoch { known.seq } else { 0 };
-                let slots = directory.slots.iter().map(|(&slot, &seq)| (slot, seq));
-                let slots = slots.filter(|&(_, seq)| seq > above).collect();
-                (Beat { at: directory.at, slots, connection: now.connection }, None)
+                let (slots, upto) = directory.page(known, most);
+                let at = Position { seq: upto, ..directory.at };
+                let more = upto < directory.at.seq;
+                (Beat { at, more, slots, connection: now.connection }, None)
             })
         })
     }
@@ -426,10 +431,14 @@ impl Store for Member {
         Box::pin(async move {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
-                directory.at.seq += 1;
-                let at = directory.at;
-                directory.slots.extend(slots.iter().map(|&slot| (slot, at.seq)));
-                (at, Some(Notice::Invalidated { at, slots: slots.to_vec() }))
+                let mut notices = vec![];
+                for slots in slots.chunks(SLOTS_PER_NUMBER) {
+                    directory.at.seq += 1;
+                    let at = directory.at;
+                    directory.slots.extend(slots.iter().map(|&slot| (slot, at.seq)));
+                    notices.push(Notice::Invalidated { at, slots: slots.to_vec() });
+                }
+                (directory.at, notices)
             })
         })
     }

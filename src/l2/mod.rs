@@ -27,8 +27,8 @@ use crate::value::token::Token;
 /// The shared tier: entries, their leases, and the directory of invalidations.
 ///
 /// No call takes longer than the time limit that the store was created with, except
-/// [`invalidate`](Store::invalidate), whose callers accept a longer wait, and transfers of the body
-/// of a large entry, which name their own limit.
+/// [`invalidate`](Store::invalidate), whose callers accept a longer wait, and beats and transfers of
+/// the body of a large entry, which name their own limit.
 pub(crate) trait Store: Send + Sync {
     /// The time limit of a call.
     fn limit(&self) -> Duration;
@@ -89,8 +89,15 @@ pub(crate) trait Store: Send + Sync {
         done: LeaseOutcome,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Requests the invalidations since `known`, with a write that only a master executes.
-    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>>;
+    /// Requests the invalidations since `known`, with a write that only a master executes. If they
+    /// have more than `most` slots, the reply is the first page of them. It may take as long as
+    /// `limit`.
+    fn beat(
+        &self,
+        known: Position,
+        most: usize,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Beat, StoreError>>;
 
     /// Returns the note under a name. Notes only save work: if one is lost, work is repeated.
     fn noted<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
@@ -113,7 +120,8 @@ pub(crate) trait Store: Send + Sync {
     /// Returns the snapshots of all processes.
     fn published(&self) -> BoxFuture<'_, Result<Vec<Snapshot>, StoreError>>;
 
-    /// Counts an invalidation, and notifies all listeners. Returns its position.
+    /// Counts an invalidation, and notifies all listeners. Returns its position. Every
+    /// [`SLOTS_PER_NUMBER`] slots have a number and a notice of their own; the position is the last.
     fn invalidate<'a>(
         &'a self,
         known: Position,
@@ -183,6 +191,10 @@ pub(crate) enum LeaseReply {
 /// by at most this.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
+/// How many slots of an invalidation have a number in common, at most. A page of a beat's reply has
+/// all slots of each number in it.
+pub(crate) const SLOTS_PER_NUMBER: usize = 500;
+
 /// How long a note is kept. Every schedule has a tick within a month.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) const NOTED: Duration = Duration::from_secs(40 * 24 * 60 * 60);
@@ -240,12 +252,15 @@ impl LeaseOutcome {
     }
 }
 
-/// The reply to a beat.
+/// The reply to a beat, or a page of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Beat {
+    /// The slots are complete up to here.
     pub(crate) at: Position,
+    /// Whether the directory is ahead of that: another page follows.
+    pub(crate) more: bool,
     /// The slots with numbers above the position that was sent, or all slots if that position was
-    /// of another epoch.
+    /// of another epoch; none above [`at`](Beat::at).
     pub(crate) slots: Vec<(TagSlot, u64)>,
     pub(crate) connection: u64,
 }

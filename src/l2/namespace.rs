@@ -37,6 +37,23 @@ pub(crate) struct Directory {
     pub(crate) server: u64,
 }
 
+impl Directory {
+    /// The slots above what the caller has applied, and the number up to which they are complete:
+    /// the highest number up to which there are at most `most` slots, or the next one if that has
+    /// more.
+    pub(crate) fn page(&self, known: Position, most: usize) -> (Vec<(TagSlot, u64)>, u64) {
+        let above = if known.epoch == self.at.epoch { known.seq } else { 0 };
+        let slots = self.slots.iter().map(|(&slot, &seq)| (slot, seq));
+        let mut slots: Vec<_> = slots.filter(|&(_, seq)| seq > above).collect();
+        slots.sort_by_key(|&(_, seq)| seq);
+        let Some(&(_, next)) = slots.get(most) else { return (slots, self.at.seq) };
+        let before = slots[..most].iter().rev().map(|&(_, seq)| seq).find(|&seq| seq < next);
+        let upto = before.unwrap_or(next);
+        slots.retain(|&(_, seq)| seq <= upto);
+        (slots, upto)
+    }
+}
+
 /// The value stored under the name of an entry.
 pub(crate) struct Kept {
     /// `None`: a value that is not a string.

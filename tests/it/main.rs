@@ -4,6 +4,7 @@ use test_servers as servers;
 
 mod cancellation;
 mod cycles;
+mod deposed;
 mod described;
 #[cfg(feature = "tracing")]
 mod events;

@@ -119,7 +119,7 @@ fn result(epoch: u64, seq: u64) -> Stamp {
 fn table(position: Position) -> Arc<Currency> {
     let table = Currency::shared();
     let slots = [(TagSlot::TAG, position.seq)];
-    applied(table.beat(position, &slots, LINK, Instant::from_nanos(10)));
+    applied(table.beat(position, &slots, LINK, Some(Instant::from_nanos(10))));
     Arc::new(table)
 }
 
@@ -143,7 +143,7 @@ fn aside(table: &Arc<Currency>, run: impl FnOnce(&Currency) + 'static) -> thread
 fn confirmation_and_cells() {
     let table = table(at(1, 1));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Some(Instant::from_nanos(20))))
     });
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
@@ -155,7 +155,12 @@ fn confirmation_and_cells() {
 fn confirmation_and_everything() {
     let table = table(at(1, 1));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(1, 2), &[(TagSlot::EVERYTHING, 2)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(
+            at(1, 2),
+            &[(TagSlot::EVERYTHING, 2)],
+            LINK,
+            Some(Instant::from_nanos(20)),
+        ))
     });
     let confirmed = table.confirmed_until();
     hold(!current(&table, result(1, 1)) || confirmed != Instant::from_nanos(20));
@@ -171,7 +176,7 @@ fn confirmation_after_a_push() {
         let _ = table.pushed(at(1, 2), &[TagSlot::TAG]);
     });
     let beat = aside(&table, |table| {
-        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Some(Instant::from_nanos(20))))
     });
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
@@ -182,8 +187,9 @@ fn confirmation_after_a_push() {
 
 fn confirmation_of_a_new_epoch() {
     let table = table(at(1, 1));
-    let beat =
-        aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20))));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 0), &[], LINK, Some(Instant::from_nanos(20))))
+    });
     let confirmed = table.confirmed_until();
     let stale = current(&table, result(1, 1));
     hold(confirmed != Instant::from_nanos(20) || !stale);
@@ -205,7 +211,7 @@ fn whoever_sees_a_confirmation_sees_the_cells_that_it_speaks_of() {
 fn replaced_under_an_old_result() {
     let table = table(at(1, 5));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Some(Instant::from_nanos(20))))
     });
     hold(!current(&table, result(1, 3)));
     beat.join().unwrap();
@@ -217,7 +223,7 @@ fn replaced_under_an_old_result() {
 fn replaced_under_a_new_result() {
     let table = table(at(1, 5));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Some(Instant::from_nanos(20))))
     });
     hold(!current(&table, result(2, 3)));
     beat.join().unwrap();
@@ -228,7 +234,7 @@ fn replaced_under_a_new_result() {
 fn replaced_once() {
     let table = table(at(1, 5));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Some(Instant::from_nanos(20))))
     });
     let new = current(&table, result(2, 4));
     let old = current(&table, result(1, 5));
@@ -245,8 +251,9 @@ fn replaced_while_pending() {
     let own = table.stamp();
     table.invalidate(&[TagSlot::TAG]);
     let announcement = table.unannounced().unwrap();
-    let beat =
-        aside(&table, |table| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20))));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 0), &[], LINK, Some(Instant::from_nanos(20))))
+    });
     let answer = aside(&table, move |table| {
         // It was the old epoch that has acknowledged it: lost, if the new one is known by then.
         let _ = table.acknowledged(&announcement, at(1, 2));
@@ -266,7 +273,7 @@ fn replaced_while_pending() {
 fn stamp_of_a_replaced_table() {
     let table = table(at(1, 5));
     let beat = aside(&table, |table| {
-        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(2, 4), &[(TagSlot::TAG, 4)], LINK, Some(Instant::from_nanos(20))))
     });
     let stamp = table.stamp();
     hold(matches!((stamp.epoch, stamp.seq), (1, 5) | (2, 4)));
@@ -301,7 +308,7 @@ fn stamp_after_a_push() {
 
 fn stamp_after_a_beat() {
     stamp_after_slots(|table| {
-        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Instant::from_nanos(20)))
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Some(Instant::from_nanos(20))))
     });
 }
 

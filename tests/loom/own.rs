@@ -49,12 +49,14 @@ fn invalidated_and_overtaken_by_a_push() {
 
 fn invalidated_and_confirmed() {
     // A beat from before the invalidation, answered late.
-    let beat = |table: &Currency| applied(table.beat(at(1, 1), &[], LINK, Instant::from_nanos(20)));
+    let beat =
+        |table: &Currency| applied(table.beat(at(1, 1), &[], LINK, Some(Instant::from_nanos(20))));
     invalidated(beat, 2);
 }
 
 fn invalidated_in_a_new_epoch() {
-    let beat = |table: &Currency| applied(table.beat(at(2, 0), &[], LINK, Instant::from_nanos(20)));
+    let beat =
+        |table: &Currency| applied(table.beat(at(2, 0), &[], LINK, Some(Instant::from_nanos(20))));
     invalidated(beat, 2);
 }
 

@@ -10,7 +10,7 @@
 use crate::explore::{Model, State, Steps};
 use crate::mutation::Mutation;
 use crate::process::{Announcement, Beat, Call};
-use crate::redis::Redis;
+use crate::redis::{Page, Redis};
 use crate::table::{Found, Heard, Table};
 
 #[derive(Clone, Copy)]
@@ -324,17 +324,19 @@ impl Flights {
             next.add(PROCESS, "hears of an invalidation", changed);
         }
         let known = hall.table.position();
-        if let Some((redis, at, cell)) = hall.redis.beat(known, 0, self.mutation) {
-            let beat = Beat { call: Call::Answered, connection: 1, age: 0, at, cell };
-            next.add(PROCESS, "has its beat carried out", Hall { redis, beat, ..*hall });
+        if let Some((redis, pages)) = hall.redis.beat(known, 0, self.mutation) {
+            for Page { at, cell, more } in pages {
+                let beat = Beat { call: Call::Answered, connection: 1, age: 0, at, cell, more };
+                next.add(PROCESS, "has its beat carried out", Hall { redis, beat, ..*hall });
+            }
         }
         if hall.beat.call == Call::Answered {
             let mut changed = *hall;
-            let Beat { age, at, cell, connection, .. } = std::mem::take(&mut changed.beat);
-            let confirmed = self.max_staleness.saturating_sub(age);
+            let Beat { age, at, cell, connection, more, .. } = std::mem::take(&mut changed.beat);
+            let confirmed = if more { 0 } else { self.max_staleness.saturating_sub(age) };
             let _ = changed.table.beat(at, cell, connection, confirmed, self.mutation);
             for reader in changed.readers.iter_mut().filter(|reader| reader.waits()) {
-                reader.confirmed |= age < self.max_staleness + reader.since;
+                reader.confirmed |= !more && age < self.max_staleness + reader.since;
             }
             next.add(PROCESS, "hears the answer to its beat", changed);
         }

@@ -10,6 +10,10 @@ pub enum Mutation {
     LabelAtFill,
     /// A beat confirms from the receipt of its answer, not from its sending.
     FreshFromReceipt,
+    /// A page of a beat's answer confirms, though others follow.
+    ConfirmedBeforeLastPage,
+    /// A page of a beat's answer is taken for all that the directory knew.
+    PageTakenForAll,
     /// A table serves however long ago it was confirmed.
     NoFreshnessGate,
     /// A directory is continued by a server that it does not belong to.
@@ -46,12 +50,14 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 19] = {
+    pub const ALL: [Mutation; 21] = {
         use Mutation::*;
         [
             LateCapture,
             LabelAtFill,
             FreshFromReceipt,
+            ConfirmedBeforeLastPage,
+            PageTakenForAll,
             NoFreshnessGate,
             NoServerId,
             NoEpochInEntry,

@@ -21,6 +21,8 @@ pub struct Beat {
     /// What it was sent with, then what it was answered with.
     pub at: Position,
     pub cell: u8,
+    /// The answer is a page, and others follow.
+    pub more: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -111,8 +113,9 @@ impl Process {
 
     pub fn words(&self) -> [u64; 11] {
         let [beat, other_beat] = self.beats.map(|beat| {
-            let Beat { call, connection, age, at, cell } = beat;
-            u64::from_le_bytes([call as u8, connection, age, at.epoch, at.seq, cell, 0, 0])
+            let Beat { call, connection, age, at, cell, more } = beat;
+            let more = u8::from(more);
+            u64::from_le_bytes([call as u8, connection, age, at.epoch, at.seq, cell, more, 0])
         });
         let [announcement, other_announcement] = self.announcements.map(|announcement| {
             let Announcement { call, connection, at, version, all } = announcement;

@@ -27,6 +27,17 @@ pub struct Notice {
     pub ours: bool,
 }
 
+/// What a beat is answered with.
+#[derive(Clone, Copy)]
+pub struct Page {
+    /// The cell is known up to here.
+    pub at: Position,
+    /// 0 if it is not in the page.
+    pub cell: u8,
+    /// Others follow.
+    pub more: bool,
+}
+
 #[derive(Clone, Copy, Default)]
 pub struct Redis {
     pub servers: [Server; 2],
@@ -110,17 +121,25 @@ impl Redis {
         Some(redis)
     }
 
-    /// `beat.lua`, and what it replies of the cell: 0 for nothing.
+    /// `beat.lua`, and all that it may reply: the whole answer, or a first page of it that ends
+    /// anywhere.
     pub fn beat(
         &self,
         known: Position,
         random: u8,
         mutation: Option<Mutation>,
-    ) -> Option<(Redis, Position, u8)> {
+    ) -> Option<(Redis, impl Iterator<Item = Page> + use<>)> {
         let mut redis = self.head(known, random, mutation)?;
         let Server { directory, cell, .. } = *redis.leader();
         let above = if known.epoch == directory.epoch { known.seq } else { 0 };
-        Some((redis, directory, if cell > above { cell } else { 0 }))
+        let first = directory.seq.min(above + 1);
+        let pages = (first..=directory.seq).map(move |upto| {
+            let more = upto < directory.seq;
+            let all = mutation == Some(Mutation::PageTakenForAll);
+            let at = if all { directory } else { Position { seq: upto, ..directory } };
+            Page { at, cell: if above < cell && cell <= upto { cell } else { 0 }, more }
+        });
+        Some((redis, pages))
     }
 
     /// `invalidate.lua`, for the tag that results depend on or for another one.

@@ -36,9 +36,11 @@ impl Scenario {
             Mutation::LateCapture
             | Mutation::LabelAtFill
             | Mutation::FreshFromReceipt
+            | Mutation::ConfirmedBeforeLastPage
             | Mutation::NoFreshnessGate
             | Mutation::AdvanceOverGap => PUSHES,
             Mutation::AppliedBeforeCells | Mutation::AnyPosition => LOOKS,
+            Mutation::PageTakenForAll => PAGES,
             Mutation::NoEpochInEntry
             | Mutation::NoLocalApply
             | Mutation::InvalidateBeforeCommit => LOSS,
@@ -53,9 +55,10 @@ impl Scenario {
 }
 
 /// A few seconds without optimisation.
-pub const QUICK: [Scenario; 12] = [
+pub const QUICK: [Scenario; 13] = [
     PUSHES,
     LOOKS,
+    PAGES,
     FILLS,
     LOSS,
     FAILOVER,
@@ -99,6 +102,12 @@ const LOOKS: Scenario = currency(
     "the second tier, with requests delayed",
     [Does::LOOK, Does::INVALIDATE],
     Bounds { stored: true, prompt: false, ..ONE_CHANGE },
+);
+
+const PAGES: Scenario = currency(
+    "the second tier, with beats answered in pages",
+    [Does::LOOK, Does::INVALIDATE],
+    Bounds { stored: true, strangers: 1, ..ONE_CHANGE },
 );
 
 const FILLS: Scenario = currency(

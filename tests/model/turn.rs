@@ -6,7 +6,7 @@ use crate::explore::Steps;
 use crate::fleet::Fleet;
 use crate::mutation::Mutation;
 use crate::process::{Announcement, Beat, Call, Glance, Load, Process};
-use crate::redis::Redis;
+use crate::redis::{Page, Redis};
 use crate::table::{Found, Heard};
 
 const NAMES: [&str; 2] = ["process A", "process B"];
@@ -235,6 +235,7 @@ impl Turn<'_> {
             age: 0,
             at: process.table.position(),
             cell: 0,
+            more: false,
         };
         if self.model.bounds.prompt {
             self.carry_out_beat(slot, sent);
@@ -246,7 +247,9 @@ impl Turn<'_> {
             Call::Sent => self.carry_out_beat(slot, beat),
             Call::Answered => {
                 let age = if self.is(Mutation::FreshFromReceipt) { 0 } else { beat.age };
-                let confirmed = self.model.bounds.max_staleness - age;
+                let early = self.is(Mutation::ConfirmedBeforeLastPage);
+                let confirms = !beat.more || early;
+                let confirmed = if confirms { self.model.bounds.max_staleness - age } else { 0 };
                 self.own_step("hears the answer to its beat", |process| {
                     process.beats[slot] = Beat::default();
                     let _ = process.table.beat(
@@ -270,10 +273,12 @@ impl Turn<'_> {
         }
         for random in 0..self.model.bounds.randoms {
             let done = self.fleet.redis.beat(sent.at, random, self.model.mutation);
-            let Some((redis, at, cell)) = done else { continue };
-            self.step("has its beat carried out", redis, |process| {
-                process.beats[slot] = Beat { call: Call::Answered, at, cell, ..sent };
-            });
+            let Some((redis, pages)) = done else { continue };
+            for Page { at, cell, more } in pages {
+                self.step("has its beat carried out", redis, |process| {
+                    process.beats[slot] = Beat { call: Call::Answered, at, cell, more, ..sent };
+                });
+            }
         }
     }
 

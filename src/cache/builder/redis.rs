@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::QueryCacheBuilder;
 use crate::cache::redis_settings::RedisSettings;
 use crate::credentials::CredentialsProvider;
+use crate::l2::redis::MinReplicas;
 use crate::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 use crate::l2::redis::tls::RedisTls;
@@ -128,6 +129,33 @@ impl QueryCacheBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis_timeout(mut self, timeout: Duration) -> Self {
         self.redis_settings().timeout = timeout;
+        self
+    }
+
+    /// Demands that the master has at least `replicas` replicas which it has heard of within
+    /// `max_lag`, and believes nothing that a master with fewer of them says.
+    ///
+    /// A master that is cut off from its replicas, and not from all of its clients, may be replaced
+    /// while it still answers. The processes that still reach it do not hear of the invalidations that
+    /// its successor acknowledges. With this setting they notice: their results are stale for
+    /// [`max_staleness`](QueryCacheBuilder::max_staleness) + `max_lag` + one second at most, from the
+    /// acknowledgement. The settings `min-replicas-to-write` and `min-replicas-max-lag` of the server
+    /// have the same effect. With neither of them there is no such bound.
+    ///
+    /// While replicas are missing, reads go to PostgreSQL, and invalidations are kept and announced
+    /// later. [`build`](QueryCacheBuilder::build) fails then, unless
+    /// [`redis_optional`](QueryCacheBuilder::redis_optional) is set. A master of which the only replica
+    /// was promoted has none left: with `replicas` = 1, use two.
+    ///
+    /// Redis counts the lag in whole seconds and hears of each replica once a second. So `max_lag` is
+    /// rounded down to seconds and is at least one.
+    ///
+    /// # Default
+    ///
+    /// None are demanded, since most servers have no replicas.
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn redis_min_replicas(mut self, replicas: u8, max_lag: Duration) -> Self {
+        self.redis_settings().min_replicas = MinReplicas { replicas, max_lag };
         self
     }
 

@@ -44,13 +44,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::names::Names;
 use super::{mark, number};
 use crate::currency::Position;
 use crate::l2::{Found, ReadReply, StoreError};
+use crate::patience::within;
 use crate::value::key::CacheKey;
 
 /// The maximum number of lookups in a batch: enough to share the cost of the batch, and few enough
@@ -129,9 +129,9 @@ impl ReadBatcher {
             shared.call();
         }
         let sent = shared.link.sent();
-        match timeout(shared.link.limit(), answer).await {
-            Ok(answer) => answer.unwrap_or(Err(StoreError::Unavailable)),
-            Err(_) => {
+        match within(shared.link.limit(), answer).await {
+            Some(answer) => answer.unwrap_or(Err(StoreError::Unavailable)),
+            None => {
                 shared.link.timed_out(sent);
                 Err(StoreError::Unavailable)
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use tokio::sync::{Notify, watch};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
 use super::refusal::{self, Purpose, Refusal};
@@ -16,6 +16,7 @@ use crate::background::{Background, BackgroundTask, Start};
 use crate::backoff::Backoff;
 use crate::clock::{self, Clock, Instant};
 use crate::l2::{Listener, Notice, StoreError};
+use crate::patience::within;
 use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::counters::Counters;
 use crate::telemetry::trace;
@@ -26,10 +27,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// A connection that lived this long counts as stable and resets the pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// After this many timeouts in a row the connection is given up. A single timeout may be a hiccup,
-/// and so may the timeouts of all commands that were running together. But a connection whose peer
-/// was frozen or silently cut off never fails by itself.
+/// After this many timeouts in a row the connection is tested. A single timeout may be a hiccup,
+/// and so may the timeouts of all commands that were running together.
 const TIMEOUTS: u32 = 2;
+/// How long a test may take. A connection whose peer was frozen or silently cut off never fails by
+/// itself. But one whose replies are merely late is worth more than a new one, to the same server:
+/// replies come in order, so the reply to the test shows that all earlier ones have come.
+const TEST: Duration = Duration::from_millis(500);
 
 /// A multiplexed connection that is replaced when it breaks.
 ///
@@ -94,6 +98,7 @@ struct Current {
     /// Counts connections.
     number: u64,
     timeouts: u32,
+    is_tested: bool,
     /// Whether the next connection may lead to another server.
     moves: bool,
     /// When the first command was sent since the last reply that a caller took.
@@ -104,6 +109,32 @@ struct Current {
 impl Current {
     fn sent(&self) -> Sent {
         Sent { number: self.number, timeouts: self.timeouts }
+    }
+
+    fn answered(&mut self, sent: Sent) {
+        if self.number == sent.number {
+            self.timeouts = 0;
+            self.unanswered = None;
+        }
+    }
+
+    /// Counts a timeout. Returns what is to be tested, if it is time to.
+    fn timed_out(&mut self, sent: Sent) -> Option<(MultiplexedConnection, Sent)> {
+        // Commands that were sent before the last timeout do not count again.
+        if self.number != sent.number || self.timeouts != sent.timeouts {
+            return None;
+        }
+        self.timeouts += 1;
+        if self.timeouts >= TIMEOUTS { self.begin_test() } else { None }
+    }
+
+    /// One test at a time.
+    fn begin_test(&mut self) -> Option<(MultiplexedConnection, Sent)> {
+        let connection = self.connection.clone()?;
+        if std::mem::replace(&mut self.is_tested, true) {
+            return None;
+        }
+        Some((connection, self.sent()))
     }
 }
 
@@ -174,12 +205,15 @@ impl Connection {
 
     /// Tests the connection, if there is one, and gives it up if its peer does not reply in time.
     pub(super) fn test(&self) {
-        let (connection, sent) = {
-            let current = self.shared.lock();
-            (current.connection.clone(), current.sent())
-        };
-        if let Some(connection) = connection {
-            self.background.spawn(probe(self.shared.clone(), connection, sent, self.limit));
+        let begun = self.shared.lock().begin_test();
+        self.probe(begun);
+    }
+
+    fn probe(&self, begun: Option<(MultiplexedConnection, Sent)>) {
+        if let Some((connection, sent)) = begun {
+            // Spawned on the connection's own runtime; the caller's may end with the call.
+            let limit = self.limit.max(TEST);
+            self.background.spawn(probe(self.shared.clone(), connection, sent, limit));
         }
     }
 
@@ -230,9 +264,21 @@ impl Connection {
         self.shared.lock().sent()
     }
 
-    /// Reports a timeout of a caller whose command another task has sent since `sent` was taken.
+    /// Reports a timeout of a caller whose command was sent since `sent` was taken.
     pub(super) fn timed_out(&self, sent: Sent) {
-        self.shared.timed_out(sent);
+        // The runtime of the connection may stand still. Then no test begins or ends, and those who
+        // wait elsewhere have waited for as long as it may take.
+        let longest = TIMEOUTS + 1 + (TEST.as_millis() / self.limit.as_millis().max(1)) as u32;
+        let (timeouts, begun) = {
+            let mut current = self.shared.lock();
+            let begun = current.timed_out(sent);
+            (current.timeouts, begun)
+        };
+        if timeouts > longest {
+            self.shared.give_up(sent, Loss::Late);
+        } else {
+            self.probe(begun);
+        }
     }
 
     /// Converts a time of the system's clock to Redis's clock, in milliseconds since 1970. The
@@ -293,9 +339,13 @@ impl Connection {
     }
 
     /// Calls the script of a beat, and reads Redis's clock in the same round trip.
-    pub(super) async fn beat(&self, call: &Call) -> Result<(Value, u64), StoreError> {
+    pub(super) async fn beat(
+        &self,
+        call: &Call,
+        limit: Duration,
+    ) -> Result<(Value, u64), StoreError> {
         let (replies, connection) = self
-            .send(self.limit, Purpose::Beat, async |connection| {
+            .send(limit, Purpose::Beat, async |connection| {
                 let ([time], reply) = call.run_after([redis::cmd("TIME")], connection).await?;
                 Ok((time, reply))
             })
@@ -338,46 +388,47 @@ impl Connection {
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<(T, u64), StoreError> {
         let (mut connection, sent) = self.current().ok_or(StoreError::Unavailable)?;
-        match timeout(limit, send(&mut connection)).await {
-            Ok(Ok(reply)) => {
+        match within(limit, send(&mut connection)).await {
+            Some(Ok(reply)) => {
                 self.shared.answered(sent);
                 Ok((reply, sent.number))
             }
-            Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
+            Some(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 self.shared.give_up(sent, Loss::Broken);
                 Err(StoreError::Unavailable)
             }
-            Ok(Err(error)) if refusal::ends_connection(&error, purpose) => {
+            Some(Err(error)) if refusal::ends_connection(&error, purpose) => {
                 if let Some(refusal) = Refusal::of(&error, &[]) {
                     self.shared.give_up(sent, Loss::Refused(refusal));
                 }
                 Err(StoreError::Unavailable)
             }
-            Ok(Err(_)) => {
+            Some(Err(_)) => {
                 self.shared.answered(sent);
                 Err(StoreError::Unavailable)
             }
-            Err(_) => {
-                self.shared.timed_out(sent);
+            None => {
+                self.timed_out(sent);
                 Err(StoreError::Unavailable)
             }
         }
     }
 
     fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
-        let mut current = self.shared.lock();
-        let sent = current.sent();
-        let connection = current.connection.clone()?;
-        let now = Clock::system().now();
-        // A caller that gives up before the time limit drops its command and reports nothing. If no
-        // reply has been taken for this long, a probe that no caller can drop tests the connection.
-        let unanswered = *current.unanswered.get_or_insert(now);
-        if clock::since(now, unanswered) > TIMEOUTS * self.limit {
-            current.unanswered = Some(now);
-            let (shared, limit) = (self.shared.clone(), self.limit);
-            // Spawned on the link's runtime; the caller's may end with the call.
-            self.background.spawn(probe(shared, connection.clone(), sent, limit));
-        }
+        let (connection, sent, begun) = {
+            let mut current = self.shared.lock();
+            let sent = current.sent();
+            let connection = current.connection.clone()?;
+            let now = Clock::system().now();
+            // A caller that gives up before the time limit drops its command and reports nothing. If
+            // no reply has been taken for this long, a probe that no caller can drop tests the
+            // connection.
+            let unanswered = *current.unanswered.get_or_insert(now);
+            let is_late = clock::since(now, unanswered) > TIMEOUTS * self.limit;
+            let begun = if is_late { current.begin_test() } else { None };
+            (connection, sent, begun)
+        };
+        self.probe(begun);
         Some((connection, sent))
     }
 }
@@ -389,10 +440,10 @@ async fn probe(
     limit: Duration,
 ) {
     let ping = redis::cmd("PING");
-    match timeout(limit, connection.send_packed_command(&ping)).await {
-        Ok(Ok(_)) => shared.answered(sent),
-        Ok(Err(_)) => shared.give_up(sent, Loss::Broken),
-        Err(_) => shared.give_up(sent, Loss::Late),
+    match within(limit, connection.send_packed_command(&ping)).await {
+        Some(Ok(_)) => shared.tested(sent),
+        Some(Err(_)) => shared.give_up(sent, Loss::Broken),
+        None => shared.give_up(sent, Loss::Late),
     }
 }
 
@@ -418,6 +469,7 @@ impl Shared {
             current.connection = Some(connection);
             current.number += 1;
             current.timeouts = 0;
+            current.is_tested = false;
             (current.number, u64::from(std::mem::take(&mut current.moves)))
         };
         self.report(true);
@@ -431,25 +483,14 @@ impl Shared {
     }
 
     fn answered(&self, sent: Sent) {
-        let mut current = self.lock();
-        if current.number == sent.number {
-            current.timeouts = 0;
-            current.unanswered = None;
-        }
+        self.lock().answered(sent);
     }
 
-    fn timed_out(&self, sent: Sent) {
-        let lost = {
-            let mut current = self.lock();
-            // Commands that were sent before the last timeout do not count again.
-            if current.number != sent.number || current.timeouts != sent.timeouts {
-                return;
-            }
-            current.timeouts += 1;
-            if current.timeouts >= TIMEOUTS { current.connection.take() } else { None }
-        };
-        if lost.is_some() {
-            self.gone(&Loss::Late);
+    fn tested(&self, sent: Sent) {
+        let mut current = self.lock();
+        current.answered(sent);
+        if current.number == sent.number {
+            current.is_tested = false;
         }
     }
 
@@ -505,6 +546,13 @@ impl Shared {
 pub(super) struct Sent {
     number: u64,
     timeouts: u32,
+}
+
+#[cfg(test)]
+impl Sent {
+    pub(super) fn number(self) -> u64 {
+        self.number
+    }
 }
 
 /// Reconnects whenever the connection was given up.

@@ -15,9 +15,10 @@ use super::credentials::RedisCredentials;
 use super::refusal::Refusal;
 #[cfg(feature = "tls")]
 use super::tls::RedisTls;
-use crate::clock::{self, Clock, Instant};
+use crate::clock::{Clock, Instant};
 use crate::credentials::CredentialsProvider;
 use crate::error::BoxError;
+use crate::patience::within;
 
 /// The time limit for connecting, including the greeting.
 pub(crate) const CONNECT: Duration = Duration::from_secs(2);
@@ -163,11 +164,10 @@ impl Endpoint {
                 return Ok(Err(Refusal::of_authentication(&error, &secrets)));
             }
             replies.try_for_each(|reply| reply.extract_error().map(drop))?;
-            let asked = Clock::system().now();
-            let time = redis::cmd("TIME").query_async(&mut connection).await;
-            if clock::since(Clock::system().now(), asked) > limit {
-                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            }
+            let clock = redis::cmd("TIME");
+            let time = within(limit, clock.query_async(&mut connection)).await;
+            let late = || RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+            let time = time.ok_or_else(late)?;
             // If `TIME` is not permitted, no entries are written, because their lifetime could not
             // be expressed.
             let time = time.ok().and_then(|answer| Reference::now(&answer));

@@ -11,6 +11,8 @@ mod fixtures;
 #[cfg(test)]
 mod late_tests;
 mod names;
+#[cfg(test)]
+mod pages_tests;
 mod published;
 mod refusal;
 mod reports;
@@ -41,7 +43,7 @@ use crate::l2::Snapshot;
 use crate::l2::body::Body;
 use crate::l2::{
     Beat, BodyError, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED,
-    ReadReply, Store, StoreError,
+    ReadReply, SLOTS_PER_NUMBER, Store, StoreError,
 };
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
@@ -60,6 +62,16 @@ pub(crate) struct RedisStore {
     transfers: Transfers,
     names: Arc<Names>,
     scripts: Scripts,
+    min_replicas: MinReplicas,
+}
+
+/// What a master must have so that its acknowledgements count. See `directory.lua`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MinReplicas {
+    /// How many replicas must be online.
+    pub(crate) replicas: u8,
+    /// When each of them must have been heard of last, in whole seconds.
+    pub(crate) max_lag: Duration,
 }
 
 struct Scripts {
@@ -100,7 +112,13 @@ impl RedisStore {
         let subscription = Subscription::start(&link, names.channel().to_owned(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
         let transfers = Transfers::new(link.clone(), names.clone());
-        RedisStore { link, batcher, subscription, transfers, names, scripts: Scripts::new() }
+        let (scripts, min_replicas) = (Scripts::new(), MinReplicas::default());
+        RedisStore { link, batcher, subscription, transfers, names, scripts, min_replicas }
+    }
+
+    /// Demands replicas of the master. By default none.
+    pub(crate) fn with_min_replicas(self, min_replicas: MinReplicas) -> RedisStore {
+        RedisStore { min_replicas, ..self }
     }
 
     /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
@@ -111,7 +129,7 @@ impl RedisStore {
 
     async fn try_commands(&self) -> Result<(), redis::RedisError> {
         let start = Position { epoch: 0, seq: 0 };
-        self.link.check(&self.beat_command(start)).await?;
+        self.link.check(&self.beat_command(start, 1)).await?;
         for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
             self.link.check_pipeline(&ReadBatcher::commands(&self.names, keys)).await?;
         }
@@ -122,9 +140,10 @@ impl RedisStore {
         self.link.check(&self.release_command(&key, token, LeaseOutcome::NoResult)).await
     }
 
-    fn beat_command(&self, known: Position) -> Call {
+    fn beat_command(&self, known: Position, most: usize) -> Call {
         let mut call = self.scripts.beat.guarded_call(&[self.names.directory()]);
         self.head(&mut call, known);
+        call.arg(most);
         call
     }
 
@@ -156,6 +175,7 @@ impl RedisStore {
     /// Appends the arguments that all scripts on the directory begin with.
     fn head(&self, call: &mut Call, known: Position) {
         call.arg(known.epoch).arg(known.seq).arg(fastrand::u32(..1 << 24));
+        call.arg(self.min_replicas.replicas).arg(self.min_replicas.max_lag.as_secs());
     }
 
     fn on_entry(&self, script: &Script, key: &CacheKey, token: Token) -> Call {
@@ -277,10 +297,15 @@ impl Store for RedisStore {
         })
     }
 
-    fn beat(&self, known: Position) -> BoxFuture<'_, Result<Beat, StoreError>> {
+    fn beat(
+        &self,
+        known: Position,
+        most: usize,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
-            let call = self.beat_command(known);
-            let (reply, connection) = self.link.beat(&call).await?;
+            let call = self.beat_command(known, most);
+            let (reply, connection) = self.link.beat(&call, limit).await?;
             beat(&reply, connection).ok_or(StoreError::Unavailable)
         })
     }
@@ -347,7 +372,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let mut call = self.scripts.invalidate.guarded_call(&[self.names.directory()]);
             self.head(&mut call, known);
-            call.arg(self.names.channel());
+            call.arg(self.names.channel()).arg(SLOTS_PER_NUMBER);
             for slot in slots {
                 call.arg(slot.index());
             }
@@ -391,13 +416,13 @@ pub(crate) fn mark(value: &Value) -> Option<u64> {
 
 fn beat(reply: &Value, connection: u64) -> Option<Beat> {
     let Value::Array(reply) = reply else { return None };
-    let [epoch, seq, Value::Array(slots)] = reply.as_slice() else { return None };
-    let at = Position { epoch: number(epoch)?, seq: number(seq)? };
+    let [epoch, seq, upto, Value::Array(slots)] = reply.as_slice() else { return None };
+    let at = Position { epoch: number(epoch)?, seq: number(upto)? };
     let slots = slots
         .chunks_exact(2)
         .map(|pair| Some((TagSlot::numbered(number(&pair[0])?)?, number(&pair[1])?)))
         .collect::<Option<Vec<_>>>()?;
-    Some(Beat { at, slots, connection })
+    Some(Beat { at, more: at.seq < number(seq)?, slots, connection })
 }
 
 /// The header and the payload as one argument, without copying them into one buffer first.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use test_servers::{Proxy, Redis, Way};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::timeout;
 
 use super::*;
 use crate::background::Background;
@@ -49,7 +50,7 @@ impl Scene {
         let server = Redis::start_tcp().unwrap();
         let proxy = Proxy::to_redis(&server).unwrap();
         let store = store(&proxy.url(), limit).await;
-        store.beat(Position { epoch: 0, seq: 0 }).await.unwrap();
+        store.beat(Position { epoch: 0, seq: 0 }, 1000, PATIENCE).await.unwrap();
         let scene = Scene { server, proxy, store };
         for number in 0..100 {
             scene.put(number, format!("value {number}").as_bytes());
@@ -228,16 +229,39 @@ async fn a_server_that_is_silent_in_mid_batch_costs_everybody_the_time_limit_and
     scene.proxy.stall(Way::ToClient);
     let keys = keys(100);
     // Lookups that were running together count as one timeout. After two in a row the connection is
-    // given up.
-    for connected in [true, false] {
+    // tested, and given up if no reply comes at all.
+    for _ in 0..2 {
         let answers = join_all(scene.begin(&keys)).await;
         assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
-        assert_eq!(scene.store.is_connected(), connected);
+        assert!(scene.store.is_connected());
     }
+    let given_up = async {
+        while scene.store.is_connected() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, given_up).await.expect("it is given up");
     scene.proxy.pass();
     scene.until_connected().await;
     let again = join_all(keys.iter().map(|key| scene.store.read(key))).await;
     assert_eq!(again.iter().filter(|answer| answer.is_err()).count(), 0);
+}
+
+#[tokio::test]
+async fn a_server_whose_replies_are_late_is_not_given_up() {
+    let scene = Scene::new(LIMIT).await;
+    scene.until_connected().await;
+    let sent = scene.store.link.sent();
+    // Each reply comes after the time limit, and well before a test of the connection ends.
+    scene.proxy.delay(2 * LIMIT);
+    for _ in 0..4 {
+        let answers = join_all(scene.begin(&keys(3))).await;
+        assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
+    }
+    scene.proxy.pass();
+    let first = async { while scene.store.read(&key(1)).await.is_err() {} };
+    timeout(PATIENCE, first).await.expect("replies are in time again");
+    assert_eq!(scene.store.link.sent().number(), sent.number(), "on the same connection");
 }
 
 #[tokio::test]
@@ -270,11 +294,14 @@ fn a_runtime_that_ends_or_stands_still_keeps_nobody() {
     // The runtime stands still: nobody waits longer than the time limit, which counts as for one
     // lookup.
     let (runtime, store) = elsewhere(&scene);
-    for connected in [true, false] {
+    let mut timeouts = 0;
+    while store.is_connected() {
         let answers = here.block_on(join_all(keys.iter().map(|key| store.read(key))));
         assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)));
-        assert_eq!(store.is_connected(), connected);
+        timeouts += 1;
     }
+    // Two, and as many as a test of the connection may take, which cannot run there.
+    assert!((3..20).contains(&timeouts), "{timeouts}");
     drop((store, runtime));
     // The runtime ends after the task was spawned.
     let (runtime, store) = elsewhere(&scene);

@@ -158,7 +158,11 @@ impl Chance {
                 ]);
                 Operation::Release(key, self.token(pair, &key), done)
             }
-            79..89 => Operation::Beat(self.position()),
+            79..89 => {
+                // Pages of one to five slots, since there are few slots.
+                let most = if self.percent(50) { self.chance.usize(1..6) } else { 1000 };
+                Operation::Beat(self.position(), most)
+            }
             _ => Operation::Invalidate(self.position(), self.slots()),
         }
     }

@@ -9,15 +9,28 @@
 -- KEYS[1] directory
 -- ARGV[1] the caller's epoch   ARGV[2] the seq that it has applied
 -- ARGV[3] 24 random bits
+-- ARGV[4] how many replicas the caller demands   ARGV[5] their lag in seconds, at most
 local directory, known, applied = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function text(number)
     return string.format('%.0f', number)
 end
 
+local info = redis.call('INFO', 'replication')
+-- A master that was deposed and does not know it has lost its replicas: they
+-- follow another one.
+local replicas, lag, online = tonumber(ARGV[4]), tonumber(ARGV[5]), 0
+for line in info:gmatch('slave%d+:([^\r\n]+)') do
+    local behind = tonumber(line:match('lag=(%d+)'))
+    if line:find('state=online', 1, true) and behind and behind <= lag then online = online + 1 end
+end
+if online < replicas then
+    return redis.error_reply(string.format('NOREPLICAS %d of the demanded %d replicas are online and lag by %ds at most', online, replicas, lag))
+end
+
 -- A server that was restarted or promoted has another id, and may have lost
 -- invalidations that its predecessor had acknowledged.
-local id = redis.call('INFO', 'replication'):match('master_replid:(%x+)')
+local id = info:match('master_replid:(%x+)')
 local marks = redis.call('ZMSCORE', directory, 'epoch', 'seq', 'at:' .. id)
 local epoch, seq = 0, 0
 -- Subtracted instead of negated: minus zero would be written with its sign.

@@ -1,17 +1,21 @@
--- ARGV[4] channel   ARGV[5…] slots
+-- ARGV[6] channel   ARGV[7] how many slots have a number in common, at most
+-- ARGV[8…] slots
 --
--- Replies with epoch and seq. The notice is "i epoch seq slot slot…".
-seq = seq + 1
-local number = text(seq)
-redis.call('ZADD', directory, text(-seq), 'seq')
--- In chunks: a call accepts a few thousand arguments.
-for first = 5, #ARGV, 1000 do
-    local pairs = {}
-    for at = first, math.min(first + 999, #ARGV) do
+-- Replies with epoch and seq. A notice is "i epoch seq slot slot…".
+local most, first = tonumber(ARGV[7]), 8
+repeat
+    -- Every so many slots have a number and a notice of their own, so that the
+    -- pages of a beat can end between them.
+    local last = math.min(first + most - 1, #ARGV)
+    seq = seq + 1
+    local number = text(seq)
+    local pairs = { text(-seq), 'seq' }
+    for at = first, last do
         pairs[#pairs + 1] = number
         pairs[#pairs + 1] = ARGV[at]
     end
     redis.call('ZADD', directory, unpack(pairs))
-end
-redis.call('PUBLISH', ARGV[4], 'i ' .. text(epoch) .. ' ' .. number .. ' ' .. table.concat(ARGV, ' ', 5))
-return { text(epoch), number }
+    redis.call('PUBLISH', ARGV[6], 'i ' .. text(epoch) .. ' ' .. number .. ' ' .. table.concat(ARGV, ' ', first, last))
+    first = last + 1
+until first > #ARGV
+return { text(epoch), text(seq) }
