@@ -52,6 +52,10 @@ pub(super) struct Check {
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = read_duration)]
     redis_timeout: Duration,
 
+    /// How many replicas the processes demand, as `redis_min_replicas` of their builders has it
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    redis_min_replicas: u64,
+
     /// Look at this materialized view and no others; may be given several times
     #[arg(long, value_name = "NAME")]
     view: Vec<String>,

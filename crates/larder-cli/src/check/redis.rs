@@ -7,6 +7,7 @@ use super::report::{Report, Severity};
 use super::{Check, rights};
 use larder::admin::{ErrorKind, Redis};
 
+use crate::failure::counted;
 use crate::text::{bytes, duration, thousands};
 
 const AREA: &str = "Redis";
@@ -29,7 +30,7 @@ pub(super) async fn check(report: &mut Report, url: &str, namespace: Option<&str
     match redis.info().await {
         Ok(info) => {
             version(report, &redis, &info);
-            role(report, &info);
+            role(report, &info, check.redis_min_replicas);
             memory(report, &info);
             persistence(report, &redis, &info).await;
             clients(report, &info);
@@ -88,7 +89,7 @@ fn version(report: &mut Report, redis: &Redis, info: &Info) {
     };
 }
 
-fn role(report: &mut Report, info: &Info) {
+fn role(report: &mut Report, info: &Info, demanded: u64) {
     match text(info, "redis_mode") {
         "sentinel" => {
             report
@@ -111,28 +112,51 @@ fn role(report: &mut Report, info: &Info) {
         }
         _ => {}
     }
+    if text(info, "role") == "slave" {
+        let master = format!("{}:{}", text(info, "master_host"), text(info, "master_port"));
+        report
+            .add(AREA, Severity::Error, "this is a replica, which takes no writes")
+            .advise(format!("Connect to its master, {master}."));
+    } else {
+        master(report, info, demanded);
+    }
+}
+
+/// Whether processes that a deposed master keeps notice it.
+fn master(report: &mut Report, info: &Info, demanded: u64) {
+    const AFTER_A_FAILOVER: &str = "After a failover the new master begins a new epoch: all that \
+                                    was cached before is a miss, and none of it comes back.";
     let replicas = count(info, "connected_slaves");
-    match text(info, "role") {
-        "slave" => {
-            let master = format!("{}:{}", text(info, "master_host"), text(info, "master_port"));
-            report
-                .add(AREA, Severity::Error, "this is a replica, which takes no writes")
-                .advise(format!("Connect to its master, {master}."));
-        }
-        _ if replicas > 0 => {
-            let what = format!(
-                "a master with {} replica{}",
-                replicas,
-                if replicas == 1 { "" } else { "s" }
+    let what = format!("a master with {}", counted(replicas as usize, "replica"));
+    if replicas < demanded {
+        report
+            .add(AREA, Severity::Error, format!("{what}, of which the processes demand {demanded}"))
+            .advise(
+                "Until enough of them are online, the processes serve nothing from Redis. Look at \
+                 the replicas, or demand fewer with `redis_min_replicas`.",
             );
-            report.add(AREA, Severity::Ok, what).advise(
-                "After a failover the new master begins a new epoch: all that was cached before \
-                 is a miss, and none of it comes back.",
-            );
-        }
-        _ => {
-            report.add(AREA, Severity::Ok, "a master");
-        }
+    } else if replicas == 0 {
+        report.add(AREA, Severity::Ok, "a master");
+    } else if demanded > 0 || info.contains_key("min_slaves_good_slaves") {
+        report.add(AREA, Severity::Ok, what).advise(AFTER_A_FAILOVER);
+    } else {
+        report
+            .add(
+                AREA,
+                Severity::Error,
+                format!(
+                    "{what}, which goes on writing when it has lost them. If it is replaced while \
+                     some processes still reach it, these serve what was invalidated elsewhere for \
+                     as long as it lasts"
+                ),
+            )
+            .advise(
+                "Let it refuse writes then (with two replicas, since a promoted one needs another), \
+                 or set `redis_min_replicas` in the builder of every process and say so with \
+                 --redis-min-replicas:",
+            )
+            .run("CONFIG SET min-replicas-to-write 1")
+            .run("CONFIG SET min-replicas-max-lag 1");
     }
 }
 

@@ -133,6 +133,31 @@ async fn a_replica_is_no_place_for_a_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_would_write_without_its_replicas_is_an_error() {
+    let primary = Redis::start_tcp().unwrap();
+    let _replica = Redis::start_replica_of(&primary).unwrap();
+    let url = primary.url();
+    let arguments = ["--redis", &url, "--namespace", "shop"];
+    let (ran, findings) = check(&arguments).await;
+    let found = about(&findings, "a master with 1 replica");
+    assert_eq!((ran.code, &found["severity"]), (1, &"error".into()), "{found}");
+    // Its processes demand them, or the server does.
+    for (demanded, severity) in [("1", "ok"), ("2", "error")] {
+        let arguments = [&arguments[..], &["--redis-min-replicas", demanded]].concat();
+        let (_, findings) = check(&arguments).await;
+        let found = about(&findings, "a master with 1 replica");
+        assert_eq!(found["severity"], severity, "{found}");
+    }
+    for command in found["run"].as_array().unwrap() {
+        let words: Vec<&str> = command.as_str().unwrap().split(' ').collect();
+        primary.command(&words).unwrap();
+    }
+    let (ran, findings) = check(&arguments).await;
+    let found = about(&findings, "a master with 1 replica");
+    assert_eq!((ran.code, &found["severity"]), (0, &"ok".into()), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_that_are_not_there_are_errors_without_their_passwords() {
     let (ran, findings) = check(&[
         "--redis",
