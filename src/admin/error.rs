@@ -5,7 +5,7 @@ use std::fmt;
 use redis::RedisError;
 
 use super::rights::MissingRight;
-use crate::l2::redis::endpoint::WrongUrl;
+use crate::l2::redis::url::WrongUrl;
 use crate::l2::redis::{ConnectError, RefusalKind};
 
 /// Why Redis did not report what was asked for.

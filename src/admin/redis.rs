@@ -35,12 +35,14 @@ pub struct Redis {
 impl Redis {
     /// Connects to the Redis of a namespace, within 2 seconds.
     ///
-    /// `url` is what [`redis`](crate::QueryCacheBuilder::redis) of the builder takes.
+    /// `url` is what [`redis`](crate::QueryCacheBuilder::redis) of the builder takes. The user needs
+    /// the right `+ping`, and `+select` for a database other than 0.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`](super::ErrorKind::Unreachable) if nothing answers, and
-    /// [`Refused`](super::ErrorKind::Refused) if the URL or the credentials are refused.
+    /// [`Unreachable`](super::ErrorKind::Unreachable) if nothing answers,
+    /// [`Refused`](super::ErrorKind::Refused) if the URL or the credentials are refused, and
+    /// [`Denied`](super::ErrorKind::Denied) if the user lacks one of those rights.
     pub async fn connect(url: &str, namespace: &str) -> Result<Redis, Error> {
         let endpoint = Endpoint::new(url).map_err(Error::of_url)?;
         Redis::open(endpoint, namespace).await
@@ -65,7 +67,7 @@ impl Redis {
     async fn open(endpoint: Endpoint, namespace: &str) -> Result<Redis, Error> {
         let (mut connection, _) = endpoint.connect(CONNECT).await.map_err(Error::of_connecting)?;
         connection.set_response_timeout(PATIENCE);
-        let names = Names::new(namespace);
+        let names = Names::new(namespace, endpoint.database());
         Ok(Redis { endpoint, connection, names, namespace: namespace.to_owned() })
     }
 

@@ -1,105 +1,11 @@
-//! [`Right`]: a command that Larder uses, and whether a user of Redis may use it.
+//! Whether a user of Redis may use a command that Larder uses.
 
 use redis::{Cmd, Value};
 
 use super::redis::{Redis, command};
 use super::{Error, ErrorKind};
-use crate::l2::redis::Names;
-use crate::value::key::CacheKey;
-
-/// A command that Larder uses on Redis, and how to find out whether a user may use it, without harm.
-#[derive(Debug, Clone)]
-pub struct Right {
-    command: &'static str,
-    purpose: &'static str,
-    attempt: Vec<Vec<u8>>,
-}
-
-/// What a user of Redis lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum MissingRight {
-    /// The command.
-    Command,
-    /// The keys of the namespace.
-    Keys,
-    /// The channel of the namespace.
-    Channel,
-}
-
-impl Right {
-    /// The command, in lower case, as an ACL rule names it.
-    pub fn command(&self) -> &'static str {
-        self.command
-    }
-
-    /// What Larder uses it for.
-    pub fn purpose(&self) -> &'static str {
-        self.purpose
-    }
-}
-
-impl MissingRight {
-    /// Reads what a server of any version replies.
-    pub(super) fn of_reply(reply: &str) -> MissingRight {
-        let reply = reply.to_ascii_lowercase();
-        if reply.contains("channel") {
-            MissingRight::Channel
-        } else if reply.contains("key") && !reply.contains("command") {
-            MissingRight::Keys
-        } else {
-            MissingRight::Command
-        }
-    }
-}
-
-fn right(command: &'static str, words: &[&str], purpose: &'static str) -> Right {
-    let attempt = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-    Right { command, purpose, attempt }
-}
-
-pub(super) fn of_protocol(names: &Names) -> Vec<Right> {
-    let key = CacheKey::random();
-    let (entry, directory) = (names.entry(&key), names.directory());
-    // A member that does not exist, and is not created either.
-    let nobody = format!("check:{}", &*key.to_hex());
-    let nowhere = "0".repeat(40);
-    let channel = names.channel();
-    let on_entry = "an entry and its lease, in scripts";
-    let on_directory = "the directory, in scripts";
-    vec![
-        right("ping", &["PING"], "to see whether a connection still is one"),
-        right("time", &["TIME"], "to tell the age of an entry"),
-        right("get", &["GET", &entry], "to read an entry"),
-        right("mget", &["MGET", &entry, &entry], "to read several entries at once"),
-        right("pttl", &["PTTL", &entry], on_entry),
-        right("zmscore", &["ZMSCORE", directory, "epoch", "seq"], "to read the directory"),
-        right("subscribe", &["SUBSCRIBE", channel], "to hear of invalidations"),
-        right("eval", &["EVAL", "return 1", "0"], "scripts that Redis does not know yet"),
-        right("evalsha", &["EVALSHA", &nowhere, "0"], "scripts"),
-        right("info", &["INFO", "replication"], "to notice a restart or a failover"),
-        right("zadd", &["ZADD", directory, "XX", "0", &nobody], on_directory),
-        right("zrangebyscore", &["ZRANGEBYSCORE", directory, "1", "0"], on_directory),
-        right("persist", &["PERSIST", directory], on_directory),
-        right("del", &["DEL", &entry], on_entry),
-        right("publish", &["PUBLISH", channel, ""], "to tell of invalidations"),
-        right("getrange", &["GETRANGE", &entry, "0", "0"], on_entry),
-        right("setrange", &["SETRANGE", &entry, "0", ""], on_entry),
-        right("set", &["SET", &entry, "", "XX", "PX", "1"], on_entry),
-        right("pexpire", &["PEXPIRE", &entry, "1"], on_entry),
-    ]
-}
-
-pub(super) fn of_publishing(names: &Names) -> Vec<Right> {
-    let (stats, directory) = (names.stats(), names.directory());
-    let purpose = "what processes publish";
-    vec![
-        right("hkeys", &["HKEYS", stats], purpose),
-        // The directory is no hash: nothing is written.
-        right("hset", &["HSET", directory, "check", ""], purpose),
-        right("hdel", &["HDEL", stats, "check"], purpose),
-        right("hgetall", &["HGETALL", stats], purpose),
-    ]
-}
+pub use crate::l2::redis::rights::{MissingRight, Right};
+use crate::l2::redis::rights::{of_protocol, of_publishing};
 
 impl Redis {
     /// All commands that a cache uses, for [`missing_right`](Redis::missing_right).
@@ -131,10 +37,10 @@ impl Redis {
         if let Some(user) = user {
             words.arg("ACL").arg("DRYRUN").arg(user);
         }
-        right.attempt.iter().for_each(|word| {
+        right.attempt().iter().for_each(|word| {
             words.arg(word);
         });
-        let reply = match right.command {
+        let reply = match right.command() {
             // On the connection for commands, a notice could be taken for a reply.
             "subscribe" if user.is_none() => self.subscribe().await.map(|()| Value::Okay),
             _ => self.ask(&words).await,
@@ -165,26 +71,6 @@ impl Redis {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_reply_of_every_version_is_understood() {
-        for (reply, missing) in [
-            ("this user has no permissions to run the 'zadd' command", MissingRight::Command),
-            ("User cache has no permissions to run the 'zadd' command", MissingRight::Command),
-            (
-                "this user has no permissions to access one of the keys used as arguments",
-                MissingRight::Keys,
-            ),
-            ("No permissions to access a key", MissingRight::Keys),
-            (
-                "this user has no permissions to access one of the channels used as arguments",
-                MissingRight::Channel,
-            ),
-            ("No permissions to access a channel", MissingRight::Channel),
-        ] {
-            assert_eq!(MissingRight::of_reply(reply), missing, "{reply}");
-        }
-    }
 
     /// Two lists of one thing: what is tried here, and what the documentation says to grant.
     #[tokio::test]

@@ -26,7 +26,9 @@ use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
 #[cfg(feature = "redis")]
-use crate::l2::redis::endpoint::{Endpoint, without_credentials};
+use crate::l2::redis::endpoint::Endpoint;
+#[cfg(feature = "redis")]
+use crate::l2::redis::url::without_credentials;
 use crate::policy::{MEMORY_OFF, Policy};
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
@@ -234,18 +236,20 @@ impl QueryCacheBuilder {
             let given = format_args!("{:?}", min_replicas.max_lag);
             return Err(wrong("redis_min_replicas", given, allowed));
         }
-        let endpoint = redis.endpoint()?.with_directory(Names::new(namespace).directory());
+        let endpoint = redis.endpoint()?;
+        let names = Names::new(namespace, endpoint.database());
+        let endpoint = endpoint.with_directory(names.directory());
         let link = Connection::new(endpoint, *timeout, Some(counters.clone()), background);
         let address = link.address();
         if *optional {
             link.connect_later();
         } else if let Err(error) = link.connect().await {
-            return Err(BuildError::no_connection(address, error));
+            return Err(BuildError::no_connection(address, error, &names));
         }
         let store = RedisStore::new(link, namespace, notices.clone());
         let store = store.with_min_replicas(*min_replicas);
         if !optional && let Err(error) = store.check().await {
-            return Err(BuildError::refused(address, error));
+            return Err(BuildError::refused(address, error, &names));
         }
         Ok(Some(Arc::new(store)))
     }
@@ -257,7 +261,7 @@ impl RedisSettings {
         let url = &self.url;
         let not_allowed =
             |allowed: &str| wrong("redis", format_args!("{:?}", without_credentials(url)), allowed);
-        let endpoint = Endpoint::new(url).map_err(|error| not_allowed(error.allowed()))?;
+        let endpoint = Endpoint::new(url).map_err(|error| not_allowed(&error.allowed()))?;
         let endpoint = endpoint.with_provider(self.credentials.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {

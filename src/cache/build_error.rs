@@ -5,7 +5,9 @@ use std::fmt;
 use crate::error::BoxError;
 use crate::error::WrongSetting;
 #[cfg(feature = "redis")]
-use crate::l2::redis::{ConnectError, RefusalKind};
+use crate::l2::redis::rights::rule_of;
+#[cfg(feature = "redis")]
+use crate::l2::redis::{ConnectError, Names, RefusalKind};
 
 /// Why a cache could not be built: a setting is out of range, Redis does not answer or refuses the
 /// credentials or commands, or there is no Tokio runtime.
@@ -26,6 +28,8 @@ pub(crate) enum Kind {
     Refused {
         address: String,
         source: BoxError,
+        /// ACL rules, if they are known.
+        lacks: Vec<String>,
     },
     /// The user or the password was refused.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
@@ -45,15 +49,22 @@ pub(crate) enum Kind {
 impl BuildError {
     /// Redis cannot be connected to.
     #[cfg(feature = "redis")]
-    pub(crate) fn no_connection(address: String, error: ConnectError) -> BuildError {
+    pub(crate) fn no_connection(address: String, error: ConnectError, names: &Names) -> BuildError {
         BuildError(match error {
             ConnectError::Unreachable(error) => Kind::Unreachable { address, source: error.into() },
             ConnectError::Refused(refusal) => match refusal.kind() {
                 RefusalKind::Credentials => {
                     Kind::Unauthenticated { address, source: refusal.into() }
                 }
-                RefusalKind::Rights | RefusalKind::Server => {
-                    Kind::Refused { address, source: refusal.into() }
+                RefusalKind::Server => {
+                    Kind::Refused { address, source: refusal.into(), lacks: vec![] }
+                }
+                RefusalKind::Rights => {
+                    let mut lacks = refusal.lacks().to_vec();
+                    if lacks.is_empty() {
+                        lacks.extend(rule_of(&refusal.to_string(), names));
+                    }
+                    Kind::Refused { address, source: refusal.into(), lacks }
                 }
             },
             ConnectError::NoCredentials(source) => Kind::NoCredentials { address, source },
@@ -62,12 +73,12 @@ impl BuildError {
 
     /// Redis does not do what the cache needs.
     #[cfg(feature = "redis")]
-    pub(crate) fn refused(address: String, error: ConnectError) -> BuildError {
+    pub(crate) fn refused(address: String, error: ConnectError, names: &Names) -> BuildError {
         match error {
             ConnectError::Unreachable(error) => {
-                BuildError(Kind::Refused { address, source: error.into() })
+                BuildError(Kind::Refused { address, source: error.into(), lacks: vec![] })
             }
-            error => BuildError::no_connection(address, error),
+            error => BuildError::no_connection(address, error, names),
         }
     }
 
@@ -116,7 +127,15 @@ impl fmt::Display for BuildError {
                 "the cache cannot be built: redis at {address} does not answer; start it, correct \
                  the url, or call `redis_optional` to begin without it"
             ),
-            Kind::Refused { address, source } => write!(
+            Kind::Refused { address, source, lacks } if !lacks.is_empty() => write!(
+                f,
+                "the cache cannot be built: redis at {address} refuses its user a right ({source}); \
+                 its user must have the rights that `redis` lists in the documentation, and lacks \
+                 {lacks}; grant them with `ACL SETUSER <user> {lacks}`, or call `redis_optional` to \
+                 begin without Redis",
+                lacks = lacks.join(" "),
+            ),
+            Kind::Refused { address, source, .. } => write!(
                 f,
                 "the cache cannot be built: redis at {address} does not do what is asked of it \
                  ({source}); it must be a master of version 6.2 or later, with memory left, and its \
@@ -126,7 +145,8 @@ impl fmt::Display for BuildError {
             Kind::Unauthenticated { address, source } => write!(
                 f,
                 "the cache cannot be built: redis at {address} refuses the user or the password \
-                 ({source}); correct the url (`@` in a password is written %40, `%` is %25) or what \
+                 ({source}); correct the url (`@` in a password is written %40, `%` is \
+                 %25, and `+` in that of a unix socket is %2B) or what \
                  `redis_credentials` returns"
             ),
             Kind::NoCredentials { address, .. } => write!(

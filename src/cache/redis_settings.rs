@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::credentials::CredentialsProvider;
 use crate::l2::redis::MinReplicas;
 use crate::l2::redis::credentials::RedisCredentials;
-use crate::l2::redis::endpoint::without_credentials;
 #[cfg(feature = "tls")]
 use crate::l2::redis::tls::RedisTls;
+use crate::l2::redis::url::without_credentials;
 
 #[derive(Clone)]
 pub(super) struct RedisSettings {

@@ -53,6 +53,8 @@ mod large;
 #[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]
+mod rights;
+#[cfg(feature = "redis")]
 mod runtimes;
 #[cfg(feature = "redis")]
 mod security;
@@ -60,5 +62,7 @@ mod security;
 mod tls;
 #[cfg(feature = "redis")]
 mod trips;
+#[cfg(feature = "redis")]
+mod urls;
 #[cfg(feature = "redis")]
 mod wire;

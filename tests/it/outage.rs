@@ -266,17 +266,32 @@ fn an_invalidation_tried_again_at_once_succeeds_when_redis_is_back() {
             };
             runtime.unwrap().block_on(async {
                 let mut redis = Redis::start().unwrap();
-                let cache = cache_on(&redis.url()).build().await.unwrap();
+                let cache = cache_on(&redis.url()).redis_timeout(Duration::from_secs(10));
+                let cache = cache.build().await.unwrap();
                 until_redis_answers(&cache).await;
                 redis.kill().unwrap();
                 cache.invalidate(["t"]).await.acknowledged().unwrap_err();
+                // Long enough for the pauses between attempts to connect to be the longest.
                 let restarted = std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_secs(2));
                     redis.restart().unwrap();
-                    redis
+                    (redis, Instant::now())
                 });
-                let again = async || while cache.invalidate(["t"]).await.acknowledged().is_err() {};
-                tokio::join!(again(), again(), again());
-                drop(restarted.join().unwrap());
+                let again = async || {
+                    let mut failed_at = Instant::now();
+                    loop {
+                        let begin = Instant::now();
+                        if cache.invalidate(["t"]).await.is_acknowledged() {
+                            return failed_at;
+                        }
+                        failed_at = begin;
+                    }
+                };
+                let (one, two, three) = tokio::join!(again(), again(), again());
+                let (_redis, back) = restarted.join().unwrap();
+                // An invalidation waits for a second. So the first one that begins when Redis is back
+                // is acknowledged, if not the one before.
+                assert!([one, two, three].iter().all(|failed_at| *failed_at < back));
             });
         });
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use larder::{ErrorKind, Origin, QueryCache, QueryCacheBuilder};
+use larder::{ErrorKind, Origin, QueryCache};
 
+use crate::rights::restricted;
 use crate::servers::Redis;
 use crate::support::{namespace, over_redis, until, written};
 use crate::wire::{connect, only_key};
@@ -117,19 +118,6 @@ async fn neither_debug_output_nor_errors_show_a_secret_a_password_or_a_parameter
     assert!(short.contains("`secret` is shorter than that; allowed: at least 16 bytes"), "{short}");
 }
 
-/// A user of Redis with the rights that the documentation lists, and how it is reached.
-fn restricted(redis: &Redis, without: &str) -> QueryCacheBuilder {
-    let rights = "~larder:shop:* resetchannels &larder:shop:* +ping +time +get +mget +pttl +zmscore \
-                  +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish \
-                  +getrange +setrange +set +pexpire";
-    let rights = rights.split_whitespace().filter(|right| *right != without);
-    let words: Vec<&str> =
-        ["ACL", "SETUSER", "cache", "reset", "on", ">hunter2"].into_iter().chain(rights).collect();
-    redis.command(&words).unwrap();
-    let port = redis.port().unwrap();
-    QueryCache::builder().namespace("shop").redis(format!("redis://cache:hunter2@127.0.0.1:{port}"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_of_redis_with_the_rights_listed_is_enough() {
     let redis = Redis::start_tcp().unwrap();
@@ -177,32 +165,4 @@ async fn publishing_needs_three_rights_more_and_harms_nobody_without_them() {
     until("it goes on", || published() != first).await;
     assert_eq!(cache.stats().unpublished, refused);
     assert!(!published().contains("hunter2"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_without_a_right_that_is_needed_is_told_at_the_start() {
-    let redis = Redis::start_tcp().unwrap();
-    for right in [
-        "+get",
-        "+mget",
-        "+time",
-        "+zmscore",
-        "+info",
-        "+zadd",
-        "+persist",
-        "+eval",
-        "+set",
-        "+pexpire",
-        "~larder:shop:*",
-    ] {
-        redis.command(&["FLUSHALL"]).unwrap();
-        redis.command(&["SCRIPT", "FLUSH"]).unwrap();
-        let error = restricted(&redis, right).build().await.unwrap_err().to_string();
-        assert!(error.contains("its user must have the rights"), "{right}: {error}");
-        assert!(!error.contains("hunter2"));
-    }
-    // A replica is no place for a cache either.
-    redis.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
-    let error = restricted(&redis, "").build().await.unwrap_err().to_string();
-    assert!(error.contains("it must be a master"), "{error}");
 }

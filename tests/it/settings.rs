@@ -122,7 +122,7 @@ mod redis_settings {
         let client = redis::Client::open(redis.url()).unwrap();
         let mut admin = client.get_multiplexed_async_connection().await.unwrap();
         let mut user = redis::cmd("ACL");
-        user.arg("SETUSER").arg("app").arg("on").arg(">correct").arg("~*").arg("+@all");
+        user.arg("SETUSER").arg("app").arg("on").arg(">correct").arg(&["~*", "&*", "+@all"]);
         user.exec_async(&mut admin).await.unwrap();
         let url = |password: &str| {
             format!("redis+unix://{}?user=app&pass={password}", redis.socket().display())

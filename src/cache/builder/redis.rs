@@ -15,7 +15,8 @@ use crate::l2::redis::tls::RedisTls;
 impl QueryCacheBuilder {
     /// Sets the Redis through which processes share results:
     /// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (with the feature
-    /// `tls`), or `unix:///path/to.sock`.
+    /// `tls`), or `unix:///path/to.sock`. The parameters `db` and `protocol` are known, and of a socket
+    /// also `user` and `pass`; any other is an error.
     ///
     /// In a user or a password, `@` is written as `%40`, `/` as `%2F`, `?` as `%3F`, `#` as `%23` and
     /// `%` as `%25`. No message of the library shows the password.
@@ -33,6 +34,9 @@ impl QueryCacheBuilder {
     /// +subscribe +eval +evalsha +info +zadd +zrangebyscore +persist +del +publish +getrange
     /// +setrange +set +pexpire
     /// ```
+    ///
+    /// `build` tries them, and its error names those that are missing. A URL with a database other than
+    /// 0 needs `+select` as well.
     ///
     /// # Default
     ///

@@ -4,10 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisError, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, ProtocolVersion, RedisConnectionInfo,
+    RedisError, Value,
 };
 use tokio::time::timeout;
 
@@ -15,6 +14,7 @@ use super::credentials::RedisCredentials;
 use super::refusal::Refusal;
 #[cfg(feature = "tls")]
 use super::tls::RedisTls;
+use super::url::{WrongUrl, connection_info};
 use crate::clock::{Clock, Instant};
 use crate::credentials::CredentialsProvider;
 use crate::error::BoxError;
@@ -92,6 +92,11 @@ impl Endpoint {
         self.info.addr().to_string()
     }
 
+    /// The number of the database.
+    pub(crate) fn database(&self) -> i64 {
+        self.info.redis_settings().db()
+    }
+
     /// The user that the URL names.
     #[cfg(feature = "admin")]
     pub(crate) fn user(&self) -> Option<&str> {
@@ -103,7 +108,9 @@ impl Endpoint {
         let Some(provider) = &self.provider else {
             let user = settings.username().map(str::to_owned);
             let password = settings.password().map(str::to_owned);
-            return Ok(password.map(|password| Login { user, password }));
+            // A user that needs no password is named without one.
+            let is_named = user.is_some() || password.is_some();
+            return Ok(is_named.then(|| Login { user, password: password.unwrap_or_default() }));
         };
         let given = provider.ask().await.map_err(ConnectError::NoCredentials)?;
         let RedisCredentials { user, password } = given;
@@ -256,95 +263,6 @@ impl ConnectError {
     }
 }
 
-/// Why a URL is not one of a Redis. It shows no part of the URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WrongUrl {
-    Malformed,
-    /// The URL demands TLS, which this build does not have.
-    NeedsTls,
-    /// A fragment after a URL with TLS, which the client library takes for a wish not to verify
-    /// certificates.
-    Unverified,
-}
-
-impl WrongUrl {
-    /// The URLs that are allowed.
-    pub(crate) fn allowed(self) -> &'static str {
-        match self {
-            WrongUrl::Malformed => {
-                "redis://[user:password@]host[:port][/database] or unix:///path/to.sock; write `@` \
-                 in a user or password as %40, `/` as %2F, `?` as %3F, `#` as %23 and `%` as %25"
-            }
-            WrongUrl::Unverified => {
-                "a URL without `#…`: certificates are always verified; give a private authority with \
-                 `redis_tls`"
-            }
-            WrongUrl::NeedsTls => {
-                "redis://, valkey:// or unix://, since larder was built without its feature `tls`; \
-                 rediss:// and valkeys:// need that feature"
-            }
-        }
-    }
-}
-
-fn connection_info(url: &str) -> Result<ConnectionInfo, WrongUrl> {
-    let parts = Parts::of(url).ok_or(WrongUrl::Malformed)?;
-    if parts.is_tls && cfg!(not(feature = "tls")) {
-        return Err(WrongUrl::NeedsTls);
-    }
-    if parts.is_tls && !parts.is_misread && url.contains('#') {
-        return Err(WrongUrl::Unverified);
-    }
-    if parts.is_misread {
-        return Err(WrongUrl::Malformed);
-    }
-    let info = url.into_connection_info().map_err(|_| WrongUrl::Malformed)?;
-    #[cfg(feature = "tls")]
-    if parts.is_tls {
-        super::tls::prepare();
-    }
-    // Otherwise small commands would wait for the reply to earlier ones (Nagle's algorithm).
-    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    // The client library's name, for lists of clients, is not sent: it would need one more
-    // permission, servers before 7.2 do not know the command, and a refusal adds a line to the
-    // server's log.
-    let settings = info.redis_settings().clone().set_skip_set_lib_name();
-    Ok(info.set_redis_settings(settings))
-}
-
-/// What a URL shows without its credentials.
-struct Parts {
-    shown: String,
-    is_tls: bool,
-    /// An `@` comes after what was read as host, port and database. So a password with an unescaped
-    /// `/`, `?` or `#` was read as these, and none of them may be shown.
-    is_misread: bool,
-}
-
-impl Parts {
-    /// `None` if the URL is none of a Redis.
-    fn of(url: &str) -> Option<Parts> {
-        let url = redis::parse_redis_url(url)?;
-        let scheme = url.scheme();
-        let is_unix = scheme.ends_with("unix");
-        let rest = [Some(url.path()), url.query(), url.fragment()];
-        let has_at = rest.into_iter().flatten().any(|part| part.contains('@'));
-        // The path of a socket may contain an `@`. Its credentials are in the query.
-        let is_misread = if is_unix { url.host_str().is_some() } else { has_at };
-        let is_anonymous = url.username().is_empty() && url.password().is_none();
-        let credentials = if is_anonymous { "" } else { "***@" };
-        let host = url.host_str().unwrap_or_default();
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let shown = if is_misread || (!is_unix && host.is_empty()) {
-            format!("{scheme}://***")
-        } else {
-            format!("{scheme}://{credentials}{host}{port}{}", url.path())
-        };
-        let is_tls = matches!(scheme, "rediss" | "valkeys");
-        Some(Parts { shown, is_tls, is_misread })
-    }
-}
-
 pub(crate) async fn bounded<T>(
     limit: Duration,
     attempt: impl Future<Output = Result<T, RedisError>>,
@@ -353,113 +271,4 @@ pub(crate) async fn bounded<T>(
         let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
         Err(late.into())
     })
-}
-
-/// A URL without its credentials, for messages. Of a URL that is none of a Redis, only the scheme is
-/// shown, since its password may be anywhere.
-pub(crate) fn without_credentials(url: &str) -> String {
-    if let Some(parts) = Parts::of(url) {
-        return parts.shown;
-    }
-    let is_scheme = |scheme: &&str| {
-        (1..=20).contains(&scheme.len())
-            && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || b"+-".contains(&byte))
-    };
-    match url.split_once("://").map(|(scheme, _)| scheme).filter(is_scheme) {
-        Some(scheme) => format!("{scheme}://***"),
-        None if url.is_empty() => String::new(),
-        None => "***".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use redis::ConnectionAddr;
-
-    use super::*;
-
-    /// Each way in which a URL carries a password that the client library reads.
-    const CARRIED: [&str; 16] = [
-        "redis://:hunter2@localhost",
-        "redis://app:hunter2@localhost:6379/3",
-        "redis://app:hunter2@[::1]:6379/?protocol=resp3",
-        "redis://app:hunter2@localhost#insecure",
-        "redis://app:h@hunter2@localhost",
-        "redis://app:%40hunter2@localhost",
-        " REDIS://app:hunter2@localhost ",
-        "redis:app:hunter2@localhost",
-        "valkey://app:hunter2@localhost",
-        "unix:///run/redis.sock?pass=hunter2",
-        "unix:///run/redis@1.sock?db=3&user=app&pass=hunter2",
-        "unix:/run/redis.sock?user=app&pass=hunter2",
-        "redis+unix:///run/redis.sock?pass=a%26hunter2",
-        "valkey+unix:///run/redis.sock?pass=a&hunter2",
-        "unix:///run/redis.sock?pass=a#hunter2",
-        "redis://localhost?password=hunter2",
-    ];
-
-    /// URLs that are misread or not read at all.
-    const WRONG: [&str; 16] = [
-        "redis://:hunter2",
-        "redis://:hunter2@",
-        "redis://app:12/hunter2@localhost",
-        "redis://app:12?hunter2@localhost",
-        "redis://app:12#hunter2@localhost",
-        "redis://hunter2/x@localhost",
-        "redis://app:hunter2@ho st:port",
-        "redis://app:hunter2@localhost:port",
-        "redis://app:hunter2@localhost/first",
-        "unix://app:hunter2@/run/redis.sock",
-        "unix:run.sock?pass=hunter2",
-        "http://app:hunter2@localhost",
-        "app:hunter2@localhost",
-        "hunter2",
-        "redis://app:hunter2@0.0.0.0",
-        "unix:///run/redis.sock?db=first&pass=hunter2",
-    ];
-
-    #[test]
-    fn no_form_of_url_shows_its_password() {
-        for url in CARRIED.into_iter().chain(WRONG) {
-            let shown = without_credentials(url);
-            assert!(!shown.contains("hunter2"), "{shown}");
-            if let Ok(endpoint) = Endpoint::new(url) {
-                assert!(!endpoint.address().contains("hunter2"), "{}", endpoint.address());
-            }
-        }
-        for url in WRONG {
-            assert_eq!(Endpoint::new(url).err(), Some(WrongUrl::Malformed), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_url_keeps_what_is_no_secret() {
-        for (url, shown) in [
-            ("redis://localhost", "redis://localhost"),
-            ("redis://app:x@localhost:6379/3", "redis://***@localhost:6379/3"),
-            ("unix:///run/redis@1.sock?pass=x", "unix:///run/redis@1.sock"),
-            ("http://localhost", "http://***"),
-            ("localhost:6379", "***"),
-            ("", ""),
-        ] {
-            assert_eq!(without_credentials(url), shown);
-        }
-    }
-
-    #[test]
-    fn a_url_with_tls_works_or_names_the_feature() {
-        for url in ["rediss://localhost", "valkeys://localhost:6380/1", "REDISS://localhost"] {
-            let endpoint = Endpoint::new(url);
-            if cfg!(feature = "tls") {
-                let endpoint = endpoint.unwrap_or_else(|wrong| panic!("{url}: {wrong:?}"));
-                let address = endpoint.info.addr();
-                assert!(matches!(address, ConnectionAddr::TcpTls { .. }), "{address}");
-                let unverified = Endpoint::new(&format!("{url}#insecure")).err();
-                assert_eq!(unverified, Some(WrongUrl::Unverified));
-            } else {
-                assert_eq!(endpoint.err(), Some(WrongUrl::NeedsTls));
-                assert!(WrongUrl::NeedsTls.allowed().contains("feature `tls`"));
-            }
-        }
-    }
 }

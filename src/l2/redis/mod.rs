@@ -16,11 +16,13 @@ mod pages_tests;
 mod published;
 mod refusal;
 mod reports;
+pub(crate) mod rights;
 mod script;
 mod subscription;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod transfers;
+pub(crate) mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +109,8 @@ impl RedisStore {
         namespace: &str,
         listener: Arc<dyn Listener>,
     ) -> RedisStore {
-        let (link, names) = (Arc::new(link), Arc::new(Names::new(namespace)));
+        let names = Arc::new(Names::new(namespace, link.endpoint().database()));
+        let link = Arc::new(link);
         link.tell(listener.clone());
         let subscription = Subscription::start(&link, names.channel().to_owned(), listener);
         let batcher = ReadBatcher::new(link.clone(), names.clone());
@@ -121,9 +124,14 @@ impl RedisStore {
         RedisStore { min_replicas, ..self }
     }
 
-    /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: a
-    /// beat, lookups that find nothing, and operations on a lease that nobody holds.
+    /// Tests whether Redis supports what the protocol needs, and returns the error otherwise: each
+    /// right, a beat, lookups that find nothing, and operations on a lease that nobody holds.
     pub(crate) async fn check(&self) -> Result<(), ConnectError> {
+        // The errors of scripts do not name what is missing, and some scripts go on without it.
+        let missing = rights::missing(&self.link, &self.names, &self.subscription);
+        if let Some(refusal) = missing.await {
+            return Err(ConnectError::Refused(refusal));
+        }
         self.try_commands().await.map_err(|error| ConnectError::of(error, &[]))
     }
 

@@ -15,16 +15,25 @@ pub(crate) struct Names {
     /// `larder:<namespace>:note:`
     notes: String,
     stats: String,
+    /// `larder:<namespace>:*`
+    pattern: String,
 }
 
 impl Names {
-    pub(crate) fn new(namespace: &str) -> Names {
+    /// Channels are common to all databases of a server, unlike keys. So the number of the database
+    /// is part of the channel's name, unless it is 0.
+    pub(crate) fn new(namespace: &str, database: i64) -> Names {
+        let channel = match database {
+            0 => format!("larder:{namespace}:notices"),
+            database => format!("larder:{namespace}:notices:{database}"),
+        };
         Names {
             entries: format!("larder:{namespace}:{FORMAT}:{{"),
             directory: format!("larder:{namespace}:directory"),
-            channel: format!("larder:{namespace}:notices"),
+            channel,
             notes: format!("larder:{namespace}:note:"),
             stats: format!("larder:{namespace}:stats"),
+            pattern: format!("larder:{namespace}:*"),
         }
     }
 
@@ -59,6 +68,16 @@ impl Names {
         &self.channel
     }
 
+    /// The pattern of all keys and channels, as ACL rules have it.
+    pub(super) fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// A channel of the pattern that nobody subscribes to.
+    pub(super) fn unheard_channel(&self) -> String {
+        format!("{}check", self.pattern.trim_end_matches('*'))
+    }
+
     pub(crate) fn stats(&self) -> &str {
         &self.stats
     }
@@ -84,10 +103,17 @@ mod tests {
 
     #[test]
     fn names_keep_an_entry_and_its_lease_together() {
-        let names = Names::new("shop");
+        let names = Names::new("shop", 0);
         let key = CacheKey::of_bytes([7; 32]);
         let hex = "07".repeat(32);
         assert_eq!(names.entry(&key), format!("larder:shop:3:{{{hex}}}"));
         assert_eq!(names.lease(&key), format!("larder:shop:3:{{{hex}}}:lease"));
+    }
+
+    #[test]
+    fn each_database_has_a_channel_of_its_own_within_the_pattern_of_the_namespace() {
+        assert_eq!(Names::new("shop", 0).channel(), "larder:shop:notices");
+        assert_eq!(Names::new("shop", 3).channel(), "larder:shop:notices:3");
+        assert_eq!(Names::new("shop", 3).directory(), Names::new("shop", 0).directory());
     }
 }

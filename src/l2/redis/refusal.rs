@@ -100,6 +100,8 @@ fn code(error: &RedisError) -> &str {
 pub(crate) struct Refusal {
     reply: String,
     kind: RefusalKind,
+    /// ACL rules, if they are known.
+    lacks: Vec<String>,
 }
 
 /// What is refused.
@@ -130,7 +132,21 @@ impl Refusal {
         let is_reply = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
         let authentication = error.kind() == ErrorKind::AuthenticationFailed;
         (is_reply || authentication)
-            .then(|| Refusal { reply: words(error, secrets), kind: RefusalKind::of(error) })
+            .then(|| Refusal::new(words(error, secrets), RefusalKind::of(error)))
+    }
+
+    fn new(reply: String, kind: RefusalKind) -> Refusal {
+        Refusal { reply, kind, lacks: vec![] }
+    }
+
+    /// Names the ACL rules that the user lacks.
+    pub(super) fn lacking(self, lacks: Vec<String>) -> Refusal {
+        Refusal { lacks, ..self }
+    }
+
+    /// The ACL rules that the user lacks, if they are known.
+    pub(crate) fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 
     pub(crate) fn kind(&self) -> RefusalKind {
@@ -149,7 +165,7 @@ impl Refusal {
             RefusalKind::Server => RefusalKind::Credentials,
             kind => kind,
         };
-        Refusal { reply: words(error, secrets), kind }
+        Refusal::new(words(error, secrets), kind)
     }
 }
 

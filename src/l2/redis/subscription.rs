@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Connection, Connections, backoff};
 use super::endpoint::{CONNECT, ConnectError, Endpoint};
+use super::refusal::Refusal;
 use super::reports::Reports;
 use crate::background::{BackgroundTask, Start};
 use crate::currency::Position;
@@ -25,7 +26,11 @@ const ASK: Duration = Duration::from_secs(1);
 /// It has a connection of its own: on a connection for commands, an unsolicited notice could be
 /// taken for a reply. It follows the connection for commands: a server that was demoted keeps this
 /// connection open too, and may publish nothing that its successor publishes.
-pub(super) struct Subscription(BackgroundTask);
+pub(super) struct Subscription {
+    task: BackgroundTask,
+    /// The outcome of the last attempt to subscribe.
+    attempted: watch::Receiver<Option<Result<(), Refusal>>>,
+}
 
 impl Subscription {
     pub(super) fn start(
@@ -35,7 +40,9 @@ impl Subscription {
     ) -> Subscription {
         let (endpoint, address) = (link.endpoint(), link.address());
         let (connections, counters) = (link.connections(), link.counters());
-        Subscription(link.background().keep(move |start| {
+        let (attempt, attempted) = watch::channel(None);
+        let attempt = Arc::new(attempt);
+        let task = link.background().keep(move |start| {
             // A task that ended with its runtime could not report it.
             if start == Start::Again {
                 listener.hear(Notice::Unsubscribed);
@@ -43,24 +50,37 @@ impl Subscription {
             let (endpoint, address) = (endpoint.clone(), address.clone());
             let (mut connections, counters) = (connections.clone(), counters.clone());
             let (channel, listener) = (channel.clone(), listener.clone());
+            let attempt = attempt.clone();
             async move {
                 let mut backoff = backoff();
                 let mut reports = Reports::new(&address, counters.as_deref());
                 loop {
                     let begin = tokio::time::Instant::now();
-                    let ended = listen(&endpoint, &channel, &*listener, &mut connections).await;
+                    let ended =
+                        listen(&endpoint, &channel, &*listener, &mut connections, &attempt).await;
                     if let Err(error) = ended {
                         reports.failed(&error);
+                        if let ConnectError::Refused(refusal) = error {
+                            attempt.send_replace(Some(Err(refusal)));
+                        }
                     }
                     listener.hear(Notice::Unsubscribed);
                     backoff.rest(begin.elapsed()).await;
                 }
             }
-        }))
+        });
+        Subscription { task, attempted }
+    }
+
+    /// Waits for the first attempt to subscribe. Returns why it was refused, if it was.
+    pub(super) async fn refused(&self) -> Option<Refusal> {
+        let mut attempted = self.attempted.clone();
+        let attempted = timeout(CONNECT, attempted.wait_for(Option::is_some)).await.ok()?.ok()?;
+        attempted.as_ref()?.as_ref().err().cloned()
     }
 
     pub(super) fn stop(&self) {
-        self.0.stop();
+        self.task.stop();
     }
 }
 
@@ -70,10 +90,12 @@ async fn listen(
     channel: &str,
     listener: &dyn Listener,
     connections: &mut watch::Receiver<Connections>,
+    attempt: &watch::Sender<Option<Result<(), Refusal>>>,
 ) -> Result<(), ConnectError> {
     // Read before connecting: after a later move this subscription may be on the old server.
     let moves = connections.borrow_and_update().moves;
     let (mut sink, mut notices) = endpoint.subscribe(channel).await?.split();
+    attempt.send_replace(Some(Ok(())));
     listener.hear(Notice::Subscribed);
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

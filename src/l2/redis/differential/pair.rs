@@ -130,7 +130,7 @@ impl Pair {
             redis,
             redis_ear,
             by_hand,
-            names: Names::new(NAMESPACE),
+            names: Names::new(NAMESPACE, 0),
             keys,
             base,
         }

@@ -55,6 +55,7 @@ end
 -- record of whether there are any.
 local function tell(channel, done, key)
     if not lease or lease:sub(33) == '1' then
-        redis.call('PUBLISH', channel, 'd' .. done .. key)
+        -- A hint: without the right to publish, what was written stays.
+        redis.pcall('PUBLISH', channel, 'd' .. done .. key)
     end
 end
