@@ -21,7 +21,7 @@
 //! both before `confirmed_until`, so that a thread that sees one of these values also sees the
 //! slots it covers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Instant;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
@@ -82,6 +82,8 @@ pub(crate) struct Currency {
 struct Ledger {
     /// Invalidations by this process that Redis has not acknowledged.
     pending: BTreeMap<TagSlot, Pending>,
+    /// The slots of those that Redis has acknowledged a short time ago, the older ones second.
+    recent: [BTreeSet<TagSlot>; 2],
     /// The connection on which the last accepted beat was answered.
     beat_on: Option<u64>,
 }
@@ -310,6 +312,7 @@ impl Currency {
         if at.epoch < mine.epoch {
             return Applied::OldEpoch;
         }
+        let ledger = &mut *ledger;
         for slot in &announcement.slots {
             let Some(pending) = ledger.pending.get_mut(slot) else { continue };
             pending.known = pending.known.max(at.seq);
@@ -317,6 +320,7 @@ impl Currency {
             if pending.order <= announcement.upto {
                 let known = pending.known;
                 ledger.pending.remove(slot);
+                ledger.recent[0].insert(*slot);
                 self.slots[slot.index()].store(known, Ordering::Release);
             }
         }
@@ -324,6 +328,19 @@ impl Currency {
             self.applied.store(at.seq, Ordering::Release);
         }
         Applied::Ok
+    }
+
+    /// Whether an invalidation is pending, or would be if another epoch began.
+    pub(crate) fn has_invalidated(&self) -> bool {
+        let ledger = self.lock();
+        !ledger.pending.is_empty() || ledger.recent.iter().any(|recent| !recent.is_empty())
+    }
+
+    /// Forgets what was acknowledged before the last call of this. What is not forgotten is pending
+    /// again as soon as another epoch begins; see [`beat`](Currency::beat).
+    pub(crate) fn forget_acknowledged(&self) {
+        let mut ledger = self.lock();
+        ledger.recent[1] = std::mem::take(&mut ledger.recent[0]);
     }
 
     /// Applies an invalidation by another process, or the echo of one of ours.
@@ -376,6 +393,7 @@ impl Currency {
                 }
             }
             ledger.pending.values_mut().for_each(|pending| pending.known = 0);
+            self.renew(&mut ledger);
             self.applied.store(0, Ordering::Relaxed);
         }
         for &(slot, seq) in slots {
@@ -392,6 +410,19 @@ impl Currency {
             self.confirmed_until.store(until.nanos(), Ordering::Release);
         }
         Applied::Ok
+    }
+
+    /// Makes the invalidations pending that were acknowledged a short time ago.
+    ///
+    /// They may have been acknowledged by a master that was deposed already and did not know it. Its
+    /// successor began this epoch without them, and another process may have loaded a result in it
+    /// before the change was committed.
+    fn renew(&self, ledger: &mut Ledger) {
+        let order = self.orders.fetch_add(1, Ordering::SeqCst) + 1;
+        for slot in ledger.recent.each_mut().into_iter().flat_map(std::mem::take) {
+            ledger.pending.entry(slot).or_insert(Pending { known: 0, order });
+            self.slots[slot.index()].store(PENDING, Ordering::Relaxed);
+        }
     }
 
     fn raise(&self, ledger: &mut Ledger, slot: TagSlot, seq: u64) {

@@ -337,6 +337,30 @@ fn a_new_epoch_replaces_the_table() {
 }
 
 #[test]
+fn what_was_acknowledged_a_short_time_ago_is_pending_again_in_a_new_epoch() {
+    for forgets in 0..3 {
+        let table = table(1, 4);
+        table.invalidate(&[a()]);
+        assert_eq!(table.acknowledged(&announcement(&table), at(1, 5)), Applied::Ok);
+        assert_eq!(table.unannounced(), None);
+        (0..forgets).for_each(|_| table.forget_acknowledged());
+        assert_eq!(table.beat(at(1, 6), &[], LINK, Some(nanos(20))), Applied::Ok);
+        assert_eq!(table.unannounced(), None, "the epoch is the same");
+        // The new epoch knows nothing of it, and somebody's load may have begun before the change.
+        let own = table.stamp();
+        assert_eq!(table.beat(at(2, 3), &[], LINK, Some(nanos(20))), Applied::Ok);
+        let is_remembered = forgets < 2;
+        assert_eq!(current(&table, foreign(2, 3)), !is_remembered, "{forgets}");
+        assert!(!current(&table, own) && current(&table, table.stamp()));
+        assert_eq!(table.unannounced().map(|it| it.slots), is_remembered.then(|| vec![a()]));
+        if is_remembered {
+            assert_eq!(table.acknowledged(&announcement(&table), at(2, 4)), Applied::Ok);
+            assert!(!current(&table, foreign(2, 3)) && current(&table, foreign(2, 4)));
+        }
+    }
+}
+
+#[test]
 fn what_is_pending_survives_a_new_epoch() {
     let table = table(1, 4);
     table.invalidate(&[a()]);

@@ -21,6 +21,9 @@ use crate::telemetry::trace;
 /// The interval between attempts to announce what Redis has refused, its memory being full for
 /// example.
 const AGAIN: Duration = Duration::from_millis(250);
+/// For how long, at least, an acknowledged invalidation is announced again if another epoch begins. A
+/// process that is left with a deposed master for longer was not told to demand replicas.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// The maximum time limit of a beat.
 const LONGEST: Duration = Duration::from_secs(1);
 /// How many slots a page of a beat's reply has, at most. Redis is blocked for half a millisecond by a
@@ -130,14 +133,19 @@ impl Pulse {
     async fn run(self: Arc<Self>) {
         let every = self.max_staleness / 4;
         let mut reads = 0;
+        let mut forgot = Instant::now();
         loop {
+            if forgot.elapsed() >= REMEMBERED {
+                forgot = Instant::now();
+                self.currency().forget_acknowledged();
+            }
             let is_pending = self.currency().unannounced().is_some();
             let pause = if is_pending { every.min(AGAIN) } else { every };
             tokio::select! {
                 () = self.notices.beat.notified() => {}
                 () = sleep(pause) => {
                     let before = std::mem::replace(&mut reads, self.counters.reads());
-                    if before == reads && self.currency().unannounced().is_none() {
+                    if before == reads && !self.currency().has_invalidated() {
                         continue;
                     }
                 }
@@ -181,6 +189,8 @@ impl Pulse {
                 trace::epoch(known.epoch, beat.at.epoch);
                 // Their leases were lost with the directory's data.
                 self.notices.ask_all();
+                // What was acknowledged in the last epoch may be pending again.
+                self.notices.beat.notify_one();
             }
             if !beat.more {
                 return Ok(());

@@ -13,14 +13,14 @@ use crate::servers::Redis;
 use crate::support::{until, until_async};
 
 /// An address that leads to the server which it names at the time of a connect.
-struct Service {
-    port: u16,
+pub struct Service {
+    pub port: u16,
     target: Arc<AtomicU16>,
     accepting: JoinHandle<()>,
 }
 
 impl Service {
-    async fn start(redis: &Redis) -> Service {
+    pub async fn start(redis: &Redis) -> Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = Arc::new(AtomicU16::new(redis.port().unwrap()));
@@ -40,7 +40,7 @@ impl Service {
         Service { port, target, accepting }
     }
 
-    fn name(&self, redis: &Redis) {
+    pub fn name(&self, redis: &Redis) {
         self.target.store(redis.port().unwrap(), Ordering::SeqCst);
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use larder::{Answer, Origin, QueryCache, QueryCacheBuilder};
 
+use crate::demotion::Service;
 use crate::servers::{Proxy, Redis, Way};
 use crate::support::{until, until_async};
 
@@ -122,6 +123,29 @@ async fn without_the_demand_it_is_misled_until_the_servers_own_setting_ends_it()
     for (setting, value) in [("min-replicas-to-write", "1"), ("min-replicas-max-lag", "1")] {
         split.old.command(&["CONFIG", "SET", setting, value]).unwrap();
     }
+    until_async("the change is seen", async || **split.read(&reader).await.value() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_that_only_the_deposed_master_has_acknowledged_reaches_its_successor() {
+    let mut split = Split::whole().await;
+    // Its address leads to the old master, and to the new one later.
+    let address = Service::start(&split.old).await;
+    let url = format!("redis://127.0.0.1:{}", address.port);
+    let lag = Duration::from_secs(1);
+    let writer = cache_on(&split.old).redis(url).redis_min_replicas(1, lag).build().await.unwrap();
+    split.read(&writer).await;
+    split.cut();
+    // Loaded in the new lineage, before the change.
+    let reader = cache_on(&split.new).build().await.unwrap();
+    assert_eq!(split.read(&reader).await.value(), &Arc::new(0));
+    split.database.store(1, Ordering::SeqCst);
+    writer.invalidate(["t"]).await.acknowledged().unwrap();
+    assert_eq!(split.read(&reader).await.value(), &Arc::new(0), "nobody has told it");
+    // The old master notices that it has lost its replica, and the writer follows the address.
+    address.name(&split.new);
+    split.new.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).unwrap();
+    let _replica = Redis::start_replica_of(&split.new).unwrap();
     until_async("the change is seen", async || **split.read(&reader).await.value() == 1).await;
 }
 
