@@ -5,4 +5,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use self::table::Announcement;
 pub(crate) use self::table::{Applied, Currency, Position, Stamp};

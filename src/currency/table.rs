@@ -314,8 +314,9 @@ impl Currency {
         }
         let ledger = &mut *ledger;
         for slot in &announcement.slots {
-            let Some(pending) = ledger.pending.get_mut(slot) else { continue };
-            pending.known = pending.known.max(at.seq);
+            self.raise(ledger, *slot, at.seq);
+            // Not pending any more if Redis has executed the announcement twice.
+            let Some(pending) = ledger.pending.get(slot) else { continue };
             // A slot that was invalidated again meanwhile remains to be announced.
             if pending.order <= announcement.upto {
                 let known = pending.known;

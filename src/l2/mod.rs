@@ -5,6 +5,8 @@ pub(crate) mod body;
 pub(crate) mod entry;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod history_tests;
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) mod memory;
 #[cfg(any(test, feature = "test-util"))]

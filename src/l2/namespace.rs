@@ -29,6 +29,7 @@ pub(crate) struct Namespace {
     pub(crate) published: HashMap<String, (Instant, Bytes)>,
 }
 
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Directory {
     pub(crate) at: Position,
     /// The number of the last invalidation of each slot.

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use crate::KEYS;
 use crate::record::{Record, Time, now};
 use crate::servers::{Database, Postgres, Proxy, Redis, ServerError, Worker};
-use crate::worker::{ENTRY, NAMESPACE, OPTIONAL, POSTGRES, RANDOM, REDIS};
+use crate::worker::{ENTRY, NAMESPACE, OPTIONAL, POSTGRES, RANDOM, REDIS, TAGS};
 
 /// How long a process may be silent that is not paused.
 const SILENCE: Time = 60_000_000_000;
@@ -21,6 +21,8 @@ pub struct Fleet {
     pub database: Database,
     runtime: Runtime,
     random: Rng,
+    /// What [`TAGS`] says.
+    tags: String,
 }
 
 /// A process of the fleet, or its successors, and its own way to Redis.
@@ -42,7 +44,7 @@ pub enum Said {
 }
 
 impl Fleet {
-    pub fn start_all(processes: usize, seed: u64) -> Result<Self, ServerError> {
+    pub fn start_all(processes: usize, seed: u64, tags: u64) -> Result<Self, ServerError> {
         let redis = Redis::start_tcp()?;
         let postgres = Postgres::start()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -65,6 +67,7 @@ impl Fleet {
             database,
             runtime,
             random: Rng::with_seed(seed),
+            tags: tags.to_string(),
         };
         for number in 0..processes {
             let proxy = Proxy::to_redis(&fleet.redis)?;
@@ -78,9 +81,11 @@ impl Fleet {
     /// Starts a process in this place, perhaps while Redis is away.
     pub fn start(&mut self, number: usize, optional: bool) -> Result<(), ServerError> {
         let (random, postgres) = (self.random.u64(..).to_string(), self.database.url());
+        let tags = self.tags.clone();
         let member = &mut self.members[number];
         let redis = member.proxy.url();
-        let mut env = vec![(REDIS, &*redis), (POSTGRES, &*postgres), (RANDOM, &*random)];
+        let mut env =
+            vec![(REDIS, &*redis), (POSTGRES, &*postgres), (RANDOM, &*random), (TAGS, &*tags)];
         if optional {
             env.push((OPTIONAL, "1"));
         }

@@ -20,6 +20,8 @@
 //! | `LARDER_CHAOS_SECONDS` | the length of the run (20) |
 //! | `LARDER_CHAOS_SEED` | the seed of the faults (random) |
 //! | `LARDER_CHAOS_PROCESSES` | the number of processes (8) |
+//! | `LARDER_CHAOS_TAGS` | the number of tags besides those of the rows, which fill the directory (none) |
+//! | `LARDER_CHAOS_BUSY` | the number of threads that keep a processor busy meanwhile (none) |
 //! | `LARDER_CHAOS_REPORT` | a file that receives a copy of the report |
 
 use test_servers as servers;
@@ -33,6 +35,8 @@ mod report;
 mod worker;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use self::faults::{Fault, Kind, Place, Plan, Timeline};
@@ -65,10 +69,13 @@ fn no_answer_is_older_than_promised_whatever_goes_wrong() -> Result<(), ServerEr
     let seed = setting("LARDER_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let processes = setting("LARDER_CHAOS_PROCESSES").unwrap_or(8) as usize;
     assert!(processes >= 2, "chaos takes two processes at least");
-    println!("chaos with LARDER_CHAOS_SEED={seed}");
+    let tags = setting("LARDER_CHAOS_TAGS").unwrap_or(0);
+    let busy = setting("LARDER_CHAOS_BUSY").unwrap_or(0);
+    println!("chaos with LARDER_CHAOS_SEED={seed}, {tags} other tags, {busy} busy threads");
+    let _busy = Busy::start(busy);
 
     let length = Duration::from_secs(seconds);
-    let mut run = Run::start(seed, processes)?;
+    let mut run = Run::start(seed, processes, tags)?;
     let mut plan = Plan::new(seed, processes, length >= LONG);
     run.suffer(&mut plan, length.saturating_sub(FAREWELL))?;
     run.part()?;
@@ -95,6 +102,30 @@ fn setting(variable: &str) -> Option<u64> {
     Some(number.unwrap_or_else(|_| panic!("{variable} is {value:?}, and is to be a number")))
 }
 
+/// Threads that take processors away from everybody else, until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn start(threads: u64) -> Self {
+        let busy = Arc::new(AtomicBool::new(true));
+        for _ in 0..threads {
+            let busy = busy.clone();
+            std::thread::spawn(move || {
+                while busy.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(busy)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 struct Run {
     fleet: Fleet,
     history: History,
@@ -116,8 +147,8 @@ struct Lasting {
 }
 
 impl Run {
-    fn start(seed: u64, processes: usize) -> Result<Self, ServerError> {
-        let fleet = Fleet::start_all(processes, seed)?;
+    fn start(seed: u64, processes: usize, tags: u64) -> Result<Self, ServerError> {
+        let fleet = Fleet::start_all(processes, seed, tags)?;
         Ok(Self {
             fleet,
             history: History::new(KEYS, nanoseconds(MAX_STALENESS)),

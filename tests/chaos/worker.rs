@@ -29,6 +29,9 @@ pub const RANDOM: &str = "LARDER_CHAOS_RANDOM";
 /// Set for a process that starts while Redis may be away.
 pub const OPTIONAL: &str = "LARDER_CHAOS_OPTIONAL";
 
+/// How many tags there are besides those of the rows; none if it is not set.
+pub const TAGS: &str = "LARDER_CHAOS_TAGS";
+
 pub const NAMESPACE: &str = "chaos";
 
 /// Without optimization a process does less, so that what is tried is the cache and not the machine.
@@ -36,6 +39,8 @@ const SLOWED: u32 = if cfg!(debug_assertions) { 3 } else { 1 };
 
 const READERS: usize = 12;
 const WRITERS: usize = 1;
+/// So many other tags are invalidated together with a row's.
+const OTHERS: u64 = 8;
 const SQL: &str = "SELECT version FROM items WHERE key = $1";
 
 /// How often what was logged is told.
@@ -50,6 +55,8 @@ struct Process {
     queries: [Vec<Query>; 3],
     /// The highest version of each key for which an `invalidate` of this process has returned.
     invalidated: Vec<AtomicU64>,
+    /// The number of other tags, which fill the directory.
+    tags: u64,
     /// When each reader's read began that has no answer yet; 0 if there is none.
     open: Vec<AtomicU64>,
     /// One for each writer. Without a permit nobody writes.
@@ -157,6 +164,10 @@ fn tag(key: usize) -> String {
     format!("item:{key}")
 }
 
+fn other(number: u64) -> String {
+    format!("other:{number}")
+}
+
 impl Process {
     async fn start() -> Result<Self, AnyError> {
         let mut settings = QueryCache::builder()
@@ -169,6 +180,9 @@ impl Process {
             settings = settings.redis_optional();
         }
         let cache = settings.build().await?;
+        let tags: u64 = std::env::var(TAGS).map_or(Ok(0), |tags| tags.parse())?;
+        // All in one call, as a deployment might. Redis may be away.
+        let _ = cache.invalidate((0..tags).map(other)).await;
         let manager = Manager::from_config(
             std::env::var(POSTGRES)?.parse()?,
             NoTls,
@@ -189,6 +203,7 @@ impl Process {
             cache,
             pool,
             queries,
+            tags,
             invalidated: std::iter::repeat_with(AtomicU64::default).take(KEYS).collect(),
             open: std::iter::repeat_with(AtomicU64::default).take(READERS).collect(),
             writes: Semaphore::new(WRITERS),
@@ -265,7 +280,11 @@ impl Process {
             let Ok(_permit) = self.writes.acquire().await else { return };
             let key = draw(&mut random);
             match self.update(key).await {
-                Ok(version) => self.invalidate(key, version).await,
+                Ok(version) => {
+                    let others = if self.tags > 0 { OTHERS } else { 0 };
+                    let others: Vec<_> = (0..others).map(|_| random.u64(..self.tags)).collect();
+                    self.invalidate(key, version, others).await;
+                }
                 Err(_) => self.log().push(Record::WriteFailed),
             }
         }
@@ -278,8 +297,9 @@ impl Process {
         Ok(row.get::<_, i64>(0) as u64)
     }
 
-    async fn invalidate(&self, key: usize, version: u64) {
-        let acknowledged = self.cache.invalidate([tag(key)]).await.is_acknowledged();
+    async fn invalidate(&self, key: usize, version: u64, others: Vec<u64>) {
+        let tags = others.into_iter().map(other).chain([tag(key)]);
+        let acknowledged = self.cache.invalidate(tags).await.is_acknowledged();
         self.invalidated[key].fetch_max(version, Ordering::SeqCst);
         let mut log = self.log();
         // Under the lock: whoever tells the log later knows a later time.
