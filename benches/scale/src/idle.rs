@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::fleet;
-use crate::measure::{busy, micros, micros_each, rate, share};
+use crate::measure::{FLEETS, busy, load, micros, rate, share, thousands};
 use crate::table::Table;
 use crate::target::Target;
 
@@ -29,11 +29,17 @@ impl Idle {
             "caches",
             "beats/s",
             "Redis busy",
-            "Redis, each cache and second",
+            "Redis, each cache and second, without that of no caches",
             "reads served from memory",
         ]);
+        let mut computed =
+            Table::new(["processes (computed)", "`max_staleness`", "Redis busy with their beats"]);
+        let mut nothing = None;
         for &staleness in &self.max_staleness {
-            for &count in &self.caches {
+            let mut of_each = 0.0;
+            // No caches first: a server is not idle without clients either.
+            let none = nothing.is_none().then_some(0);
+            for count in none.into_iter().chain(self.caches.iter().copied()) {
                 let namespace = target.namespace("idle");
                 let builder = fleet::settings(target.url(), &namespace)
                     .max_staleness(Duration::from_secs_f64(staleness));
@@ -60,18 +66,25 @@ impl Idle {
                 };
                 let scripts = ["evalsha", "eval"];
                 let processor = after.processor().saturating_sub(before.processor());
-                let seconds = count as f64 * elapsed.as_secs_f64();
+                let a_second = processor.as_secs_f64() / elapsed.as_secs_f64();
+                let base = *nothing.get_or_insert(a_second);
+                of_each = (a_second - base).max(0.0) / count.max(1) as f64;
                 table.line([
                     format!("{staleness} s"),
                     count.to_string(),
                     rate(after.calls(&scripts) - before.calls(&scripts), elapsed),
                     busy(processor, elapsed),
-                    micros(micros_each(processor, 1) / seconds),
+                    micros(of_each * 1e6),
                     share(last.0 - first.0, last.1 - first.1),
                 ]);
                 fleet::end(caches).await?;
             }
+            // From the largest fleet that was measured, which is the last.
+            for processes in FLEETS {
+                let all = of_each * processes as f64;
+                computed.line([thousands(processes), format!("{staleness} s"), load(all)]);
+            }
         }
-        Ok(vec![table])
+        Ok(vec![table, computed])
     }
 }

@@ -1,12 +1,13 @@
 //! Invalidations by several callers of one cache, while the other caches listen.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::future::join_all;
 
 use crate::fleet;
-use crate::measure::{Times, micros, micros_each, rate};
+use crate::measure::{FLEETS, Times, micros, micros_each, on_line, rate, thousands};
 use crate::table::Table;
 use crate::target::Target;
 
@@ -37,6 +38,14 @@ impl Invalidations {
             "messages published, each",
             "not acknowledged",
         ]);
+        let mut computed = Table::new([
+            "processes (computed)",
+            "callers",
+            "Redis, each invalidation",
+            "invalidations/s that one Redis can do",
+        ]);
+        // What each costs, by the number of callers and of caches.
+        let mut costs: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
         for &count in &self.caches {
             let namespace = target.namespace("invalidations");
             let builder = fleet::settings(target.url(), &namespace);
@@ -76,18 +85,33 @@ impl Invalidations {
                 let after = target.info().await?;
                 let processor = after.processor().saturating_sub(before.processor());
                 let published = after.calls(&["publish"]) - before.calls(&["publish"]);
+                let each = micros_each(processor, times.count());
+                costs.entry(callers).or_default().push((count as f64, each));
                 table.line([
                     count.to_string(),
                     callers.to_string(),
                     rate(times.count(), elapsed),
                     times.usual_and_rare(),
-                    micros(micros_each(processor, times.count())),
+                    micros(each),
                     format!("{:.2}", published as f64 / times.count().max(1) as f64),
                     failed.to_string(),
                 ]);
             }
             fleet::end(caches).await?;
         }
-        Ok(vec![table])
+        for (callers, costs) in costs {
+            let (Some(&few), Some(&many)) = (costs.first(), costs.last()) else { continue };
+            for processes in FLEETS {
+                let each = on_line(few, many, processes as f64);
+                let possible = (1e6 / each) as u64;
+                computed.line([
+                    thousands(processes),
+                    callers.to_string(),
+                    micros(each),
+                    thousands(possible),
+                ]);
+            }
+        }
+        Ok(vec![table, computed])
     }
 }

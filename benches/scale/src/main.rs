@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --release -p larder-scale -- idle
 //! cargo run --release -p larder-scale -- --redis redis://cache.internal:6379 reads --tasks 64
-//! cargo run --release -p larder-scale -- all > scale.md
+//! cargo run --release -p larder-scale -- all --into docs/scale.md
 //! ```
 //!
 //! Each mode prints a table as Markdown, with the command that prints it again, the version of Redis
@@ -16,6 +16,7 @@ mod fleet;
 mod idle;
 mod invalidations;
 mod measure;
+mod page;
 mod push;
 mod reads;
 mod reconnect;
@@ -25,6 +26,8 @@ mod table;
 mod target;
 mod tls;
 
+use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,6 +43,10 @@ struct Arguments {
     /// The Redis to measure; a private one is started if none is given
     #[arg(long, global = true, value_name = "URL")]
     redis: Option<String>,
+
+    /// Also put the figures into this page, in place of those that stand there
+    #[arg(long, global = true, value_name = "PAGE")]
+    into: Option<PathBuf>,
 
     #[command(subcommand)]
     mode: Mode,
@@ -68,6 +75,22 @@ enum Mode {
     Spin { seconds: u64 },
 }
 
+impl Mode {
+    fn name(&self) -> &'static str {
+        match self {
+            Mode::Idle(_) => "idle",
+            Mode::Invalidations(_) => "invalidations",
+            Mode::Push(_) => "push",
+            Mode::Reads(_) => "reads",
+            Mode::Resync(_) => "resync",
+            Mode::Reconnect(_) => "reconnect",
+            Mode::Starved(_) => "starved",
+            Mode::All => "all",
+            Mode::Spin { .. } => "spin",
+        }
+    }
+}
+
 /// The modes of `all`, in the order of the page.
 const MODES: [&str; 7] =
     ["idle", "invalidations", "push", "reads", "resync", "reconnect", "starved"];
@@ -80,20 +103,25 @@ async fn main() -> anyhow::Result<()> {
         Mode::All => {
             for mode in MODES {
                 let one = Arguments::parse_from(["larder-scale", mode]);
-                run(&one.mode, arguments.redis.as_deref(), &[mode.to_owned()]).await?;
+                run(mode, &one.mode, &arguments, &[mode.to_owned()]).await?;
             }
         }
         mode => {
-            let words: Vec<String> = without_url(std::env::args().skip(1));
-            run(mode, arguments.redis.as_deref(), &words).await?;
+            let words: Vec<String> = shown(std::env::args().skip(1));
+            run(mode.name(), mode, &arguments, &words).await?;
         }
     }
     Ok(())
 }
 
-async fn run(mode: &Mode, url: Option<&str>, words: &[String]) -> anyhow::Result<()> {
-    let target = Target::open(url).await?;
-    let head = target.head(words).await?;
+async fn run(
+    name: &str,
+    mode: &Mode,
+    arguments: &Arguments,
+    words: &[String],
+) -> anyhow::Result<()> {
+    let target = Target::open(arguments.redis.as_deref()).await?;
+    let mut text = target.head(words).await?;
     let measured: anyhow::Result<Vec<Table>> = match mode {
         Mode::Idle(mode) => mode.run(&target).await,
         Mode::Invalidations(mode) => mode.run(&target).await,
@@ -106,25 +134,30 @@ async fn run(mode: &Mode, url: Option<&str>, words: &[String]) -> anyhow::Result
     };
     // Also after a failure: a Redis that was given belongs to somebody.
     let cleaned = target.clean().await;
-    println!("{head}");
     for table in measured.with_context(|| format!("measure {}", words.join(" ")))? {
-        println!("\n{table}");
+        write!(text, "\n\n{table}")?;
     }
-    println!();
+    println!("{text}\n");
+    if let Some(page) = &arguments.into {
+        page::put(page, name, &text)?;
+    }
     cleaned
 }
 
-/// The arguments without the URL, which may have a password.
-fn without_url(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let (mut words, mut skip) = (vec![], false);
-    for word in arguments {
-        if std::mem::take(&mut skip) {
-            words.push("URL".to_owned());
-        } else if word.starts_with("--redis=") {
-            words.push("--redis=URL".to_owned());
-        } else {
-            skip = word == "--redis";
-            words.push(word);
+/// The arguments as they are printed: without the URL, which may have a password, and without the page.
+fn shown(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let (mut words, mut arguments) = (vec![], arguments);
+    while let Some(word) = arguments.next() {
+        match word.split_once('=').map_or(&*word, |(name, _)| name) {
+            "--redis" => words.extend(["--redis".to_owned(), "URL".to_owned()]),
+            "--into" => {}
+            _ => {
+                words.push(word);
+                continue;
+            }
+        }
+        if !word.contains('=') {
+            arguments.next();
         }
     }
     words
@@ -136,17 +169,19 @@ mod tests {
 
     #[test]
     fn the_command_that_is_printed_shows_no_password() {
-        let words = |line: &str| without_url(line.split(' ').map(str::to_owned)).join(" ");
+        let words = |line: &str| shown(line.split(' ').map(str::to_owned)).join(" ");
         assert_eq!(words("idle --caches 1"), "idle --caches 1");
         assert_eq!(words("--redis redis://:hunter2@h idle"), "--redis URL idle");
-        assert_eq!(words("idle --redis=redis://:hunter2@h"), "idle --redis=URL");
+        assert_eq!(words("idle --redis=redis://:hunter2@h"), "idle --redis URL");
+        assert_eq!(words("--into a.md idle --into=b --seconds 1"), "idle --seconds 1");
     }
 
     #[test]
     fn each_mode_of_all_is_a_command_with_defaults() {
         for mode in MODES {
-            Arguments::try_parse_from(["larder-scale", mode])
-                .unwrap_or_else(|error| panic!("{error}"));
+            let one = Arguments::try_parse_from(["larder-scale", mode]);
+            let one = one.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(one.mode.name(), mode);
         }
     }
 }

@@ -112,6 +112,23 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
+/// Fleets that are too large to be measured on one machine, and are computed.
+pub(crate) const FLEETS: [u64; 4] = [10, 100, 1_000, 10_000];
+
+/// The value at `x` of the line through two points. A line does not fall below its first point.
+pub(crate) fn on_line(one: (f64, f64), other: (f64, f64), x: f64) -> f64 {
+    let slope = if other.0 > one.0 { (other.1 - one.1) / (other.0 - one.0) } else { 0.0 };
+    one.1 + slope.max(0.0) * (x - one.0)
+}
+
+/// The share of one Redis that so many seconds of its processor in each second are.
+pub(crate) fn load(seconds: f64) -> String {
+    match seconds {
+        all if all > 1.0 => format!("more than there is: {all:.1} ×"),
+        part => format!("{:.1} %", 100.0 * part),
+    }
+}
+
 /// The processor time of this process.
 pub(crate) fn own_processor() -> Duration {
     let now = clock_gettime(ClockId::ProcessCPUTime);
@@ -161,5 +178,15 @@ mod tests {
         assert_eq!(rate(500, MS(100)), "5,000");
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert!(median([]).is_nan());
+        assert_eq!(load(0.057), "5.7 %");
+        assert_eq!(load(1.29), "more than there is: 1.3 ×");
+    }
+
+    #[test]
+    fn what_is_computed_is_on_the_line_through_what_was_measured() {
+        assert_eq!(on_line((1.0, 30.0), (201.0, 230.0), 1_001.0), 1_030.0);
+        // Measured by chance in the wrong order, or once only: the same for all.
+        assert_eq!(on_line((1.0, 30.0), (200.0, 29.0), 1_000.0), 30.0);
+        assert_eq!(on_line((1.0, 30.0), (1.0, 30.0), 1_000.0), 30.0);
     }
 }

@@ -52,8 +52,10 @@ impl Resync {
         for &cells in &self.cells {
             let namespace = target.namespace("resync");
             let builder = fleet::settings(target.url(), &namespace);
-            let used = fill(target, &namespace, cells).await?;
+            // They hear of each slot as it is used, and fetch nothing afterwards.
             let old = fleet::build(&builder, self.old).await?;
+            fleet::all_confirmed(&old).await?;
+            let used = fill(target, &namespace, cells).await?;
             fleet::all_confirmed(&old).await?;
             let epochs = || old.iter().map(|cache| cache.stats().epochs).sum::<u64>();
             let before = epochs();

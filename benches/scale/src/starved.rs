@@ -40,6 +40,7 @@ impl Starved {
             "commands without an answer in time",
             "p50 / p99 of a read",
             "longest",
+            "a thread that sleeps 1 ms is late by, p99 / longest",
         ]);
         for &loops in &self.loops {
             for is_in_memory in [true, false] {
@@ -74,6 +75,7 @@ impl Starved {
         let limit = Duration::from_secs_f64(self.seconds);
         let busy = Busy::start(loops, limit + fleet::PATIENCE)?;
         let (before, until) = (cache.stats(), Instant::now() + limit);
+        let lateness = std::thread::spawn(move || lateness(until));
         let reading = join_all((0..self.tasks.max(1)).map(|task| {
             let cache = cache.clone();
             tokio::spawn(async move {
@@ -96,6 +98,8 @@ impl Starved {
         }
         let after = cache.stats();
         drop(busy);
+        // It has ended like the tasks.
+        let late = lateness.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         table.line([
             loops.to_string(),
             if is_in_memory { "in memory" } else { "in Redis" }.to_owned(),
@@ -105,10 +109,23 @@ impl Starved {
             (after.l2_errors - before.l2_errors).to_string(),
             times.usual_and_rare(),
             time(times.max()),
+            format!("{} / {}", time(late.percentile(0.99)), time(late.max())),
         ]);
         cache.shutdown().await;
         Ok(())
     }
+}
+
+/// How late the system wakes a thread: what no cache can do anything about.
+fn lateness(until: Instant) -> Times {
+    const PAUSE: Duration = Duration::from_millis(1);
+    let mut times = Times::default();
+    while Instant::now() < until {
+        let begin = Instant::now();
+        std::thread::sleep(PAUSE);
+        times.add(begin.elapsed().saturating_sub(PAUSE));
+    }
+    times
 }
 
 async fn read(cache: &QueryCache, number: usize) -> Origin {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, cmd};
+use redis::{AsyncConnectionConfig, Client, Cmd, cmd};
 use test_servers::Redis;
+
+use crate::fleet::PATIENCE;
 
 /// The Redis that is measured, and a connection of the measurement's own.
 pub(crate) struct Target {
@@ -112,7 +114,11 @@ impl Target {
 }
 
 async fn connect(url: &str) -> anyhow::Result<MultiplexedConnection> {
-    Ok(Client::open(url)?.get_multiplexed_async_connection().await?)
+    // A reply that is late is to be measured, and not to be an error.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    Ok(Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
 /// What Redis counts.
