@@ -82,6 +82,7 @@ pub(crate) fn micros(micros: f64) -> String {
     match micros {
         small if small < 10.0 => format!("{small:.2} µs"),
         middle if middle < 100.0 => format!("{middle:.1} µs"),
+        large if large >= 10_000.0 => format!("{:.1} ms", large / 1e3),
         large => format!("{large:.0} µs"),
     }
 }
@@ -168,6 +169,7 @@ mod tests {
         assert_eq!(micros_each(MS(1), 0), 1000.0);
         assert_eq!(micros(32.14), "32.1 µs");
         assert_eq!(micros(320.4), "320 µs");
+        assert_eq!(micros(43_150.0), "43.1 ms");
         assert_eq!(time(Duration::from_micros(450)), "450 µs");
         assert_eq!(time(MS(15)), "15.0 ms");
         assert_eq!(time(MS(2_500)), "2.50 s");

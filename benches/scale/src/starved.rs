@@ -19,9 +19,13 @@ pub(crate) struct Starved {
     #[arg(long, value_delimiter = ',', default_value = "0,8")]
     loops: Vec<usize>,
     /// For how many seconds each is measured
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// How many tasks read, each with a pause of a millisecond between two reads
+    /// How many milliseconds a task waits between two reads; with 0, the readers are as busy as the
+    /// other processes
+    #[arg(long, value_delimiter = ',', default_value = "1,0")]
+    pause_ms: Vec<f64>,
+    /// How many tasks read
     #[arg(long, default_value_t = 4)]
     tasks: usize,
     /// How many different results they read
@@ -33,6 +37,7 @@ impl Starved {
     pub(crate) async fn run(&self, target: &Target) -> anyhow::Result<Vec<Table>> {
         let mut table = Table::new([
             "busy processes",
+            "pause between reads",
             "results are",
             "reads",
             "from there",
@@ -43,8 +48,11 @@ impl Starved {
             "a thread that sleeps 1 ms is late by, p99 / longest",
         ]);
         for &loops in &self.loops {
-            for is_in_memory in [true, false] {
-                self.measure(target, &mut table, loops, is_in_memory).await?;
+            for &pause in &self.pause_ms {
+                for is_in_memory in [true, false] {
+                    let pause = Duration::from_secs_f64(pause / 1e3);
+                    self.measure(target, &mut table, loops, pause, is_in_memory).await?;
+                }
             }
         }
         Ok(vec![table])
@@ -55,6 +63,7 @@ impl Starved {
         target: &Target,
         table: &mut Table,
         loops: usize,
+        pause: Duration,
         is_in_memory: bool,
     ) -> anyhow::Result<()> {
         let namespace = target.namespace("starved");
@@ -85,7 +94,11 @@ impl Starved {
                     let begin = Instant::now();
                     found += u64::from(read(&cache, number % results).await == expected);
                     times.add(begin.elapsed());
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    if pause.is_zero() {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(pause).await;
+                    }
                 }
                 (times, found)
             })
@@ -102,6 +115,7 @@ impl Starved {
         let late = lateness.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         table.line([
             loops.to_string(),
+            if pause.is_zero() { "none".to_owned() } else { time(pause) },
             if is_in_memory { "in memory" } else { "in Redis" }.to_owned(),
             thousands(times.count()),
             share(found, times.count()),

@@ -58,8 +58,8 @@ fn modes_on_a_redis_that_is_given_measure_and_leave_no_key() {
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(number(&all[1][0]) >= 300.0, "{all:?}");
 
-    let all = lines(&on("starved --loops 0,1 --seconds 0.5 --tasks 2 --results 5"));
-    assert_eq!(all.len(), 4, "{all:?}");
+    let all = lines(&on("starved --loops 0,1 --seconds 0.4 --pause-ms 0,1 --tasks 2 --results 5"));
+    assert_eq!(all.len(), 8, "{all:?}");
 
     assert_eq!(redis.command(&["KEYS", "*"]).unwrap().trim(), "");
     assert_eq!(redis.command(&["PUBSUB", "CHANNELS"]).unwrap().trim(), "");
