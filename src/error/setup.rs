@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use tokio_postgres::error::SqlState;
 
-use super::{Error, ErrorKind, Inner};
+use super::{Error, ErrorKind};
 
 impl Error {
     /// A query function was given a role or settings.
@@ -12,7 +12,7 @@ impl Error {
     pub(crate) fn setup_of_function() -> Error {
         Error::new(
             ErrorKind::Setting,
-            "a role and settings (`as_role`, `with_setting`) are set for `fetch` only, and the query \
+            "a role and settings (`as_role`, `with_setting`) are set for `fetch` only, and this query \
              is run by a function of yours (`load`, `load_rows`, `load_tagged`, `wrap`): set them in \
              the function, and give the query a `scope` that names them",
             None,
@@ -32,7 +32,7 @@ impl Error {
 
     /// PostgreSQL did not set the role of a query.
     pub(crate) fn role(role: &str, source: tokio_postgres::Error) -> Error {
-        let mut attempt = format!("the query cannot run as the role {role:?} that `as_role` names");
+        let mut attempt = format!("it cannot run as the role {role:?} that `as_role` names");
         let reason = match source.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => format!(
                 ": the user of the connection may not set it; let an administrator run `GRANT \
@@ -80,7 +80,6 @@ impl Error {
     }
 
     fn private(attempt: String, source: tokio_postgres::Error) -> Error {
-        let source = Some(source.into());
-        Error(Inner { kind: ErrorKind::Query, attempt, source, private: true }.into())
+        Error::with(ErrorKind::Query, attempt, Some(source.into()), true)
     }
 }

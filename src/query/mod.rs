@@ -415,7 +415,17 @@ impl Query {
             let config = QueryConfig { policy, l1_hits, counters, depends };
             Ok(Prepared { query, digest, config: Arc::new(config) })
         });
-        prepared.as_ref().map_err(Error::clone)
+        prepared.as_ref().map_err(|error| self.named(error.clone()))
+    }
+
+    /// Names this query in an error that concerns no single load.
+    #[cold]
+    fn named(&self, error: Error) -> Error {
+        match self.counters(&self.digest()) {
+            Ok(counters) => error.of_query(counters.name()),
+            // Its name is what is wrong.
+            Err(_) => error,
+        }
     }
 
     /// Identifies the query. No setting can make it fail.
@@ -466,7 +476,7 @@ impl Query {
         params: &P,
     ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
         if self.setup.is_some() {
-            return Err(Error::setup_of_function());
+            return Err(self.named(Error::setup_of_function()));
         }
         self.call(shape, params)
     }

@@ -116,7 +116,7 @@ impl Query {
     ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
         let prepared = self.prepared()?;
         let over = self.over(setup);
-        over.check().map_err(Error::setting)?;
+        over.check().map_err(|wrong| self.named(Error::setting(wrong)))?;
         let mut encoder = KeyEncoder::new(over.digest(prepared.query), shape);
         params.encode(&mut encoder);
         Ok((encoder.finish(), &prepared.config))

@@ -368,7 +368,10 @@ mod tests {
             message(row.try_get::<_, String>(0).unwrap_err()),
             "column \"c0\" of type int4 cannot be read as alloc::string::String"
         );
-        assert!(row.try_get::<_, i32>(1).is_err());
+        assert_eq!(
+            message(row.try_get::<_, i32>(1).unwrap_err()),
+            "column \"c1\" of type int4 cannot be read as i32: a Postgres value was `NULL`"
+        );
         assert_eq!(row.try_get::<_, Option<i32>>(1).unwrap(), None);
         assert!(row.try_get::<_, i32>(2).is_err());
     }

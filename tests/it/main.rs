@@ -5,6 +5,7 @@ use test_servers as servers;
 mod cancellation;
 mod cycles;
 mod described;
+mod errors;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
