@@ -131,7 +131,8 @@ impl Query {
     /// own.
     ///
     /// May be called several times. [`QueryCache::invalidate`] of any of the tags makes the results
-    /// stale.
+    /// stale. A tag that follows from the parameters, such as `orders:eu`, is given to the call:
+    /// [`Bound::tag`].
     ///
     /// # Default
     ///
@@ -351,7 +352,7 @@ impl Query {
 
     /// Binds all parameters at once, as a tuple: `(42_i64, "eu")`.
     pub fn params<P: Params>(&self, params: P) -> Bound<'_, P> {
-        Bound { query: self, params }
+        Bound { query: self, params, tags: vec![] }
     }
 
     /// Returns the rows of a query without parameters; see [`Bound::fetch`].
