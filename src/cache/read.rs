@@ -66,6 +66,14 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
         Read { inner, state: State::Fresh { call, tags, detach } }
     }
 
+    /// The key of its result, before it has been polled.
+    pub(crate) fn key(&self) -> Option<CacheKey> {
+        match &self.state {
+            State::Fresh { call: Ok((key, _)), .. } => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Returns the result with its origin and age, instead of the result alone.
     ///
     /// ```

@@ -75,6 +75,11 @@ pub enum ErrorKind {
     Column,
     /// A row does not fit the type that it was to be deserialized into.
     Deserialize,
+    /// The result has more or fewer rows than were asked for, as by
+    /// [`fetch_one`](crate::Bound::fetch_one).
+    RowCount,
+    /// A value has no form in JSON.
+    Json,
     /// The result is larger than [`Rows`](crate::Rows) can hold (2 GiB).
     TooLarge,
     /// A setting of the query is out of range, not allowed, or not possible with the source.
@@ -187,6 +192,33 @@ impl Error {
         Error::new(ErrorKind::Deserialize, attempt, None)
     }
 
+    /// `wanted`: how many rows were asked for.
+    pub(crate) fn row_count(rows: usize, wanted: &str) -> Error {
+        let rows = match rows {
+            0 => "no rows".to_owned(),
+            1 => "one row".to_owned(),
+            rows => format!("{rows} rows"),
+        };
+        Error::new(
+            ErrorKind::RowCount,
+            format!("the result has {rows}, and {wanted} was asked for"),
+            None,
+        )
+    }
+
+    pub(crate) fn column_count(columns: usize) -> Error {
+        Error::new(
+            ErrorKind::Column,
+            format!("the result has {columns} columns, and a single value was asked for"),
+            None,
+        )
+    }
+
+    /// A message of ours, which names the column and quotes no value.
+    pub(crate) fn json(message: &str) -> Error {
+        Error::new(ErrorKind::Json, format!("the rows cannot be written as json: {message}"), None)
+    }
+
     pub(crate) fn too_large() -> Error {
         Error::new(
             ErrorKind::TooLarge,
@@ -264,7 +296,9 @@ impl Error {
         use ErrorKind::*;
         match self.0.kind {
             Query | Connect | Deadline | Panicked | Cycle | TooLarge | Setting | Closed => true,
-            Column | Deserialize | Unavailable | Unacknowledged => self.0.query.get().is_some(),
+            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged => {
+                self.0.query.get().is_some()
+            }
         }
     }
 }

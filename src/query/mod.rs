@@ -1,6 +1,7 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
 mod bound;
+mod fetched;
 mod setup;
 pub(crate) mod wrapped;
 

@@ -170,7 +170,7 @@ impl<'q, P> Bound<'q, P> {
 #[derive(Clone)]
 #[must_use = "a bound query does nothing until it is fetched"]
 pub struct BoundWith<'q, P> {
-    bound: Bound<'q, P>,
+    pub(super) bound: Bound<'q, P>,
     setup: Setup<'q>,
 }
 

@@ -6,13 +6,16 @@ mod cursor;
 mod de;
 mod external;
 mod image;
+mod owned;
 mod refused;
 mod search;
+mod ser;
 mod text;
 
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio_postgres::types::{FromSql, WrongType};
 
@@ -21,6 +24,7 @@ pub(crate) use self::column::ColumnSets;
 #[cfg(test)]
 pub(crate) use self::image::tests::image as image_of;
 pub(crate) use self::image::{Image, ImageWriter};
+pub use self::owned::{IntoIter, OwnedRow};
 use crate::error::{BoxError, Error};
 
 /// The rows of a result.
@@ -30,6 +34,17 @@ use crate::error::{BoxError, Error};
 /// every type that works there works here, including NULLs, enums, arrays, composites and ranges.
 ///
 /// A clone costs one reference count. All readers of a cached result share one buffer.
+///
+/// # JSON
+///
+/// Rows are serialized as an array of objects, with the values as PostgreSQL's `row_to_json` writes
+/// them, so that a handler of a web service returns `Json(rows)`. Numbers keep all their digits, `json`
+/// is embedded as it is, arrays become arrays and composites objects; dates and times are ISO 8601, with
+/// `timestamptz` in UTC; `NaN`, ranges and all else become text. Types without a text form here are
+/// errors, as with [`Row::deserialize`]. This is made for `serde_json`: a number is handed over as a
+/// [`RawValue`](serde_json::value::RawValue), which other text formats do not know. In a binary format a
+/// `numeric` is text. A handler that sends the same rows again and again uses
+/// [`fetch_json`](crate::Bound::fetch_json).
 ///
 /// ```no_run
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
@@ -102,6 +117,67 @@ impl Rows {
     /// The rows, in order.
     pub fn iter(&self) -> Iter<'_> {
         Iter { rows: self, front: 0, back: self.len() }
+    }
+
+    /// Deserializes the only row into a `T`; see [`Row::deserialize`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there is not exactly one row, or
+    /// [`Deserialize`](crate::ErrorKind::Deserialize) if it does not fit `T`.
+    pub fn one<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        self.only_row()?.deserialize()
+    }
+
+    /// Deserializes the only row into a `T`; `None` if there is no row.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there are several rows, or
+    /// [`Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit `T`.
+    pub fn optional<'a, T: Deserialize<'a>>(&'a self) -> Result<Option<T>, Error> {
+        match self.len() {
+            0 => Ok(None),
+            1 => self.row(0).deserialize().map(Some),
+            rows => Err(Error::row_count(rows, "at most one")),
+        }
+    }
+
+    /// The only value: of the only column of the only row. It is read as by [`Row::get`], so it may
+    /// be of every type that `tokio_postgres` reads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there is not exactly one row, or
+    /// [`Column`](crate::ErrorKind::Column) if there is not exactly one column or it cannot be read
+    /// as a `T`.
+    pub fn scalar<'a, T: FromSql<'a>>(&'a self) -> Result<T, Error> {
+        match self.columns().len() {
+            1 => self.only_row()?.try_get(0),
+            columns => Err(Error::column_count(columns)),
+        }
+    }
+
+    fn only_row(&self) -> Result<Row<'_>, Error> {
+        match self.len() {
+            1 => Ok(self.row(0)),
+            rows => Err(Error::row_count(rows, "exactly one")),
+        }
+    }
+
+    /// The rows as JSON. It is made once and kept with the image, for all who share it. Also returns
+    /// whether it was made now.
+    pub(crate) fn json(&self) -> (Result<Bytes, Error>, bool) {
+        let mut is_new = false;
+        let json = self.0.json_or_make(|| {
+            is_new = true;
+            serde_json::to_vec(self).map(Bytes::from).map_err(|it| Error::json(&it.to_string()))
+        });
+        (json, is_new)
+    }
+
+    pub(crate) fn is_of(&self, image: &Arc<Image>) -> bool {
+        Arc::ptr_eq(&self.0, image)
     }
 
     /// Deserializes every row into a `T`; see [`Row::deserialize`].

@@ -14,6 +14,7 @@ mod harness_faults;
 mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
+mod json;
 mod outdated;
 mod params;
 mod pooling;

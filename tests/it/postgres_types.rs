@@ -85,7 +85,7 @@ impl Checked {
 }
 
 /// Values to write for a base type, or nothing for one that cannot be written.
-fn literals(type_: &str) -> &'static [&'static str] {
+pub fn literals(type_: &str) -> &'static [&'static str] {
     match type_ {
         "bool" => &["true", "false"],
         "bytea" => &["", "\\x00ff", "\\xdeadbeef"],
