@@ -137,6 +137,9 @@ mod pages {
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/several-databases.md")]
     mod several_databases {}
+    #[cfg(feature = "sqlx")]
+    #[doc = include_str!("../docs/guide/sqlx.md")]
+    mod sqlx {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/stale-while-revalidate.md")]
     mod stale_while_revalidate {}

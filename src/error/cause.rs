@@ -26,28 +26,70 @@ pub(super) fn db_error(error: Link<'_>) -> Option<&DbError> {
 
 /// PostgreSQL's code, by whatever driver the query ran.
 pub(super) fn sqlstate(error: Link<'_>) -> Option<SqlState> {
-    chain(error).find_map(report).map(|(code, _)| SqlState::from_code(code))
+    chain(error).find_map(report).map(|report| SqlState::from_code(report.code))
 }
 
-/// The code and the message of PostgreSQL, if this very error is its report.
-fn report(link: Link<'_>) -> Option<(&str, &str)> {
-    link.downcast_ref::<DbError>().map(|db| (db.code().code(), db.message()))
+/// The routine in PostgreSQL that reported the error.
+pub(super) fn routine(error: Link<'_>) -> Option<&str> {
+    chain(error).find_map(report).and_then(|report| report.routine)
+}
+
+/// PostgreSQL's message, which may quote a value.
+pub(super) fn reported(error: Link<'_>) -> Option<&str> {
+    chain(error).find_map(report).map(|report| report.message)
+}
+
+/// What PostgreSQL says of an error.
+struct Report<'e> {
+    code: &'e str,
+    message: &'e str,
+    routine: Option<&'e str>,
+}
+
+/// PostgreSQL's report, if this very error is one.
+fn report(link: Link<'_>) -> Option<Report<'_>> {
+    if let Some(db) = link.downcast_ref::<DbError>() {
+        return Some(Report {
+            code: db.code().code(),
+            message: db.message(),
+            routine: db.routine(),
+        });
+    }
+    of_sqlx(link)
+}
+
+#[cfg(feature = "sqlx")]
+fn of_sqlx(link: Link<'_>) -> Option<Report<'_>> {
+    use sqlx::postgres::PgDatabaseError;
+
+    let db = match link.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(db)) => db.try_downcast_ref::<PgDatabaseError>(),
+        _ => link.downcast_ref(),
+    }?;
+    Some(Report { code: db.code(), message: db.message(), routine: db.routine() })
+}
+
+#[cfg(not(feature = "sqlx"))]
+fn of_sqlx(_: Link<'_>) -> Option<Report<'_>> {
+    None
 }
 
 /// The messages of an error and its sources, each once, without the values that PostgreSQL quotes.
 pub(super) fn message(error: Link<'_>, is_private: bool) -> String {
     let reported = chain(error).find_map(report);
-    let code = reported.map(|(code, _)| format!("(SQLSTATE {code})"));
+    let code = reported.as_ref().map(|report| format!("(SQLSTATE {})", report.code));
     // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) may quote values, and an
     // error around it may repeat the message.
     let quotes = |code: &str| code.starts_with("22") || code.starts_with("P0");
-    if is_private || reported.is_some_and(|(code, _)| quotes(code)) {
+    if is_private || reported.is_some_and(|report| quotes(report.code)) {
         return code.unwrap_or_default();
     }
     let mut out = String::new();
     for link in chain(error) {
-        let text = report(link).map_or_else(|| link.to_string(), |(_, message)| message.to_owned());
-        add(&mut out, text.trim());
+        match report(link) {
+            Some(report) => add(&mut out, report.message),
+            None => add(&mut out, link.to_string().trim()),
+        }
         if report(link).is_some() || hides_its_source(link) {
             break;
         }

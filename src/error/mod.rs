@@ -124,6 +124,16 @@ impl Error {
         )
     }
 
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn undescribed(source: BoxError) -> Error {
+        Error::new(
+            ErrorKind::Query,
+            "sqlx cannot describe the type of a column or a parameter (it does not know multiranges, \
+             nor types of postgresql's own catalogs); cast it in the query, to text for example",
+            Some(source),
+        )
+    }
+
     /// `column` is of a type that rows cannot hold.
     pub(crate) fn unsupported_type(column: &str) -> Error {
         Error::new(
@@ -289,6 +299,11 @@ impl Error {
     /// It may quote parameter values. Use it in the caller, and do not write it to a log.
     pub fn db_error(&self) -> Option<&DbError> {
         self.0.source.as_deref().and_then(|source| cause::db_error(source))
+    }
+
+    /// The routine in PostgreSQL that reported the error.
+    pub(crate) fn routine(&self) -> Option<&str> {
+        self.0.source.as_deref().and_then(|source| cause::routine(source))
     }
 
     /// Whether it is about a query as a whole, even if nobody has named that.

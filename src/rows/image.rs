@@ -153,6 +153,17 @@ impl ImageWriter {
         self.end_row()
     }
 
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn push_cells<'c>(
+        &mut self,
+        cells: impl Iterator<Item = Option<&'c [u8]>>,
+    ) -> Result<(), Error> {
+        for cell in cells {
+            self.push_cell(cell)?;
+        }
+        self.end_row()
+    }
+
     fn push_cell(&mut self, cell: Option<&[u8]>) -> Result<(), Error> {
         self.bytes.extend_from_slice(cell.unwrap_or_default());
         let end = u32::try_from(self.bytes.len() - self.start).map_err(|_| Error::too_large())?;

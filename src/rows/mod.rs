@@ -21,6 +21,8 @@ use tokio_postgres::types::{FromSql, WrongType};
 
 pub use self::column::Column;
 pub(crate) use self::column::ColumnSets;
+#[cfg(feature = "sqlx")]
+pub(crate) use self::column::Described;
 #[cfg(test)]
 pub(crate) use self::image::tests::image as image_of;
 pub(crate) use self::image::{Image, ImageWriter};

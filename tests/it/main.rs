@@ -26,6 +26,8 @@ mod rows_query;
 mod settings;
 #[cfg(feature = "tracing")]
 mod spans;
+#[cfg(feature = "sqlx")]
+mod sqlx;
 mod stale;
 mod stampede;
 mod statements;
