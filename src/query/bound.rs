@@ -120,23 +120,24 @@ impl<'q, P: Params> Bound<'q, P> {
 
     /// Returns the rows of `load`: from memory, from Redis, or by running `load`.
     ///
-    /// Use it where the client is not a [`Source`], such as a transaction that runs other statements
-    /// before the query; [`Rows::query`] runs a query on any client. The result has the same key as
-    /// one that was [fetched](Bound::fetch). To set a role or settings, see
-    /// [`as_role`](Bound::as_role).
+    /// `load` receives the SQL and the parameters. Use it where the client is not a [`Source`], such as
+    /// one of another pool, or a transaction that runs other statements before the query;
+    /// [`Rows::query`] runs a query on any client. The result has the same key as one that was
+    /// [fetched](Bound::fetch). To set a role or settings, see [`as_role`](Bound::as_role).
     ///
     /// ```no_run
     /// use larder::Rows;
     ///
     /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
-    /// let sql = "SELECT day, total FROM revenue WHERE region = $1";
     /// // The result depends on what the transaction does first, so that is part of the key.
-    /// let query = cache.query(sql).scope("as of the last close");
-    /// let rows = query.bind("eu").load_rows(move || async move {
+    /// let query = cache
+    ///     .query("SELECT day, total FROM revenue WHERE region = $1")
+    ///     .scope("as of the last close");
+    /// let rows = query.bind("eu").load_rows(move |sql, params| async move {
     ///     let mut client = pool.get().await?;
     ///     let transaction = client.transaction().await?;
     ///     transaction.batch_execute("SELECT open_period('last close')").await?;
-    ///     let rows = Rows::query(&*transaction, sql, &[&"eu"]).await?;
+    ///     let rows = Rows::query(&*transaction, &sql, &params.as_refs()).await?;
     ///     transaction.commit().await?;
     ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rows)
     /// });
@@ -153,15 +154,18 @@ impl<'q, P: Params> Bound<'q, P> {
     /// on as it is.
     pub fn load_rows<E, F, Fut>(self, load: F) -> Read<'q, Rows, impl Loader<Rows>>
     where
+        P: SqlParams,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
+        F: FnOnce(Arc<str>, OwnedParams) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Rows, E>> + Send + 'static,
     {
-        let call = self.query.call_of_function(Rows::shape(), &self.params);
-        Read::new(self.query.inner(), call, self.tags, move || -> LoadFn<Image> {
+        let Bound { query, params, tags } = self;
+        let call = query.call_of_function(Rows::shape(), &params);
+        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+            let (sql, params) = (query.sql().clone(), params.into_owned());
             Box::new(move || {
                 async move {
-                    let rows = load().await.map_err(of_user)?;
+                    let rows = load(sql, params).await.map_err(of_user)?;
                     Ok((rows.into_image(), vec![]))
                 }
                 .boxed()

@@ -28,7 +28,7 @@ use crate::postgres::Source;
 use crate::rows::Rows;
 use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::value::param::{Bind, Param, Params};
+use crate::value::param::{Bind, OwnedParams, Param, Params};
 use crate::value::setup::{Over, Setup};
 use crate::value::tag::{Dependencies, Tag, Tagged};
 
@@ -376,7 +376,7 @@ impl Query {
     pub fn load_rows<E, F, Fut>(&self, load: F) -> Read<'_, Rows, impl Loader<Rows>>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
+        F: FnOnce(Arc<str>, OwnedParams) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Rows, E>> + Send + 'static,
     {
         self.params(()).load_rows(load)

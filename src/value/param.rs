@@ -1,6 +1,8 @@
 //! [`Param`] and its relatives: the values that are bound to `$1`, `$2`, … or passed to a wrapped
 //! query.
 
+use std::fmt;
+
 use tokio_postgres::types::ToSql;
 
 use self::sent::sent;
@@ -133,8 +135,34 @@ pub trait SqlParams: Params {
     fn into_owned(self) -> OwnedParams;
 }
 
-/// The owned parameters of a load.
-pub type OwnedParams = Vec<Box<dyn ToSql + Sync + Send>>;
+/// The owned parameters of a load, in the form that `tokio_postgres` takes.
+pub struct OwnedParams(Vec<Box<dyn ToSql + Sync + Send>>);
+
+impl OwnedParams {
+    /// The parameters as [`Rows::query`](crate::Rows::query) and the methods of a
+    /// [`tokio_postgres::Client`] take them.
+    ///
+    /// Text is accepted for an enum, and a value for a domain over its type; see [`SqlParam`].
+    pub fn as_refs(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
+    }
+
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &(dyn ToSql + Sync)> + Send + Sync {
+        self.0.iter().map(|param| &**param as &(dyn ToSql + Sync))
+    }
+}
+
+impl fmt::Debug for OwnedParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The parameters are the user's data and are not shown.
+        f.debug_struct("OwnedParams").finish_non_exhaustive()
+    }
+}
 
 macro_rules! tuples {
     ($(($($name:ident),*))*) => {$(
@@ -151,7 +179,7 @@ macro_rules! tuples {
             #[allow(non_snake_case)]
             fn into_owned(self) -> OwnedParams {
                 let ($($name,)*) = self;
-                vec![$(sent($name.into_owned())),*]
+                OwnedParams(vec![$(sent($name.into_owned())),*])
             }
         }
     )*};
@@ -187,7 +215,7 @@ impl<P: Params, V: Param> Params for Bind<P, V> {
 impl<P: SqlParams, V: SqlParam> SqlParams for Bind<P, V> {
     fn into_owned(self) -> OwnedParams {
         let mut params = self.0.into_owned();
-        params.push(sent(self.1.into_owned()));
+        params.0.push(sent(self.1.into_owned()));
         params
     }
 }

@@ -258,7 +258,7 @@ fn arguments(call: &Call, parameters: &[u32], types: &Types) -> Result<PgArgumen
     let mut arguments = PgArguments::default();
     for (param, oid) in call.params.iter().zip(parameters) {
         let type_ = types.get(*oid).ok_or_else(Error::changed_types)?;
-        let sent = Sent::new(&**param, &type_).map_err(Error::query)?;
+        let sent = Sent::new(param, &type_).map_err(Error::query)?;
         arguments.add(sent).map_err(Error::query)?;
     }
     Ok(arguments)
