@@ -141,8 +141,8 @@ impl sealed::Source for Arc<Client> {
 /// transaction a different session.
 ///
 /// A query is prepared and run within one transaction, and its statement is dropped at the end.
-/// This takes four round trips, where a plain pool takes one, or two for a query that is new to its
-/// connection. But a plain pool must not be used there; see [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
+/// This takes four round trips (six with sqlx), where a plain pool takes one, or two for a query that is
+/// new to its connection. But a plain pool must not be used there; see [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
 /// pool is correct as well. PgBouncer then keeps the statements; if one of them is outdated, the
 /// query is prepared again with a comment at its end, by which PgBouncer takes it for another one.
 ///
