@@ -24,16 +24,16 @@ impl Shelves {
     fn new(cache: &QueryCache, pool: deadpool_postgres::Pool) -> Shelves {
         let sql = "SELECT count(*), max(sqrt(n)) FROM generate_series(1, 200000) AS n
                    WHERE n % 4 = $1 AND $2 <> 'empty'";
-        let stats = cache.query(sql).wrap(move |sql, (shelf, kind): (i32, String)| {
-            let pool = pool.clone();
-            async move {
-                let client = pool.get().await?;
-                let row = client.query_one(&*sql, &[&shelf, &kind]).await?;
-                let stats = ShelfStats { jars: row.get(0), heaviest: row.get(1) };
-                Ok::<_, deadpool_postgres::PoolError>(stats)
-            }
-        });
-        Shelves { stats }
+        Shelves { stats: cache.query(sql).wrap_with(pool, Shelves::load) }
+    }
+
+    async fn load(
+        pool: deadpool_postgres::Pool,
+        sql: Arc<str>,
+        (shelf, kind): (i32, String),
+    ) -> Result<ShelfStats, deadpool_postgres::PoolError> {
+        let row = pool.get().await?.query_one(&*sql, &[&shelf, &kind]).await?;
+        Ok(ShelfStats { jars: row.get(0), heaviest: row.get(1) })
     }
 
     async fn stats(&self, shelf: i32, kind: &str) -> Result<Arc<ShelfStats>, larder::Error> {

@@ -32,7 +32,9 @@
 //!
 //! - [`fetch`](Bound::fetch) runs the query on a [`deadpool_postgres::Pool`] or a shared
 //!   [`tokio_postgres::Client`] and returns [`Rows`]: the cells as PostgreSQL sent them, with the
-//!   `get` of `tokio_postgres::Row`, or [`deserialize`](Rows::deserialize) into structs.
+//!   `get` of `tokio_postgres::Row`, [`deserialize`](Rows::deserialize) into structs, or
+//!   [JSON](Rows#json). [`fetch_one`](Bound::fetch_one), [`fetch_optional`](Bound::fetch_optional),
+//!   [`fetch_scalar`](Bound::fetch_scalar) and [`fetch_json`](Bound::fetch_json) do so in one call.
 //! - [`wrap`](Query::wrap) puts the cache in front of a query function. The function may use any
 //!   driver and return any type that serde can write and read. [`call`](Wrapped::call) it as often
 //!   as you like.
@@ -136,6 +138,9 @@ mod pages {
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/several-databases.md")]
     mod several_databases {}
+    #[cfg(feature = "sqlx")]
+    #[doc = include_str!("../docs/guide/sqlx.md")]
+    mod sqlx {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/stale-while-revalidate.md")]
     mod stale_while_revalidate {}

@@ -5,28 +5,27 @@ use std::error::Error;
 
 use deadpool_postgres::{Manager, Pool};
 use test_servers::{Postgres, Redis};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Config, NoTls};
 
 /// Where an example finds its PostgreSQL and its Redis.
 #[allow(dead_code)]
 pub struct Servers {
     pub pool: Pool,
+    /// How to connect to PostgreSQL without that pool.
+    pub config: Config,
     pub redis_url: String,
 }
 
 /// Those that `DATABASE_URL` and `REDIS_URL` name, or private ones.
 pub async fn servers() -> Result<Servers, Box<dyn Error>> {
-    let pool = match env::var("DATABASE_URL") {
-        Ok(url) => {
-            let config: tokio_postgres::Config =
-                url.parse().map_err(|error| format!("DATABASE_URL cannot be read: {error}"))?;
-            Pool::builder(Manager::new(config, NoTls)).build()?
-        }
-        Err(_) => Postgres::shared()?.database().await?.pool(4),
+    let config: Config = match env::var("DATABASE_URL") {
+        Ok(url) => url.parse().map_err(|error| format!("DATABASE_URL cannot be read: {error}"))?,
+        Err(_) => Postgres::shared()?.database().await?.config(),
     };
+    let pool = Pool::builder(Manager::new(config.clone(), NoTls)).max_size(4).build()?;
     let redis_url = match env::var("REDIS_URL") {
         Ok(url) => url,
         Err(_) => Redis::shared()?.url(),
     };
-    Ok(Servers { pool, redis_url })
+    Ok(Servers { pool, config, redis_url })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::policy::Policy;
 use crate::telemetry::counters::{QueryCounters, StripedCounter};
-use crate::value::tag::Dependencies;
+use crate::value::tag::{Dependencies, Tag};
 
 /// The policy, counters and dependencies of a query, shared by its reads.
 pub(crate) struct QueryConfig {
@@ -14,4 +14,19 @@ pub(crate) struct QueryConfig {
     pub(crate) counters: Arc<QueryCounters>,
     /// The slots of its declared tags, and the query's own slot.
     pub(crate) depends: Arc<Dependencies>,
+}
+
+impl QueryConfig {
+    /// The configuration of a call that depends on more than its query.
+    pub(crate) fn tagged(self: &Arc<Self>, tags: &[Tag]) -> Arc<QueryConfig> {
+        if tags.is_empty() {
+            return self.clone();
+        }
+        Arc::new(QueryConfig {
+            policy: self.policy.clone(),
+            l1_hits: self.l1_hits.clone(),
+            counters: self.counters.clone(),
+            depends: Arc::new(self.depends.and(tags.iter().cloned())),
+        })
+    }
 }

@@ -110,7 +110,10 @@ impl Inner {
                 self.l1.insert(key, loaded.entry.clone());
                 flight.complete(Ok(loaded));
             }
-            Err(error) => self.failed(span, flight, &job, error, began, lease),
+            Err(error) => {
+                let error = error.of_query(job.config.counters.name());
+                self.failed(span, flight, &job, error, began, lease);
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use crate::sync::Mutex;
 use crate::value::Value;
 use crate::value::answer::Answer;
 use crate::value::key::CacheKey;
+use crate::value::tag::Tag;
 use crate::value::token::Token;
 
 /// A read: await it for the result, or await its [`answer`](Read::answer) for the result with its
@@ -45,6 +46,8 @@ enum State<'q, V, L> {
     /// Not polled yet.
     Fresh {
         call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
+        /// Those of this call. They are needed after a miss only: an entry has its own.
+        tags: Vec<Tag>,
         detach: L,
     },
     /// Not in memory: waits for Redis or the query. Only this state allocates.
@@ -57,9 +60,18 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
     pub(crate) fn new(
         inner: &'q Arc<Inner>,
         call: Result<(CacheKey, &'q Arc<QueryConfig>), Error>,
+        tags: Vec<Tag>,
         detach: L,
     ) -> Read<'q, V, L> {
-        Read { inner, state: State::Fresh { call, detach } }
+        Read { inner, state: State::Fresh { call, tags, detach } }
+    }
+
+    /// The key of its result, before it has been polled.
+    pub(crate) fn key(&self) -> Option<CacheKey> {
+        match &self.state {
+            State::Fresh { call: Ok((key, _)), .. } => Some(*key),
+            _ => None,
+        }
     }
 
     /// Returns the result with its origin and age, instead of the result alone.
@@ -111,20 +123,21 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
     /// Starts an early refresh: a background load of a result that was served from memory.
     #[cold]
     fn reload(&mut self, seen: Token) {
-        if let State::Fresh { call: Ok((key, config)), detach } =
+        if let State::Fresh { call: Ok((key, config)), tags, detach } =
             std::mem::replace(&mut self.state, State::Done)
         {
             let load = Arc::new(Mutex::new(Some(detach())));
-            self.inner.reload::<V>(key, config, load, seen);
+            self.inner.reload::<V>(key, &config.tagged(&tags), load, seen);
         }
     }
 
     #[cold]
     fn go_slow(&mut self) -> Result<(), Error> {
-        if let State::Fresh { call, detach } = std::mem::replace(&mut self.state, State::Done) {
+        if let State::Fresh { call, tags, detach } = std::mem::replace(&mut self.state, State::Done)
+        {
             let (key, config) = call?;
-            let miss_reason = self.inner.clone().miss(key, config.clone(), detach());
-            self.state = State::Slow(Box::pin(miss_reason));
+            let answer = self.inner.clone().miss(key, config.tagged(&tags), detach());
+            self.state = State::Slow(Box::pin(answer));
         }
         Ok(())
     }

@@ -340,7 +340,7 @@ impl Inner {
     ) -> Result<Answer<V>, Error> {
         count(&self.counters.misses);
         if !self.settle().await {
-            let outcome = Err(Error::closed());
+            let outcome = Err(Error::closed().of_query(config.counters.name()));
             config.counters.answered(&outcome);
             return outcome;
         }
@@ -363,6 +363,7 @@ impl Inner {
                 read.run().await
             }
         };
+        let outcome = outcome.map_err(|error| error.of_query(config.counters.name()));
         config.counters.answered(&outcome);
         outcome
     }

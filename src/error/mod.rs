@@ -1,14 +1,16 @@
 //! [`Error`]: the errors that callers receive. A read never fails because of the cache's own tiers.
 
+mod cause;
 mod setting;
 mod setup;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::types::WasNull;
 
 pub(crate) use self::setting::WrongSetting;
 
@@ -21,16 +23,34 @@ pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 /// deadline or panicked. A failure of the cache is never an error of a read; it is counted in
 /// [`CacheStats`](crate::stats::CacheStats).
 ///
-/// All callers that waited for the same load share the error, so it is cheap to clone. PostgreSQL's
-/// own error is its [`source`](StdError::source), and [`sqlstate`](Error::sqlstate) returns the
-/// SQLSTATE. Neither the message nor the debug output contains parameter values.
+/// All callers that waited for the same load share the error, so it is cheap to clone. The driver's
+/// own error, or that of the query function, is its [`source`](StdError::source), and
+/// [`sqlstate`](Error::sqlstate) returns the SQLSTATE.
+///
+/// # Message
+///
+/// It names the query and the cause, so that one line in a log is enough:
+///
+/// ```text
+/// the query `top customers` failed: relation "customers" does not exist (SQLSTATE 42P01)
+/// ```
+///
+/// The name is that of [`Query::name`](crate::Query::name), or the one that
+/// [`query_stats`](crate::QueryCache::query_stats) shows. The cause is the message of the source and
+/// of its sources. Neither the message nor the debug output contains values of parameters: a message
+/// of PostgreSQL that may quote one (SQLSTATE class 22, or a function's own `RAISE`) is left out, and
+/// so is whatever wraps it, and a panic's. What an error of your own query function says of itself is
+/// shown.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
+    /// The query that failed, once it is known.
+    query: OnceLock<Arc<str>>,
     attempt: String,
     source: Option<BoxError>,
+    sqlstate: Option<SqlState>,
     /// Whether PostgreSQL's own message is not shown, because it may quote a value.
     private: bool,
 }
@@ -55,6 +75,11 @@ pub enum ErrorKind {
     Column,
     /// A row does not fit the type that it was to be deserialized into.
     Deserialize,
+    /// The result has more or fewer rows than were asked for, as by
+    /// [`fetch_one`](crate::Bound::fetch_one).
+    RowCount,
+    /// A value has no form in JSON.
+    Json,
     /// The result is larger than [`Rows`](crate::Rows) can hold (2 GiB).
     TooLarge,
     /// A setting of the query is out of range, not allowed, or not possible with the source.
@@ -70,20 +95,42 @@ pub enum ErrorKind {
 
 impl Error {
     fn new(kind: ErrorKind, attempt: impl Into<String>, source: Option<BoxError>) -> Error {
-        Error(Arc::new(Inner { kind, attempt: attempt.into(), source, private: false }))
+        Error::with(kind, attempt.into(), source, false)
+    }
+
+    fn with(kind: ErrorKind, attempt: String, source: Option<BoxError>, private: bool) -> Error {
+        let sqlstate = source.as_deref().and_then(|source| cause::sqlstate(source));
+        Error(Arc::new(Inner { kind, query: OnceLock::new(), attempt, source, sqlstate, private }))
+    }
+
+    /// Names the query that failed. If a query function passes on the error of another query, the
+    /// name of that one stays.
+    pub(crate) fn of_query(self, name: &str) -> Error {
+        self.0.query.get_or_init(|| name.into());
+        self
     }
 
     pub(crate) fn query(source: BoxError) -> Error {
-        Error::new(ErrorKind::Query, "the query failed", Some(source))
+        Error::new(ErrorKind::Query, "", Some(source))
     }
 
     /// A type changed between the preparation of a statement and the end of its query.
     pub(crate) fn changed_types() -> Error {
         Error::new(
             ErrorKind::Query,
-            "the query's rows have a type that was altered after the query was prepared; clear the \
-             connection's type cache, prepare the query again and run it again",
+            "its rows have a type that was altered after it was prepared; clear the connection's type \
+             cache, prepare the query again and run it again",
             None,
+        )
+    }
+
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn undescribed(source: BoxError) -> Error {
+        Error::new(
+            ErrorKind::Query,
+            "sqlx cannot describe the type of a column or a parameter (it does not know multiranges, \
+             nor types of postgresql's own catalogs); cast it in the query, to text for example",
+            Some(source),
         )
     }
 
@@ -103,8 +150,8 @@ impl Error {
     pub(crate) fn connect(source: BoxError) -> Error {
         Error::new(
             ErrorKind::Connect,
-            "no connection to postgresql for the query; check that the server answers and that the \
-             pool is large enough",
+            "no connection to postgresql (check that the server answers and that the pool is large \
+             enough)",
             Some(source),
         )
     }
@@ -113,8 +160,8 @@ impl Error {
         Error::new(
             ErrorKind::Deadline,
             format!(
-                "the query had no result within its load deadline of {after:?} and was given up; \
-                 make it faster or raise `load_deadline`"
+                "it had no result within its load deadline of {after:?} and was given up; make it \
+                 faster or raise `load_deadline`"
             ),
             None,
         )
@@ -142,15 +189,44 @@ impl Error {
         // The panic message is the user's own text and may contain anything, so it is the error's
         // source and not part of its message.
         let source = said.map(|said| BoxError::from(said.to_owned()));
-        Error::new(ErrorKind::Panicked, "the query function panicked", source)
+        Error::with(ErrorKind::Panicked, "its query function panicked".into(), source, true)
     }
 
     pub(crate) fn column(attempt: String, source: Option<BoxError>) -> Error {
-        Error::new(ErrorKind::Column, attempt, source)
+        // Other sources repeat the types, or quote the value.
+        let is_null = source.as_ref().is_some_and(|source| source.is::<WasNull>());
+        Error::with(ErrorKind::Column, attempt, source, !is_null)
     }
 
     pub(crate) fn deserialize(attempt: String) -> Error {
         Error::new(ErrorKind::Deserialize, attempt, None)
+    }
+
+    /// `wanted`: how many rows were asked for.
+    pub(crate) fn row_count(rows: usize, wanted: &str) -> Error {
+        let rows = match rows {
+            0 => "no rows".to_owned(),
+            1 => "one row".to_owned(),
+            rows => format!("{rows} rows"),
+        };
+        Error::new(
+            ErrorKind::RowCount,
+            format!("the result has {rows}, and {wanted} was asked for"),
+            None,
+        )
+    }
+
+    pub(crate) fn column_count(columns: usize) -> Error {
+        Error::new(
+            ErrorKind::Column,
+            format!("the result has {columns} columns, and a single value was asked for"),
+            None,
+        )
+    }
+
+    /// A message of ours, which names the column and quotes no value.
+    pub(crate) fn json(message: &str) -> Error {
+        Error::new(ErrorKind::Json, format!("the rows cannot be written as json: {message}"), None)
     }
 
     pub(crate) fn too_large() -> Error {
@@ -203,44 +279,62 @@ impl Error {
         self.0.kind
     }
 
+    /// The name of the query that failed; `None` for an error that is of no query of a cache, such
+    /// as one of [`Rows::query`](crate::Rows::query) or of a column that is not there.
+    pub fn query_name(&self) -> Option<&str> {
+        self.0.query.get().map(|name| &**name)
+    }
+
     /// PostgreSQL's five-character error code, if the error came from PostgreSQL.
     ///
     /// The whole chain of sources is searched, so the code is also found if the query function
     /// wrapped the driver's error in one of its own.
     pub fn sqlstate(&self) -> Option<&SqlState> {
-        self.postgres().and_then(tokio_postgres::Error::code)
+        self.0.sqlstate.as_ref()
     }
 
-    /// PostgreSQL's full report of the error (message, detail, hint, position), if there is one.
+    /// PostgreSQL's full report of the error (message, detail, hint, position), if there is one and
+    /// the query ran by `tokio_postgres`.
     ///
     /// It may quote parameter values. Use it in the caller, and do not write it to a log.
     pub fn db_error(&self) -> Option<&DbError> {
-        self.postgres().and_then(tokio_postgres::Error::as_db_error)
+        self.0.source.as_deref().and_then(|source| cause::db_error(source))
     }
 
-    fn postgres(&self) -> Option<&tokio_postgres::Error> {
-        let mut next = self.source();
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
+    /// The routine in PostgreSQL that reported the error.
+    pub(crate) fn routine(&self) -> Option<&str> {
+        self.0.source.as_deref().and_then(|source| cause::routine(source))
+    }
+
+    /// Whether it is about a query as a whole, even if nobody has named that.
+    fn is_of_a_query(&self) -> bool {
+        use ErrorKind::*;
+        match self.0.kind {
+            Query | Connect | Deadline | Panicked | Cycle | TooLarge | Setting | Closed => true,
+            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged => {
+                self.0.query.get().is_some()
             }
-            next = error.source();
         }
-        None
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.attempt)?;
-        let Some(db) = self.db_error() else { return Ok(()) };
-        write!(f, ": ")?;
-        // Messages of class 22 (data exceptions) and P0 (a function's own RAISE) may quote values.
-        let quotes = db.code().code().starts_with("22") || db.code().code().starts_with("P0");
-        if !quotes && !self.0.private {
-            write!(f, "{} ", db.message())?;
-        }
-        write!(f, "(SQLSTATE {})", db.code().code())
+        let Inner { query, attempt, source, private, .. } = &*self.0;
+        let cause = source.as_deref().map(|source| cause::message(source, *private));
+        let lead = match query.get() {
+            Some(name) => format!("the query `{name}` failed"),
+            None if self.is_of_a_query() => "the query failed".to_owned(),
+            None => String::new(),
+        };
+        let parts = [&*lead, attempt, cause.as_deref().unwrap_or_default()];
+        let mut parts = parts.into_iter().filter(|part| !part.is_empty());
+        f.write_str(parts.next().unwrap_or_default())?;
+        // A code alone is no further part of the sentence.
+        parts.try_for_each(|part| {
+            let between = if part.starts_with("(SQLSTATE") { " " } else { ": " };
+            write!(f, "{between}{part}")
+        })
     }
 }
 
@@ -269,14 +363,30 @@ mod tests {
         let clone = error.clone();
         assert_eq!(clone.kind(), ErrorKind::Query);
         assert_eq!(clone.source().unwrap().to_string(), "no such table");
-        assert_eq!(clone.to_string(), "the query failed");
+        assert_eq!(clone.to_string(), "the query failed: no such table");
         assert!(clone.sqlstate().is_none());
     }
 
     #[test]
-    fn debug_output_holds_no_word_of_the_source() {
-        let error = Error::query("password is hunter2".into());
+    fn the_query_that_failed_first_is_named() {
+        let error = Error::query("no such table".into()).of_query("inner");
+        assert_eq!(error.query_name(), Some("inner"));
+        let error = error.of_query("outer");
+        assert_eq!(error.to_string(), "the query `inner` failed: no such table");
+        let late = Error::deadline(Duration::from_secs(5)).of_query("top");
+        assert!(late.to_string().starts_with("the query `top` failed: it had no result within"));
+        // Of no query, until a query function passes it on.
+        let column = Error::column("there is no column \"a\" in the result".into(), None);
+        assert_eq!(column.to_string(), "there is no column \"a\" in the result");
+        let column = column.of_query("top").to_string();
+        assert_eq!(column, "the query `top` failed: there is no column \"a\" in the result");
+    }
+
+    #[test]
+    fn a_panics_own_words_are_not_shown() {
+        let error = Error::panicked(&"password is hunter2".to_owned()).of_query("top");
+        assert_eq!(error.to_string(), "the query `top` failed: its query function panicked");
         assert!(!format!("{error:?}").contains("hunter2"));
-        assert!(!error.to_string().contains("hunter2"));
+        assert_eq!(error.source().unwrap().to_string(), "password is hunter2");
     }
 }

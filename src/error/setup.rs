@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use tokio_postgres::error::SqlState;
 
-use super::{Error, ErrorKind, Inner};
+use super::{BoxError, Error, ErrorKind, cause};
 
 impl Error {
     /// A query function was given a role or settings.
@@ -12,7 +12,7 @@ impl Error {
     pub(crate) fn setup_of_function() -> Error {
         Error::new(
             ErrorKind::Setting,
-            "a role and settings (`as_role`, `with_setting`) are set for `fetch` only, and the query \
+            "a role and settings (`as_role`, `with_setting`) are set for `fetch` only, and this query \
              is run by a function of yours (`load`, `load_rows`, `load_tagged`, `wrap`): set them in \
              the function, and give the query a `scope` that names them",
             None,
@@ -31,9 +31,9 @@ impl Error {
     }
 
     /// PostgreSQL did not set the role of a query.
-    pub(crate) fn role(role: &str, source: tokio_postgres::Error) -> Error {
-        let mut attempt = format!("the query cannot run as the role {role:?} that `as_role` names");
-        let reason = match source.code() {
+    pub(crate) fn role(role: &str, source: BoxError) -> Error {
+        let mut attempt = format!("it cannot run as the role {role:?} that `as_role` names");
+        let reason = match cause::sqlstate(&*source).as_ref() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => format!(
                 ": the user of the connection may not set it; let an administrator run `GRANT \
                  \"{}\" TO` that user",
@@ -51,9 +51,9 @@ impl Error {
     }
 
     /// PostgreSQL did not set one of these settings.
-    pub(crate) fn of_settings(names: &[&str], source: tokio_postgres::Error) -> Error {
+    pub(crate) fn of_settings(names: &[&str], source: BoxError) -> Error {
         // PostgreSQL's message quotes the name, and perhaps the value.
-        let message = source.as_db_error().map_or("", |db| db.message()).to_ascii_lowercase();
+        let message = cause::reported(&*source).unwrap_or_default().to_ascii_lowercase();
         let is_named =
             |name: &&&str| message.contains(&format!("\"{}\"", name.to_ascii_lowercase()));
         let mut named = names.iter().filter(is_named);
@@ -61,7 +61,7 @@ impl Error {
             (Some(name), None) => format!("the setting `{name}` of the query was refused"),
             _ => format!("one of the settings of the query was refused (`{}`)", names.join("`, `")),
         };
-        let advice = match source.code() {
+        let advice = match cause::sqlstate(&*source).as_ref() {
             Some(&SqlState::UNDEFINED_OBJECT) => {
                 "postgresql has no such setting; correct its name, load the extension that it \
                  belongs to, or use a name with a dot, such as `app.tenant`"
@@ -79,8 +79,7 @@ impl Error {
         Error::private(attempt, source)
     }
 
-    fn private(attempt: String, source: tokio_postgres::Error) -> Error {
-        let source = Some(source.into());
-        Error(Inner { kind: ErrorKind::Query, attempt, source, private: true }.into())
+    fn private(attempt: String, source: BoxError) -> Error {
+        Error::with(ErrorKind::Query, attempt, Some(source), true)
     }
 }

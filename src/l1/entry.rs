@@ -110,6 +110,20 @@ impl Entry {
         Arc::new(Entry { fingerprint, value, lifetime, stamp, token, depends, weight })
     }
 
+    /// The same entry, which takes this many bytes more.
+    pub(crate) fn heavier(&self, bytes: usize) -> Arc<Entry> {
+        let more = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::new(Entry {
+            fingerprint: self.fingerprint,
+            value: self.value.clone(),
+            lifetime: self.lifetime,
+            stamp: self.stamp,
+            token: self.token,
+            depends: self.depends.clone(),
+            weight: self.weight.saturating_add(more),
+        })
+    }
+
     /// Whether it is the result of this key. The lookup that found it has compared other bytes of
     /// the key.
     #[inline]

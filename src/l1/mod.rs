@@ -101,6 +101,16 @@ impl L1 {
         watch.replace(&key, &entry);
     }
 
+    /// Counts more bytes for the key's entry, if it is still the one that `is_it` names.
+    ///
+    /// Another entry may be inserted at the same moment and be replaced here. The older one is judged
+    /// at each read like any other, so it costs a load at most.
+    pub(crate) fn grow(&self, key: &CacheKey, bytes: usize, is_it: impl Fn(&Entry) -> bool) {
+        if let Some(entry) = self.get(key).filter(|entry| is_it(entry)) {
+            self.insert(*key, entry.heavier(bytes));
+        }
+    }
+
     fn behind(&self, key: &CacheKey) -> Option<Arc<Entry>> {
         self.cache.get(&key.first()).filter(|entry| entry.is_of(key))
     }

@@ -5,6 +5,8 @@ mod outdated;
 mod query;
 mod replica;
 mod run;
+#[cfg(feature = "sqlx")]
+mod sqlx;
 mod statements;
 mod transaction;
 mod types;
@@ -26,6 +28,7 @@ use crate::rows::Image;
 /// A source that a query can be [fetched](crate::Bound::fetch) from:
 ///
 /// - a [`deadpool_postgres::Pool`], or a [`TlsPool`] where connections must be encrypted;
+/// - with the feature `sqlx`, a `sqlx::PgPool`;
 /// - an `Arc` of a [`tokio_postgres::Client`], or of a [`tokio::sync::Mutex`] around one;
 /// - behind PgBouncer, a [`TransactionPooling`].
 ///
@@ -90,6 +93,7 @@ use crate::rows::Image;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
+    note = "a `sqlx::PgPool` needs the feature `sqlx`, of sqlx 0.9",
     note = "a transaction sees what others do not, and neither reads nor fills the cache: run its \
             queries on itself"
 )]
@@ -137,16 +141,16 @@ impl sealed::Source for Arc<Client> {
 /// transaction a different session.
 ///
 /// A query is prepared and run within one transaction, and its statement is dropped at the end.
-/// This takes four round trips, where a plain pool takes one, or two for a query that is new to its
-/// connection. But a plain pool must not be used there; see [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
+/// This takes four round trips (six with sqlx), where a plain pool takes one, or two for a query that is
+/// new to its connection. But a plain pool must not be used there; see [`Source`]. With PgBouncer 1.21 or later and its `max_prepared_statements` above zero, a plain
 /// pool is correct as well. PgBouncer then keeps the statements; if one of them is outdated, the
 /// query is prepared again with a comment at its end, by which PgBouncer takes it for another one.
 ///
 /// A connection that cannot look up an altered or new type any more is closed, and another one is
 /// used. PgBouncer keeps its sessions when that happens.
 ///
-/// No cancel request is sent for a load past its deadline, because older poolers crash on it.
-/// Instead, its connection is closed after 5 seconds. PostgreSQL on Linux ends the query one second
+/// For a pool of deadpool, no cancel request is sent for a load past its deadline, because older
+/// poolers crash on it. Instead, its connection is closed after 5 seconds. PostgreSQL on Linux ends the query one second
 /// later; on other systems the query runs to its end.
 ///
 /// ```no_run
@@ -157,11 +161,36 @@ impl sealed::Source for Arc<Client> {
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct TransactionPooling(TlsPool);
+pub struct TransactionPooling(Pooled);
+
+/// The pools that can be behind a pooler.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub enum Pooled {
+    #[doc(hidden)]
+    Deadpool(TlsPool),
+    #[cfg(feature = "sqlx")]
+    #[doc(hidden)]
+    Sqlx(::sqlx::postgres::PgPool),
+}
+
+impl<P: Into<TlsPool>> From<P> for Pooled {
+    fn from(pool: P) -> Pooled {
+        Pooled::Deadpool(pool.into())
+    }
+}
+
+#[cfg(feature = "sqlx")]
+impl From<::sqlx::postgres::PgPool> for Pooled {
+    fn from(pool: ::sqlx::postgres::PgPool) -> Pooled {
+        Pooled::Sqlx(pool)
+    }
+}
 
 impl TransactionPooling {
-    /// Wraps `pool`, which is a [`TlsPool`] where connections must be encrypted.
-    pub fn new(pool: impl Into<TlsPool>) -> TransactionPooling {
+    /// Wraps a pool: of deadpool, a [`TlsPool`] where its connections must be encrypted, or, with the
+    /// feature `sqlx`, a `sqlx::PgPool`.
+    pub fn new(pool: impl Into<Pooled>) -> TransactionPooling {
         TransactionPooling(pool.into())
     }
 }
@@ -170,7 +199,13 @@ impl Source for TransactionPooling {}
 
 impl sealed::Source for TransactionPooling {
     fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
-        Box::pin(run::on_pool(self.0.pool, call, Pooling::Transactions, cancel::none()))
+        match self.0 {
+            Pooled::Deadpool(TlsPool { pool, .. }) => {
+                Box::pin(run::on_pool(pool, call, Pooling::Transactions, cancel::none()))
+            }
+            #[cfg(feature = "sqlx")]
+            Pooled::Sqlx(pool) => sqlx::pooled(pool, call),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Failed`]: why a query failed, and whether it may work when it is prepared again.
 
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, ErrorKind};
 
@@ -25,7 +25,7 @@ pub(super) enum Failed {
 
 impl Failed {
     pub(super) fn of_prepare(error: Error) -> Failed {
-        let Some(db) = error.db_error() else {
+        let Some(code) = error.sqlstate() else {
             // A type that was dropped meanwhile is an answer that `tokio_postgres` does not expect.
             return if is_of_client(&error) {
                 Failed::Statement(error)
@@ -33,9 +33,9 @@ impl Failed {
                 Failed::Query(error)
             };
         };
-        if db.code() == &SqlState::INVALID_SQL_STATEMENT_NAME {
+        if code == &SqlState::INVALID_SQL_STATEMENT_NAME {
             Failed::Lookup(error)
-        } else if is_of_a_plan(db) {
+        } else if is_of_a_plan(code, error.routine()) {
             Failed::Statement(error)
         } else {
             Failed::Query(error)
@@ -45,8 +45,10 @@ impl Failed {
     /// `may_be_outdated`: the statement was prepared for an earlier load, or it has types whose
     /// descriptions an earlier load may have brought.
     pub(super) fn of_run(error: Error, may_be_outdated: bool) -> Failed {
-        let outdated = match error.db_error() {
-            Some(db) => is_of_a_plan(db) || (may_be_outdated && is_of_names(db)),
+        let outdated = match error.sqlstate() {
+            Some(code) => {
+                is_of_a_plan(code, error.routine()) || (may_be_outdated && is_of_names(code))
+            }
             None => may_be_outdated && is_of_client(&error),
         };
         if outdated { Failed::Statement(error) } else { Failed::Query(error) }
@@ -84,10 +86,10 @@ pub(super) fn is_unknown_statement(error: &Error) -> bool {
 }
 
 /// Whether only a statement that was prepared earlier fails like this.
-fn is_of_a_plan(db: &DbError) -> bool {
+fn is_of_a_plan(code: &SqlState, routine: Option<&str>) -> bool {
     // The routine tells an outdated plan from other errors with the same SQLSTATE.
-    let by = |routines: &[&str]| db.routine().is_some_and(|by| routines.contains(&by));
-    match *db.code() {
+    let by = |routines: &[&str]| routine.is_some_and(|by| routines.contains(&by));
+    match *code {
         SqlState::INVALID_SQL_STATEMENT_NAME => true,
         // "cache lookup failed for type 16396", "could not open relation with OID 16400": the plan
         // refers to something that was dropped.
@@ -104,7 +106,7 @@ fn is_of_a_plan(db: &DbError) -> bool {
 }
 
 /// Whether something that the statement refers to does not exist, or is of another type.
-fn is_of_names(db: &DbError) -> bool {
+fn is_of_names(code: &SqlState) -> bool {
     [
         SqlState::UNDEFINED_COLUMN,
         SqlState::UNDEFINED_TABLE,
@@ -117,7 +119,7 @@ fn is_of_names(db: &DbError) -> bool {
         SqlState::INVALID_BINARY_REPRESENTATION,
         SqlState::PROTOCOL_VIOLATION,
     ]
-    .contains(db.code())
+    .contains(code)
 }
 
 /// Whether the driver failed, and not the connection: a parameter that does not fit its type.

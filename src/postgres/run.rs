@@ -180,8 +180,7 @@ impl Call {
         Prepared { statement, versions }: &Prepared,
         is_known: bool,
     ) -> Result<Image, Failed> {
-        let params = self.params.iter().map(|param| &**param as &(dyn ToSql + Sync));
-        let run = collect(client, statement, params, &self.sets);
+        let run = collect(client, statement, self.params.iter(), &self.sets);
         let may_be_outdated = is_known || !versions.is_empty();
         let failed = |error| Failed::of_run(error, may_be_outdated);
         if versions.is_empty() {

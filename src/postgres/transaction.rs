@@ -31,22 +31,23 @@ use crate::error::Error;
 use crate::rows::Image;
 use crate::value::setup::Setup;
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// Other processes name their statements as this one does. A statement that the session has under one
 /// of our names may therefore be another client's.
-const FORGET_STATEMENTS: &str = "; DEALLOCATE ALL; \
+pub(super) const FORGET_STATEMENTS: &str = "; DEALLOCATE ALL; \
     SELECT pg_catalog.set_config('client_connection_check_interval', '1000', true) \
     WHERE pg_catalog.version() LIKE '%linux%'";
 
 /// Somebody may have left a `SET ROLE` or a `SET SESSION AUTHORIZATION` on the connection. The rows
 /// must not depend on it, since the key does not show it. `DEFAULT` is what the connection began with.
-const FORGET_ROLE: &str = "; SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL role TO DEFAULT";
+pub(super) const FORGET_ROLE: &str =
+    "; SET LOCAL SESSION AUTHORIZATION DEFAULT; SET LOCAL role TO DEFAULT";
 
-const SET_ALL: &str = "SELECT pg_catalog.set_config(name, value, true) \
+pub(super) const SET_ALL: &str = "SELECT pg_catalog.set_config(name, value, true) \
     FROM unnest($1, $2) AS settings (name, value)";
 
-const SET_ROLE: &str = "SELECT pg_catalog.set_config('role', $1, true)";
+pub(super) const SET_ROLE: &str = "SELECT pg_catalog.set_config('role', $1, true)";
 
 impl Call {
     /// Runs the query in a session of PostgreSQL, under its role and settings, and once more if a type
@@ -215,8 +216,10 @@ async fn set_up(client: &Client, setup: &Setup<'_>) -> Result<(), Error> {
         client.query_typed(SET_ROLE, &[(&role, Type::TEXT)]).await.map(drop)
     };
     let (settings, role) = join(settings, role).await;
-    settings.map_err(|error| of_step(error, |error| Error::of_settings(&names, error)))?;
-    role.map_err(|error| of_step(error, |error| Error::role(setup.role().unwrap_or(""), error)))
+    settings.map_err(|error| of_step(error, |error| Error::of_settings(&names, error.into())))?;
+    role.map_err(|error| {
+        of_step(error, |error| Error::role(setup.role().unwrap_or(""), error.into()))
+    })
 }
 
 /// The error of a step, by `named` if PostgreSQL refused it.

@@ -36,7 +36,12 @@ macro_rules! from {
     };
 }
 
-const VERSIONS: &str = concat!("SELECT t.oid, ", version!(), from!());
+#[cfg(feature = "sqlx")]
+pub(super) const VERSION: &str = version!();
+#[cfg(feature = "sqlx")]
+pub(super) const FROM: &str = from!();
+
+pub(super) const VERSIONS: &str = concat!("SELECT t.oid, ", version!(), from!());
 
 const DESCRIPTIONS: &str = concat!(
     "SELECT t.oid, ",

@@ -16,20 +16,52 @@ use crate::rows::{Image, Rows};
 use crate::value::Value;
 use crate::value::param::{Bind, OwnedParams, Param, Params, SqlParams};
 use crate::value::setup::Setup;
-use crate::value::tag::Tagged;
+use crate::value::tag::{Tag, Tagged};
 
 /// A [`Query`] with its parameters.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 #[must_use = "a bound query does nothing until it is fetched or loaded"]
 pub struct Bound<'q, P> {
     pub(super) query: &'q Query,
     pub(super) params: P,
+    pub(super) tags: Vec<Tag>,
+}
+
+impl<P> Bound<'_, P> {
+    /// Adds a tag for this call: something that the result depends on because of its parameters.
+    ///
+    /// May be called several times. The tags of the [query](Query::tag) apply as well. A tag does not
+    /// identify the result, so calls with the same parameters must have the same tags: a result in
+    /// memory has those of the call that loaded it.
+    ///
+    /// ```
+    /// # use larder::{Origin, QueryCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// let orders = cache.query("SELECT count(*) FROM orders WHERE region = $1");
+    /// let count = async |region: &str| {
+    ///     let bound = orders.bind(region).tag(format!("orders:{region}"));
+    ///     bound.load(|| async { Ok::<_, std::io::Error>(7_i64) }).answer().await
+    /// };
+    /// count("eu").await?;
+    /// count("us").await?;
+    /// cache.invalidate(["orders:eu"]).await;
+    /// assert_eq!(count("eu").await?.origin(), Origin::Loaded);
+    /// assert_eq!(count("us").await?.origin(), Origin::L1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tag(mut self, tag: impl Into<Tag>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
 }
 
 impl<'q, P: Params> Bound<'q, P> {
     /// Binds the next parameter.
     pub fn bind<V: Param>(self, value: V) -> Bound<'q, Bind<P, V>> {
-        Bound { query: self.query, params: Bind(self.params, value) }
+        Bound { query: self.query, params: Bind(self.params, value), tags: self.tags }
     }
 
     /// Returns the rows of the query: from memory, from Redis, or from PostgreSQL through `source`.
@@ -52,10 +84,10 @@ impl<'q, P: Params> Bound<'q, P> {
     where
         P: SqlParams,
     {
-        let query = self.query;
-        let call = query.call(Rows::shape(), &self.params);
-        Read::new(query.inner(), call, move || -> LoadFn<Image> {
-            query.load_of(source.clone(), self.params.into_owned(), query.setup.clone())
+        let Bound { query, params, tags } = self;
+        let call = query.call(Rows::shape(), &params);
+        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+            query.load_of(source.clone(), params.into_owned(), query.setup.clone())
         })
     }
 
@@ -88,23 +120,24 @@ impl<'q, P: Params> Bound<'q, P> {
 
     /// Returns the rows of `load`: from memory, from Redis, or by running `load`.
     ///
-    /// Use it where the client is not a [`Source`], such as a transaction that runs other statements
-    /// before the query; [`Rows::query`] runs a query on any client. The result has the same key as
-    /// one that was [fetched](Bound::fetch). To set a role or settings, see
-    /// [`as_role`](Bound::as_role).
+    /// `load` receives the SQL and the parameters. Use it where the client is not a [`Source`], such as
+    /// one of another pool, or a transaction that runs other statements before the query;
+    /// [`Rows::query`] runs a query on any client. The result has the same key as one that was
+    /// [fetched](Bound::fetch). To set a role or settings, see [`as_role`](Bound::as_role).
     ///
     /// ```no_run
     /// use larder::Rows;
     ///
     /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
-    /// let sql = "SELECT day, total FROM revenue WHERE region = $1";
     /// // The result depends on what the transaction does first, so that is part of the key.
-    /// let query = cache.query(sql).scope("as of the last close");
-    /// let rows = query.bind("eu").load_rows(move || async move {
+    /// let query = cache
+    ///     .query("SELECT day, total FROM revenue WHERE region = $1")
+    ///     .scope("as of the last close");
+    /// let rows = query.bind("eu").load_rows(move |sql, params| async move {
     ///     let mut client = pool.get().await?;
     ///     let transaction = client.transaction().await?;
     ///     transaction.batch_execute("SELECT open_period('last close')").await?;
-    ///     let rows = Rows::query(&*transaction, sql, &[&"eu"]).await?;
+    ///     let rows = Rows::query(&*transaction, &sql, &params.as_refs()).await?;
     ///     transaction.commit().await?;
     ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rows)
     /// });
@@ -121,15 +154,18 @@ impl<'q, P: Params> Bound<'q, P> {
     /// on as it is.
     pub fn load_rows<E, F, Fut>(self, load: F) -> Read<'q, Rows, impl Loader<Rows>>
     where
+        P: SqlParams,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
+        F: FnOnce(Arc<str>, OwnedParams) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Rows, E>> + Send + 'static,
     {
-        let call = self.query.call_of_function(Rows::shape(), &self.params);
-        Read::new(self.query.inner(), call, move || -> LoadFn<Image> {
+        let Bound { query, params, tags } = self;
+        let call = query.call_of_function(Rows::shape(), &params);
+        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+            let (sql, params) = (query.sql().clone(), params.into_owned());
             Box::new(move || {
                 async move {
-                    let rows = load().await.map_err(of_user)?;
+                    let rows = load(sql, params).await.map_err(of_user)?;
                     Ok((rows.into_image(), vec![]))
                 }
                 .boxed()
@@ -151,7 +187,7 @@ impl<'q, P: Params> Bound<'q, P> {
         Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
     {
         let call = self.query.call_of_function(<Arc<T>>::shape(), &self.params);
-        Read::new(self.query.inner(), call, move || -> LoadFn<T> {
+        Read::new(self.query.inner(), call, self.tags, move || -> LoadFn<T> {
             Box::new(move || {
                 async move { load().await.map(Tagged::into_parts).map_err(of_user) }.boxed()
             })

@@ -1,6 +1,7 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
 mod bound;
+mod fetched;
 mod setup;
 pub(crate) mod wrapped;
 
@@ -27,7 +28,7 @@ use crate::postgres::Source;
 use crate::rows::Rows;
 use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::value::param::{Bind, Param, Params};
+use crate::value::param::{Bind, OwnedParams, Param, Params};
 use crate::value::setup::{Over, Setup};
 use crate::value::tag::{Dependencies, Tag, Tagged};
 
@@ -131,7 +132,8 @@ impl Query {
     /// own.
     ///
     /// May be called several times. [`QueryCache::invalidate`] of any of the tags makes the results
-    /// stale.
+    /// stale. A tag that follows from the parameters, such as `orders:eu`, is given to the call:
+    /// [`Bound::tag`].
     ///
     /// # Default
     ///
@@ -351,7 +353,7 @@ impl Query {
 
     /// Binds all parameters at once, as a tuple: `(42_i64, "eu")`.
     pub fn params<P: Params>(&self, params: P) -> Bound<'_, P> {
-        Bound { query: self, params }
+        Bound { query: self, params, tags: vec![] }
     }
 
     /// Returns the rows of a query without parameters; see [`Bound::fetch`].
@@ -374,7 +376,7 @@ impl Query {
     pub fn load_rows<E, F, Fut>(&self, load: F) -> Read<'_, Rows, impl Loader<Rows>>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
+        F: FnOnce(Arc<str>, OwnedParams) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Rows, E>> + Send + 'static,
     {
         self.params(()).load_rows(load)
@@ -415,7 +417,17 @@ impl Query {
             let config = QueryConfig { policy, l1_hits, counters, depends };
             Ok(Prepared { query, digest, config: Arc::new(config) })
         });
-        prepared.as_ref().map_err(Error::clone)
+        prepared.as_ref().map_err(|error| self.named(error.clone()))
+    }
+
+    /// Names this query in an error that concerns no single load.
+    #[cold]
+    fn named(&self, error: Error) -> Error {
+        match self.counters(&self.digest()) {
+            Ok(counters) => error.of_query(counters.name()),
+            // Its name is what is wrong.
+            Err(_) => error,
+        }
     }
 
     /// Identifies the query. No setting can make it fail.
@@ -466,7 +478,7 @@ impl Query {
         params: &P,
     ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
         if self.setup.is_some() {
-            return Err(Error::setup_of_function());
+            return Err(self.named(Error::setup_of_function()));
         }
         self.call(shape, params)
     }

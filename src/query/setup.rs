@@ -15,6 +15,7 @@ use crate::value::Value;
 use crate::value::key::{CacheKey, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params, SqlParams};
 use crate::value::setup::{Over, Setup};
+use crate::value::tag::Tag;
 
 impl Query {
     /// Runs the query as this role, as `SET LOCAL ROLE` does, and makes the role part of the key.
@@ -116,7 +117,7 @@ impl Query {
     ) -> Result<(CacheKey, &Arc<QueryConfig>), Error> {
         let prepared = self.prepared()?;
         let over = self.over(setup);
-        over.check().map_err(Error::setting)?;
+        over.check().map_err(|wrong| self.named(Error::setting(wrong)))?;
         let mut encoder = KeyEncoder::new(over.digest(prepared.query), shape);
         params.encode(&mut encoder);
         Ok((encoder.finish(), &prepared.config))
@@ -169,7 +170,7 @@ impl<'q, P> Bound<'q, P> {
 #[derive(Clone)]
 #[must_use = "a bound query does nothing until it is fetched"]
 pub struct BoundWith<'q, P> {
-    bound: Bound<'q, P>,
+    pub(super) bound: Bound<'q, P>,
     setup: Setup<'q>,
 }
 
@@ -191,6 +192,14 @@ impl<'q, P> BoundWith<'q, P> {
     }
 }
 
+impl<P> BoundWith<'_, P> {
+    /// Adds a tag for this call; see [`Bound::tag`].
+    pub fn tag(mut self, tag: impl Into<Tag>) -> Self {
+        self.bound = self.bound.tag(tag);
+        self
+    }
+}
+
 impl<'q, P: Params> BoundWith<'q, P> {
     /// Binds the next parameter.
     pub fn bind<V: Param>(self, value: V) -> BoundWith<'q, Bind<P, V>> {
@@ -207,9 +216,9 @@ impl<'q, P: Params> BoundWith<'q, P> {
     where
         P: SqlParams,
     {
-        let BoundWith { bound: Bound { query, params }, setup } = self;
+        let BoundWith { bound: Bound { query, params, tags }, setup } = self;
         let call = query.call_with(Rows::shape(), &params, &setup);
-        Read::new(query.inner(), call, move || -> LoadFn<Image> {
+        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
             let setup = Arc::new(query.over(&setup).into_owned());
             query.load_of(source.clone(), params.into_owned(), Some(setup))
         })

@@ -81,6 +81,38 @@ impl Query {
         })
     }
 
+    /// Like [`wrap`](Query::wrap), with a state that each call of the function gets a clone of, such as
+    /// a pool.
+    ///
+    /// A hit clones nothing.
+    ///
+    /// ```
+    /// # use larder::QueryCache;
+    /// # #[derive(Clone)] struct Pool;
+    /// # impl Pool { async fn count(&self, _: &str, _: i64) -> Result<i64, std::io::Error> { Ok(3) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = QueryCache::builder().build().await?;
+    /// # let pool = Pool;
+    /// let orders = cache
+    ///     .query("SELECT count(*) FROM orders WHERE user_id = $1")
+    ///     .wrap_with(pool, |pool, sql, (user_id,): (i64,)| async move { pool.count(&sql, user_id).await });
+    /// assert_eq!(*orders.call((42,)).await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wrap_with<S, A, T, E, F, Fut>(self, state: S, function: F) -> Wrapped<A, T>
+    where
+        S: Clone + Send + Sync + 'static,
+        A: Params + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(S, Arc<str>, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.wrap(move |sql, args| function(state.clone(), sql, args))
+    }
+
     /// Like [`wrap`](Query::wrap), with a function that also reports the tags its result depends
     /// on; see [`Tagged`].
     pub fn wrap_tagged<A, T, E, F, Fut>(self, function: F) -> Wrapped<A, T>
@@ -129,7 +161,7 @@ where
     /// SQLSTATE.
     pub fn call(&self, args: A) -> Read<'_, Arc<T>, impl Loader<Arc<T>>> {
         let call = self.query.call_of_function(self.shape, &args);
-        Read::new(self.query.inner(), call, move || -> LoadFn<T> {
+        Read::new(self.query.inner(), call, vec![], move || -> LoadFn<T> {
             let (function, sql) = (self.function.clone(), self.query.sql().clone());
             // Called inside the load, so that a panic before the first await of the function is
             // caught as well.

@@ -43,7 +43,8 @@ impl Column {
         self.column_id
     }
 
-    /// The type modifier, such as the length of a `varchar(20)`; -1 if there is none.
+    /// The type modifier, such as the length of a `varchar(20)`; -1 if there is none, and always from a
+    /// source of sqlx, which does not tell it.
     pub fn type_modifier(&self) -> i32 {
         self.type_modifier
     }
@@ -126,20 +127,43 @@ impl ColumnSets {
         &self,
         columns: &[tokio_postgres::Column],
     ) -> Result<Arc<ColumnSet>, Error> {
+        self.of_described(columns.iter().map(|column| Described {
+            name: column.name(),
+            table_oid: column.table_oid(),
+            column_id: column.column_id(),
+            type_modifier: column.type_modifier(),
+            type_: column.type_(),
+        }))
+    }
+
+    /// The same for columns that any driver describes.
+    pub(crate) fn of_described<'c>(
+        &self,
+        columns: impl ExactSizeIterator<Item = Described<'c>>,
+    ) -> Result<Arc<ColumnSet>, Error> {
         let mut encoded = vec![];
         put_u32(&mut encoded, columns.len());
         for column in columns {
-            if !can_be_encoded(column.type_()) {
-                return Err(Error::unsupported_type(column.name()));
+            if !can_be_encoded(column.type_) {
+                return Err(Error::unsupported_type(column.name));
             }
-            put_text(&mut encoded, column.name());
-            encoded.extend_from_slice(&column.table_oid().unwrap_or(0).to_le_bytes());
-            encoded.extend_from_slice(&column.column_id().unwrap_or(0).to_le_bytes());
-            encoded.extend_from_slice(&column.type_modifier().to_le_bytes());
-            put_type(&mut encoded, column.type_());
+            put_text(&mut encoded, column.name);
+            encoded.extend_from_slice(&column.table_oid.unwrap_or(0).to_le_bytes());
+            encoded.extend_from_slice(&column.column_id.unwrap_or(0).to_le_bytes());
+            encoded.extend_from_slice(&column.type_modifier.to_le_bytes());
+            put_type(&mut encoded, column.type_);
         }
         Ok(self.decode(&encoded).expect("columns just encoded can be decoded"))
     }
+}
+
+/// What PostgreSQL says of a column.
+pub(crate) struct Described<'c> {
+    pub(crate) name: &'c str,
+    pub(crate) table_oid: Option<u32>,
+    pub(crate) column_id: Option<i16>,
+    pub(crate) type_modifier: i32,
+    pub(crate) type_: &'c Type,
 }
 
 /// Whether `take_type` can read what `put_type` writes.

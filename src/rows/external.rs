@@ -47,9 +47,13 @@ fn within(type_: &Type, raw: &[u8], depth: u32) -> Text {
     let mut cursor = Cursor::new(raw);
     read(match *type_ {
         Type::RECORD => return record(type_, raw, depth),
-        Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN | Type::XML => {
-            return utf8(raw);
-        }
+        Type::TEXT
+        | Type::VARCHAR
+        | Type::BPCHAR
+        | Type::NAME
+        | Type::UNKNOWN
+        | Type::XML
+        | Type::REFCURSOR => return utf8(raw),
         Type::JSON => return utf8(raw),
         Type::JSONB | Type::JSONPATH => return versioned(raw),
         Type::BOOL => raw.first().map(|&byte| if byte == 0 { "f" } else { "t" }.to_owned()),

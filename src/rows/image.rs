@@ -14,7 +14,7 @@
 //! previous one ends, so reading two numbers locates any cell.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio_postgres::types::{FromSql, Type};
@@ -34,6 +34,8 @@ pub struct Image {
     rows: usize,
     cells: Range<usize>,
     is_storable: bool,
+    /// The rows as JSON, once somebody has asked for them.
+    json: OnceLock<Result<Bytes, Error>>,
 }
 
 impl Image {
@@ -57,6 +59,14 @@ impl Image {
 
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// What `make` returned when it was first called. Others who ask meanwhile wait for it.
+    pub(super) fn json_or_make(
+        &self,
+        make: impl FnOnce() -> Result<Bytes, Error>,
+    ) -> Result<Bytes, Error> {
+        self.json.get_or_init(make).clone()
     }
 
     /// The bytes of a cell, or `None` if it is NULL.
@@ -113,6 +123,7 @@ impl Image {
             columns,
             bytes,
             is_storable: true,
+            json: OnceLock::new(),
         })
     }
 }
@@ -138,6 +149,17 @@ impl ImageWriter {
             let cell: Option<RawCell<'_>> =
                 row.try_get(index).map_err(|error| Error::query(error.into()))?;
             self.push_cell(cell.map(|cell| cell.0))?;
+        }
+        self.end_row()
+    }
+
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn push_cells<'c>(
+        &mut self,
+        cells: impl Iterator<Item = Option<&'c [u8]>>,
+    ) -> Result<(), Error> {
+        for cell in cells {
+            self.push_cell(cell)?;
         }
         self.end_row()
     }
@@ -168,7 +190,8 @@ impl ImageWriter {
         bytes.reserve_exact(ends.len());
         bytes.extend_from_slice(&ends);
         bytes.shrink_to_fit();
-        Image { bytes: bytes.into(), columns, rows, cells, is_storable: true }
+        let json = OnceLock::new();
+        Image { bytes: bytes.into(), columns, rows, cells, is_storable: true, json }
     }
 }
 

@@ -6,22 +6,30 @@ mod cursor;
 mod de;
 mod external;
 mod image;
+mod owned;
 mod refused;
+mod row;
 mod search;
+mod ser;
 mod text;
 
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Deserialize;
-use tokio_postgres::types::{FromSql, WrongType};
+use tokio_postgres::types::FromSql;
 
 pub use self::column::Column;
 pub(crate) use self::column::ColumnSets;
+#[cfg(feature = "sqlx")]
+pub(crate) use self::column::Described;
 #[cfg(test)]
 pub(crate) use self::image::tests::image as image_of;
 pub(crate) use self::image::{Image, ImageWriter};
-use crate::error::{BoxError, Error};
+pub use self::owned::{IntoIter, OwnedRow};
+pub use self::row::{Row, RowIndex};
+use crate::error::Error;
 
 /// The rows of a result.
 ///
@@ -30,6 +38,17 @@ use crate::error::{BoxError, Error};
 /// every type that works there works here, including NULLs, enums, arrays, composites and ranges.
 ///
 /// A clone costs one reference count. All readers of a cached result share one buffer.
+///
+/// # JSON
+///
+/// Rows are serialized as an array of objects, with the values as PostgreSQL's `row_to_json` writes
+/// them, so that a handler of a web service returns `Json(rows)`. Numbers keep all their digits, `json`
+/// is embedded as it is, arrays become arrays and composites objects; dates and times are ISO 8601, with
+/// `timestamptz` in UTC; `NaN`, ranges and all else become text. Types without a text form here are
+/// errors, as with [`Row::deserialize`]. This is made for `serde_json`: a number is handed over as a
+/// [`RawValue`](serde_json::value::RawValue), which other text formats do not know. In a binary format a
+/// `numeric` is text. A handler that sends the same rows again and again uses
+/// [`fetch_json`](crate::Bound::fetch_json).
 ///
 /// ```no_run
 /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
@@ -102,6 +121,67 @@ impl Rows {
     /// The rows, in order.
     pub fn iter(&self) -> Iter<'_> {
         Iter { rows: self, front: 0, back: self.len() }
+    }
+
+    /// Deserializes the only row into a `T`; see [`Row::deserialize`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there is not exactly one row, or
+    /// [`Deserialize`](crate::ErrorKind::Deserialize) if it does not fit `T`.
+    pub fn one<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
+        self.only_row()?.deserialize()
+    }
+
+    /// Deserializes the only row into a `T`; `None` if there is no row.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there are several rows, or
+    /// [`Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit `T`.
+    pub fn optional<'a, T: Deserialize<'a>>(&'a self) -> Result<Option<T>, Error> {
+        match self.len() {
+            0 => Ok(None),
+            1 => self.row(0).deserialize().map(Some),
+            rows => Err(Error::row_count(rows, "at most one")),
+        }
+    }
+
+    /// The only value: of the only column of the only row. It is read as by [`Row::get`], so it may
+    /// be of every type that `tokio_postgres` reads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RowCount`](crate::ErrorKind::RowCount) if there is not exactly one row, or
+    /// [`Column`](crate::ErrorKind::Column) if there is not exactly one column or it cannot be read
+    /// as a `T`.
+    pub fn scalar<'a, T: FromSql<'a>>(&'a self) -> Result<T, Error> {
+        match self.columns().len() {
+            1 => self.only_row()?.try_get(0),
+            columns => Err(Error::column_count(columns)),
+        }
+    }
+
+    fn only_row(&self) -> Result<Row<'_>, Error> {
+        match self.len() {
+            1 => Ok(self.row(0)),
+            rows => Err(Error::row_count(rows, "exactly one")),
+        }
+    }
+
+    /// The rows as JSON. It is made once and kept with the image, for all who share it. Also returns
+    /// whether it was made now.
+    pub(crate) fn json(&self) -> (Result<Bytes, Error>, bool) {
+        let mut is_new = false;
+        let json = self.0.json_or_make(|| {
+            is_new = true;
+            serde_json::to_vec(self).map(Bytes::from).map_err(|it| Error::json(&it.to_string()))
+        });
+        (json, is_new)
+    }
+
+    pub(crate) fn is_of(&self, image: &Arc<Image>) -> bool {
+        Arc::ptr_eq(&self.0, image)
     }
 
     /// Deserializes every row into a `T`; see [`Row::deserialize`].
@@ -178,163 +258,6 @@ impl DoubleEndedIterator for Iter<'_> {
 
 impl ExactSizeIterator for Iter<'_> {}
 
-/// A row of [`Rows`].
-#[derive(Clone, Copy)]
-pub struct Row<'a> {
-    image: &'a Image,
-    index: usize,
-}
-
-impl<'a> Row<'a> {
-    /// The columns, in order.
-    pub fn columns(&self) -> &'a [Column] {
-        self.image.columns().columns()
-    }
-
-    /// The number of columns.
-    pub fn len(&self) -> usize {
-        self.columns().len()
-    }
-
-    /// Whether the row has no columns.
-    pub fn is_empty(&self) -> bool {
-        self.columns().is_empty()
-    }
-
-    /// The value of a column, by its number or its name.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such column, or if its value cannot be read as a `T`, as with
-    /// `tokio_postgres::Row::get`. [`try_get`](Row::try_get) does not panic.
-    #[track_caller]
-    pub fn get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> T {
-        match self.try_get(index) {
-            Ok(value) => value,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// The value of a column, by its number or its name.
-    ///
-    /// A name matches exactly or, failing that, regardless of ASCII case, as in `tokio_postgres`.
-    /// If several columns have the name, the first is read.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Column`](crate::ErrorKind::Column) if there is no such column, if `T` does not
-    /// accept the column's type, or if `T` rejects the value. NULL is rejected unless `T` is an
-    /// `Option`.
-    pub fn try_get<I: RowIndex, T: FromSql<'a>>(&self, index: I) -> Result<T, Error> {
-        let Some(at) = index.position(self.columns()) else {
-            return Err(Error::column(format!("there is no column {index:?} in the result"), None));
-        };
-        let column = &self.columns()[at];
-        let refused = |source: BoxError| {
-            let attempt = format!(
-                "column {:?} of type {} cannot be read as {}",
-                column.name(),
-                column.type_().name(),
-                std::any::type_name::<T>()
-            );
-            Error::column(attempt, Some(source))
-        };
-        if !T::accepts(column.type_()) {
-            let wrong = WrongType::new::<T>(column.type_().clone());
-            return Err(refused(wrong.into()));
-        }
-        T::from_sql_nullable(column.type_(), self.image.cell(self.index, at)).map_err(refused)
-    }
-
-    /// The bytes of a column as PostgreSQL sent them; `None` for NULL.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such column.
-    #[track_caller]
-    pub fn raw(&self, column: usize) -> Option<&'a [u8]> {
-        self.image.cell(self.index, column)
-    }
-
-    /// Deserializes the row into a `T` with serde: into a struct or a map by column name, into a
-    /// tuple by column order, or, if there is only one column, into the value itself.
-    ///
-    /// PostgreSQL's types take the forms that serde formats usually have for them:
-    ///
-    /// - Numbers, strings and bytes keep their type. Arrays become sequences, and composites become
-    ///   maps.
-    /// - `json` and `jsonb` become the value that they contain; `null` becomes `None`.
-    /// - `numeric` becomes a string, or a number if `T` has a number there.
-    /// - `uuid`, dates and times become strings as in RFC 4122 and RFC 3339, intervals as in ISO
-    ///   8601. The least and the greatest interval become `-infinity` and `infinity`, as PostgreSQL
-    ///   reads their bytes since version 17; to an older server they are finite, some 178 million
-    ///   years.
-    /// - An enum becomes its label.
-    /// - Other types become the string that `::text` gives with the default settings and the time zone
-    ///   UTC, such as `[1,5)` for a range and `(1,2)` for a `point`: ranges and multiranges, geometry,
-    ///   text search, bits, `timetz`, `macaddr`, `pg_lsn`, `hstore`, `ltree`, and anonymous records of
-    ///   PostgreSQL's own types.
-    ///
-    /// If two columns have the same name, the first is used. A column that the struct does not have
-    /// is ignored.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Deserialize`](crate::ErrorKind::Deserialize) if the row does not fit `T`; the
-    /// error names the column. Types that have none of these forms (`money`, `regclass`, those of
-    /// extensions) are rejected as well: read them with [`get`](Row::get), or cast them to `text`.
-    pub fn deserialize<T: Deserialize<'a>>(self) -> Result<T, Error> {
-        de::from_row(self)
-    }
-}
-
-impl fmt::Debug for Row<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Row").field("columns", &self.columns()).finish_non_exhaustive()
-    }
-}
-
-/// An index of a column for [`Row::get`]: a number or a name.
-pub trait RowIndex: sealed::Sealed + fmt::Debug {
-    #[doc(hidden)]
-    fn position(&self, columns: &[Column]) -> Option<usize>;
-}
-
-impl RowIndex for usize {
-    fn position(&self, columns: &[Column]) -> Option<usize> {
-        (*self < columns.len()).then_some(*self)
-    }
-}
-
-impl RowIndex for str {
-    fn position(&self, columns: &[Column]) -> Option<usize> {
-        columns
-            .iter()
-            .position(|column| column.name() == self)
-            .or_else(|| columns.iter().position(|column| column.name().eq_ignore_ascii_case(self)))
-    }
-}
-
-impl RowIndex for String {
-    fn position(&self, columns: &[Column]) -> Option<usize> {
-        self.as_str().position(columns)
-    }
-}
-
-impl<I: RowIndex + ?Sized> RowIndex for &I {
-    fn position(&self, columns: &[Column]) -> Option<usize> {
-        I::position(self, columns)
-    }
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for usize {}
-    impl Sealed for str {}
-    impl Sealed for String {}
-    impl<S: Sealed + ?Sized> Sealed for &S {}
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,7 +291,10 @@ mod tests {
             message(row.try_get::<_, String>(0).unwrap_err()),
             "column \"c0\" of type int4 cannot be read as alloc::string::String"
         );
-        assert!(row.try_get::<_, i32>(1).is_err());
+        assert_eq!(
+            message(row.try_get::<_, i32>(1).unwrap_err()),
+            "column \"c1\" of type int4 cannot be read as i32: a Postgres value was `NULL`"
+        );
         assert_eq!(row.try_get::<_, Option<i32>>(1).unwrap(), None);
         assert!(row.try_get::<_, i32>(2).is_err());
     }

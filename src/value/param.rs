@@ -1,11 +1,15 @@
 //! [`Param`] and its relatives: the values that are bound to `$1`, `$2`, … or passed to a wrapped
 //! query.
 
+use std::fmt;
+
 use tokio_postgres::types::ToSql;
 
+use self::sent::sent;
 use crate::value::key::KeyEncoder;
 
 mod impls;
+mod sent;
 
 /// A value that is part of a result's key.
 ///
@@ -22,9 +26,12 @@ mod impls;
 ///   reads the first two as the same NULL.
 /// - A point in time counts with its UTC offset.
 ///
-/// Implemented for the usual scalars, strings, bytes, `Option`, slices and vectors, `IpAddr`,
-/// `SystemTime`, [`serde_json::Value`], and, with features, for the types of `uuid`, `chrono`,
-/// `time` and `rust_decimal`. Implement it for a type of your own like this:
+/// Implemented for the usual scalars, strings, bytes, `Option`, arrays, slices and vectors, `Cow`,
+/// `Box` and `Arc`, references to all of these, `IpAddr`, `SystemTime`, [`serde_json::Value`], and,
+/// with features, for the types of `uuid`, `chrono`, `time` and `rust_decimal`.
+///
+/// A newtype or an enum of your own is written as the value within, or as its label: one line for its
+/// key, and one to [bind](SqlParam) it.
 ///
 /// ```
 /// use larder::params::{KeyEncoder, Param};
@@ -32,16 +39,26 @@ mod impls;
 /// struct UserId(i64);
 ///
 /// impl Param for UserId {
-///     fn kind(out: &mut KeyEncoder) {
-///         out.named("UserId");
+///     fn kind(out: &mut KeyEncoder) { i64::kind(out) }
+///     fn value(&self, out: &mut KeyEncoder) { self.0.value(out) }
+/// }
+///
+/// enum Region { Eu, Us }
+///
+/// impl Region {
+///     fn label(&self) -> &'static str {
+///         match self { Region::Eu => "eu", Region::Us => "us" }
 ///     }
-///     fn value(&self, out: &mut KeyEncoder) {
-///         self.0.value(out);
-///     }
+/// }
+///
+/// impl Param for Region {
+///     fn kind(out: &mut KeyEncoder) { str::kind(out) }
+///     fn value(&self, out: &mut KeyEncoder) { self.label().value(out) }
 /// }
 /// ```
 ///
-/// To bind it to a query whose rows are [fetched](crate::Bound::fetch), see [`SqlParam`].
+/// `UserId(7)` and `7_i64` are then the same parameter, as they are for PostgreSQL. Where a query
+/// function tells them apart, write [`KeyEncoder::named`] in `kind` instead.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take part in the key of a cached result",
     note = "implement `larder::params::Param` for it; `uuid`, `chrono`, `time` and `rust_decimal` types need \
@@ -59,42 +76,45 @@ pub trait Param {
 /// A load runs in its own task and may outlive its caller, so it owns its parameters. This trait
 /// turns a borrowed parameter into an owned one, on a miss only.
 ///
+/// A type of your own turns into what PostgreSQL is sent, and needs no `ToSql` of its own:
+///
 /// ```
 /// use larder::params::{KeyEncoder, Param, SqlParam};
-/// use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 ///
-/// #[derive(Debug)]
 /// struct UserId(i64);
 /// # impl Param for UserId {
-/// #     fn kind(out: &mut KeyEncoder) { out.named("UserId"); }
-/// #     fn value(&self, out: &mut KeyEncoder) { self.0.value(out); }
+/// #     fn kind(out: &mut KeyEncoder) { i64::kind(out) }
+/// #     fn value(&self, out: &mut KeyEncoder) { self.0.value(out) }
 /// # }
 ///
-/// impl ToSql for UserId {
-///     fn to_sql(
-///         &self,
-///         ty: &Type,
-///         out: &mut bytes::BytesMut,
-///     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-///         self.0.to_sql(ty, out)
-///     }
-///     fn accepts(ty: &Type) -> bool {
-///         i64::accepts(ty)
-///     }
-///     to_sql_checked!();
+/// impl SqlParam for UserId {
+///     type Owned = i64;
+///     fn into_owned(self) -> i64 { self.0 }
 /// }
 ///
-/// impl SqlParam for UserId {
-///     type Owned = UserId;
-///     fn into_owned(self) -> UserId {
-///         self
-///     }
+/// enum Region { Eu, Us }
+/// # impl Region {
+/// #     fn label(&self) -> &'static str { match self { Region::Eu => "eu", Region::Us => "us" } }
+/// # }
+/// # impl Param for Region {
+/// #     fn kind(out: &mut KeyEncoder) { str::kind(out) }
+/// #     fn value(&self, out: &mut KeyEncoder) { self.label().value(out) }
+/// # }
+///
+/// impl SqlParam for Region {
+///     type Owned = &'static str;
+///     fn into_owned(self) -> &'static str { self.label() }
 /// }
 /// ```
+///
+/// Text is accepted for an enum of PostgreSQL, a value for a domain over its type, and lists of text
+/// for arrays of an enum. A type with a `ToSql`, such as one that `postgres_types` derives, is its own
+/// `Owned`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be bound to a query",
     note = "`larder::params::SqlParam` is implemented for PostgreSQL's usual Rust types; `uuid`, `chrono`, \
-            `time` and `rust_decimal` types need the feature of that name"
+            `time` and `rust_decimal` types need the feature of that name",
+    note = "PostgreSQL has no unsigned integers: convert a `usize` or `u64` to `i64`"
 )]
 pub trait SqlParam: Param {
     /// The owned form, which is kept for the load.
@@ -115,8 +135,34 @@ pub trait SqlParams: Params {
     fn into_owned(self) -> OwnedParams;
 }
 
-/// The owned parameters of a load.
-pub type OwnedParams = Vec<Box<dyn ToSql + Sync + Send>>;
+/// The owned parameters of a load, in the form that `tokio_postgres` takes.
+pub struct OwnedParams(Vec<Box<dyn ToSql + Sync + Send>>);
+
+impl OwnedParams {
+    /// The parameters as [`Rows::query`](crate::Rows::query) and the methods of a
+    /// [`tokio_postgres::Client`] take them.
+    ///
+    /// Text is accepted for an enum, and a value for a domain over its type; see [`SqlParam`].
+    pub fn as_refs(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
+    }
+
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &(dyn ToSql + Sync)> + Send + Sync {
+        self.0.iter().map(|param| &**param as &(dyn ToSql + Sync))
+    }
+}
+
+impl fmt::Debug for OwnedParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The parameters are the user's data and are not shown.
+        f.debug_struct("OwnedParams").finish_non_exhaustive()
+    }
+}
 
 macro_rules! tuples {
     ($(($($name:ident),*))*) => {$(
@@ -133,7 +179,7 @@ macro_rules! tuples {
             #[allow(non_snake_case)]
             fn into_owned(self) -> OwnedParams {
                 let ($($name,)*) = self;
-                vec![$(Box::new($name.into_owned())),*]
+                OwnedParams(vec![$(sent($name.into_owned())),*])
             }
         }
     )*};
@@ -169,7 +215,7 @@ impl<P: Params, V: Param> Params for Bind<P, V> {
 impl<P: SqlParams, V: SqlParam> SqlParams for Bind<P, V> {
     fn into_owned(self) -> OwnedParams {
         let mut params = self.0.into_owned();
-        params.push(Box::new(self.1.into_owned()));
+        params.0.push(sent(self.1.into_owned()));
         params
     }
 }

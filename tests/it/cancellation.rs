@@ -143,7 +143,8 @@ async fn a_panic_becomes_an_error_for_all_waiters_and_the_next_call_loads_again(
     let (errors, ()) = tokio::join!(errors, opening);
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Panicked);
-        assert_eq!(error.to_string(), "the query function panicked");
+        let shown = error.to_string();
+        assert!(shown.ends_with("` failed: its query function panicked"), "{shown}");
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), "a bug in the mapping");
     }
@@ -182,9 +183,10 @@ async fn postgresqls_errors_arrive_with_their_sqlstate_and_are_not_cached() {
     assert_eq!(code("SELECT * FROM orders -- again").await, SqlState::UNDEFINED_TABLE);
 
     let error = cache.query("SELECT * FROM nowhere").fetch(&client).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the query failed: relation \"nowhere\" does not exist (SQLSTATE 42P01)"
+    let shown = error.to_string();
+    assert!(
+        shown.ends_with("` failed: relation \"nowhere\" does not exist (SQLSTATE 42P01)"),
+        "{shown}"
     );
 
     // The driver's error wrapped in the user's own keeps its code.

@@ -122,6 +122,60 @@ async fn tags_that_a_loader_reports_count_like_declared_ones() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_of_a_call_counts_like_a_declared_one() {
+    for cache in caches().await {
+        let orders = cache.query("SELECT count(*) FROM orders WHERE region = $1").tag("orders");
+        let count = async |region: &str| {
+            let bound = orders.bind(region).tag(format!("orders:{region}")).tag("regions");
+            bound.load(|| async { Ok::<_, std::io::Error>(7_i64) }).answer().await.unwrap().origin()
+        };
+        for (tag, eu, us) in [
+            ("orders:eu", Origin::Loaded, Origin::L1),
+            ("orders:us", Origin::L1, Origin::Loaded),
+            ("orders:de", Origin::L1, Origin::L1),
+            ("regions", Origin::Loaded, Origin::Loaded),
+            ("orders", Origin::Loaded, Origin::Loaded),
+        ] {
+            count("eu").await;
+            count("us").await;
+            cache.invalidate([tag]).await.acknowledged().unwrap();
+            assert_eq!((count("eu").await, count("us").await), (eu, us), "{tag}");
+        }
+    }
+}
+
+/// An error has no tags of its loader's, but those of the call are known before it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_error_ends_with_a_tag_of_its_call() {
+    let pool = crate::support::database().await.pool(1);
+    let cache = crate::support::local().await;
+    let query = cache.query("SELECT 1 / $1::int4");
+    let query = query.negative_sqlstates(["22012"], Duration::from_secs(3600));
+    let loads = async || {
+        query.bind(0).tag("zero").fetch(&pool).await.unwrap_err();
+        cache.stats().loads
+    };
+    assert_eq!((loads().await, loads().await), (1, 1));
+    cache.invalidate(["zero"]).await;
+    assert_eq!((loads().await, loads().await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_of_a_call_with_a_role_counts_too() {
+    let pool = crate::support::database().await.pool(1);
+    let cache = crate::support::local().await;
+    let query = cache.query("SELECT current_setting('app.tenant')");
+    let origin = async || {
+        let read = query.params(()).tag("a").with_setting("app.tenant", "7").tag("b").fetch(&pool);
+        read.answer().await.unwrap().origin()
+    };
+    for tag in ["a", "b"] {
+        assert_eq!((origin().await, origin().await), (Origin::Loaded, Origin::L1), "{tag}");
+        cache.invalidate([tag]).await;
+    }
+}
+
 /// A load that can be held: it has read what it will answer.
 async fn held_load(
     query: &Query,

@@ -6,6 +6,7 @@ mod cancellation;
 mod cycles;
 mod deposed;
 mod described;
+mod errors;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
@@ -14,6 +15,7 @@ mod harness_faults;
 mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
+mod json;
 mod outdated;
 mod params;
 mod pooling;
@@ -25,6 +27,8 @@ mod rows_query;
 mod settings;
 #[cfg(feature = "tracing")]
 mod spans;
+#[cfg(feature = "sqlx")]
+mod sqlx;
 mod stale;
 mod stampede;
 mod statements;

@@ -85,7 +85,7 @@ impl Checked {
 }
 
 /// Values to write for a base type, or nothing for one that cannot be written.
-fn literals(type_: &str) -> &'static [&'static str] {
+pub fn literals(type_: &str) -> &'static [&'static str] {
     match type_ {
         "bool" => &["true", "false"],
         "bytea" => &["", "\\x00ff", "\\xdeadbeef"],
@@ -155,11 +155,9 @@ const UNWRITABLE: &[&str] = &[
     "pg_brin_minmax_multi_summary",
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_base_type_its_nulls_and_its_arrays() {
-    let mut checked = Checked::new().await;
-    let types = checked
-        .client
+/// A query for each base type, with its NULLs, and one with its arrays.
+pub async fn of_base_types(client: &Client) -> Vec<String> {
+    let types = client
         .query(
             "SELECT typname, format('pg_catalog.%I', typname), typarray <> 0 FROM pg_type
              WHERE typtype = 'b' AND typsend <> 0 AND oid NOT IN (SELECT typarray FROM pg_type)
@@ -169,6 +167,7 @@ async fn every_base_type_its_nulls_and_its_arrays() {
         .await
         .unwrap();
     assert!(types.len() > 60, "{} types", types.len());
+    let mut queries = vec![];
     for row in types {
         let (name, type_, has_array): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
         let literals = literals(&name);
@@ -181,51 +180,59 @@ async fn every_base_type_its_nulls_and_its_arrays() {
             .map(|text| format!("('{}'::{type_})", text.replace('\'', "''")))
             .collect();
         values.push(format!("(NULL::{type_})"));
-        checked.query(&format!("VALUES {}", values.join(", "))).await;
+        let list = values.join(", ");
+        queries.push(format!("VALUES {list}"));
         if has_array && !literals.is_empty() {
-            let list = values.join(", ");
-            checked
-                .query(&format!(
-                    "SELECT ARRAY[{list}] AS some, '{{}}'::{type_}[] AS empty, NULL::{type_}[] AS none,
-                        ARRAY[ARRAY[{list}], ARRAY[{list}]] AS grid, '[5:5]={{NULL}}'::{type_}[] AS from_five"
-                ))
-                .await;
+            queries.push(format!(
+                "SELECT ARRAY[{list}] AS some, '{{}}'::{type_}[] AS empty, NULL::{type_}[] AS none,
+                    ARRAY[ARRAY[{list}], ARRAY[{list}]] AS grid, '[5:5]={{NULL}}'::{type_}[] AS from_five"
+            ));
         }
     }
+    queries
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_base_type_its_nulls_and_its_arrays() {
+    let mut checked = Checked::new().await;
+    for sql in of_base_types(&checked.client).await {
+        checked.query(&sql).await;
+    }
+}
+
+/// Types of a user, of every kind.
+pub const OWN_TYPES: &str = "
+    CREATE SCHEMA \"odd schema\";
+    CREATE TYPE \"odd schema\".\"Mood\" AS ENUM ('sad', 'so so', 'happy''s');
+    CREATE DOMAIN positive AS numeric(10, 2) CHECK (VALUE > 0);
+    CREATE DOMAIN very_positive AS positive CHECK (VALUE > 100);
+    CREATE TYPE address AS (street text, zip positive, moods \"odd schema\".\"Mood\"[]);
+    CREATE TYPE person AS (name text, home address, former address[]);
+    CREATE TYPE floatrange AS RANGE (subtype = float8);
+    CREATE TABLE people (id int PRIMARY KEY, who person, secret bytea, label varchar(20))";
+
+/// Queries for them.
+pub const OF_OWN_TYPES: &[&str] = &[
+    "VALUES ('sad'::\"odd schema\".\"Mood\"), ('happy''s'), (NULL)",
+    "SELECT ARRAY['sad', NULL]::\"odd schema\".\"Mood\"[] AS moods",
+    "SELECT 1.5::positive AS a, 1000::very_positive AS b, ARRAY[1, 2]::positive[] AS c",
+    "SELECT ROW('Rue 1', 12.5, '{sad}')::address AS a, NULL::address AS b, ROW(NULL, NULL, NULL)::address AS c",
+    "SELECT ROW('Zoë', ROW('Rue', 1, NULL)::address, ARRAY[ROW('x', 2, '{}')::address, NULL])::person AS p",
+    "SELECT int4range(1, 5) AS a, int8range(NULL, 5, '[]') AS b, 'empty'::numrange AS c, tsrange('-infinity', NULL) AS d, daterange(NULL, NULL) AS e",
+    "SELECT '{[1,3),[5,9)}'::int4multirange AS a, '{}'::nummultirange AS b",
+    "SELECT floatrange(1.5, NULL) AS a, ARRAY[floatrange(1, 2)] AS b, '{[1,2),[3,4)}'::floatmultirange AS c",
+    "SELECT ROW(1, 'a', NULL, ROW(2.5)) AS anonymous",
+    "SELECT people AS whole, * FROM people",
+    "SELECT * FROM pg_type LIMIT 20",
+    // Of views on statistics the rows change by themselves, the columns do not.
+    "SELECT * FROM pg_stat_activity WHERE false",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn enums_composites_domains_ranges_and_multiranges_of_ones_own() {
     let mut checked = Checked::new().await;
-    checked
-        .client
-        .batch_execute(
-            "CREATE SCHEMA \"odd schema\";
-             CREATE TYPE \"odd schema\".\"Mood\" AS ENUM ('sad', 'so so', 'happy''s');
-             CREATE DOMAIN positive AS numeric(10, 2) CHECK (VALUE > 0);
-             CREATE DOMAIN very_positive AS positive CHECK (VALUE > 100);
-             CREATE TYPE address AS (street text, zip positive, moods \"odd schema\".\"Mood\"[]);
-             CREATE TYPE person AS (name text, home address, former address[]);
-             CREATE TYPE floatrange AS RANGE (subtype = float8);
-             CREATE TABLE people (id int PRIMARY KEY, who person, secret bytea, label varchar(20))",
-        )
-        .await
-        .unwrap();
-    for sql in [
-        "VALUES ('sad'::\"odd schema\".\"Mood\"), ('happy''s'), (NULL)",
-        "SELECT ARRAY['sad', NULL]::\"odd schema\".\"Mood\"[] AS moods",
-        "SELECT 1.5::positive AS a, 1000::very_positive AS b, ARRAY[1, 2]::positive[] AS c",
-        "SELECT ROW('Rue 1', 12.5, '{sad}')::address AS a, NULL::address AS b, ROW(NULL, NULL, NULL)::address AS c",
-        "SELECT ROW('Zoë', ROW('Rue', 1, NULL)::address, ARRAY[ROW('x', 2, '{}')::address, NULL])::person AS p",
-        "SELECT int4range(1, 5) AS a, int8range(NULL, 5, '[]') AS b, 'empty'::numrange AS c, tsrange('-infinity', NULL) AS d, daterange(NULL, NULL) AS e",
-        "SELECT '{[1,3),[5,9)}'::int4multirange AS a, '{}'::nummultirange AS b",
-        "SELECT floatrange(1.5, NULL) AS a, ARRAY[floatrange(1, 2)] AS b, '{[1,2),[3,4)}'::floatmultirange AS c",
-        "SELECT ROW(1, 'a', NULL, ROW(2.5)) AS anonymous",
-        "SELECT people AS whole, * FROM people",
-        "SELECT * FROM pg_type LIMIT 20",
-        // Of views on statistics the rows change by themselves, the columns do not.
-        "SELECT * FROM pg_stat_activity WHERE false",
-    ] {
+    checked.client.batch_execute(OWN_TYPES).await.unwrap();
+    for sql in OF_OWN_TYPES {
         checked.query(sql).await;
     }
 }

@@ -15,7 +15,7 @@ async fn read(query: &Query, source: &impl Source) -> (i32, Origin) {
 }
 
 /// Restarts a server as a replica that has no primary: it stays in recovery.
-fn into_recovery(server: &mut Postgres) {
+pub fn into_recovery(server: &mut Postgres) {
     server.stop().unwrap();
     let data = server.directory().join("data");
     let data = if data.is_dir() { data } else { server.directory().to_owned() };

@@ -1,5 +1,8 @@
 //! Rows past the cache, and rows that a loader of the user's brings.
 
+use std::sync::Arc;
+
+use larder::params::OwnedParams;
 use larder::{Error, ErrorKind, Origin, Rows};
 
 use crate::support::{database, local};
@@ -50,11 +53,9 @@ async fn rows_of_a_loader_are_kept_under_the_key_of_fetch() {
     let query = cache.query("SELECT $1::int8 AS n");
     let loader = {
         let pool = pool.clone();
-        move || async move {
+        move |sql: Arc<str>, params: OwnedParams| async move {
             let client = pool.get().await.map_err(|error| error.to_string())?;
-            Rows::query(&**client, "SELECT $1::int8 AS n", &[&7_i64])
-                .await
-                .map_err(|error| error.to_string())
+            Rows::query(&**client, &sql, &params.as_refs()).await.map_err(|error| error.to_string())
         }
     };
     let answer = query.bind(7_i64).load_rows(loader).answer().await.unwrap();
@@ -69,7 +70,7 @@ async fn an_error_of_ours_that_a_loader_returns_is_passed_on_as_it_is() {
     let (database, cache) = (database().await, local().await);
     let pool = database.pool(1);
     let query = cache.query("SELECT broken");
-    let load = move || async move {
+    let load = move |_, _| async move {
         let client = pool.get().await.expect("a connection");
         Rows::query(&**client, "SELECT no_such_column", &[]).await
     };

@@ -54,10 +54,11 @@ async fn a_wrong_setting_is_named_with_what_was_given_and_what_is_allowed() {
 #[tokio::test]
 async fn a_querys_wrong_setting_is_an_error_of_its_reads() {
     let cache = local().await;
-    let query = cache.query("SELECT 1").ttl(Duration::ZERO);
+    let query = cache.query("SELECT 1").name("one").ttl(Duration::ZERO);
     let error = query.load(|| async { Ok::<_, std::io::Error>(1) }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Setting);
-    assert_eq!(error.to_string(), "`ttl` is 0ns; allowed: from 1 millisecond to 366 days");
+    let expected = "the query `one` failed: `ttl` is 0ns; allowed: from 1 millisecond to 366 days";
+    assert_eq!(error.to_string(), expected);
     assert_eq!(cache.stats().loads, 0);
     let corrected = query.ttl(Duration::from_secs(1));
     let answer = corrected.load(|| async { Ok::<_, std::io::Error>(1) }).answer().await.unwrap();

@@ -221,31 +221,42 @@ impl Param for SystemTime {
     }
 }
 
-impl SqlParam for &str {
-    type Owned = String;
-    fn into_owned(self) -> String {
-        self.to_owned()
+/// Texts and bytes that are borrowed or shared.
+macro_rules! copied {
+    ($($type:ty => $owned:ty;)*) => {$(
+        impl SqlParam for $type {
+            type Owned = $owned;
+            fn into_owned(self) -> $owned {
+                (*self).to_owned()
+            }
+        }
+    )*};
+}
+
+copied! {
+    &str => String;
+    Box<str> => String;
+    Arc<str> => String;
+    &[u8] => Vec<u8>;
+    Box<[u8]> => Vec<u8>;
+    Arc<[u8]> => Vec<u8>;
+}
+
+impl<T: SqlParam + Clone> SqlParam for &T {
+    type Owned = T::Owned;
+    fn into_owned(self) -> T::Owned {
+        self.clone().into_owned()
     }
 }
 
-impl SqlParam for Cow<'_, str> {
-    type Owned = String;
-    fn into_owned(self) -> String {
-        Cow::into_owned(self)
-    }
-}
-
-impl SqlParam for &String {
-    type Owned = String;
-    fn into_owned(self) -> String {
-        self.clone()
-    }
-}
-
-impl SqlParam for &[u8] {
-    type Owned = Vec<u8>;
-    fn into_owned(self) -> Vec<u8> {
-        self.to_vec()
+impl<B> SqlParam for Cow<'_, B>
+where
+    B: Param + ToOwned + ?Sized,
+    B::Owned: SqlParam,
+{
+    type Owned = <B::Owned as SqlParam>::Owned;
+    fn into_owned(self) -> <B::Owned as SqlParam>::Owned {
+        Cow::into_owned(self).into_owned()
     }
 }
 
@@ -260,6 +271,20 @@ impl<T: SqlParam> SqlParam for Vec<T> {
     type Owned = Vec<T::Owned>;
     fn into_owned(self) -> Self::Owned {
         self.into_iter().map(T::into_owned).collect()
+    }
+}
+
+impl<T: SqlParam, const N: usize> SqlParam for [T; N] {
+    type Owned = Vec<T::Owned>;
+    fn into_owned(self) -> Self::Owned {
+        self.into_iter().map(T::into_owned).collect()
+    }
+}
+
+impl<const N: usize> SqlParam for [u8; N] {
+    type Owned = Vec<u8>;
+    fn into_owned(self) -> Vec<u8> {
+        self.to_vec()
     }
 }
 

@@ -214,7 +214,7 @@ impl Reading {
             return Ok((source.rows(sql, parameter).await?, Source::Postgres));
         };
         let query = self.opened.query(cache, key);
-        let read = query.bind(parameter).load_rows(move || source.rows(sql, parameter));
+        let read = query.bind(parameter).load_rows(move |sql, _| source.rows(sql, parameter));
         let answer = read.answer().await?;
         let source = match answer.origin() {
             Origin::L1 => Source::L1,
