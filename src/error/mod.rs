@@ -2,6 +2,7 @@
 
 mod setting;
 mod setup;
+mod write;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -63,6 +64,9 @@ pub enum ErrorKind {
     Closed,
     /// Redis does not answer in time, or refuses, and there is nothing else to answer from.
     Unavailable,
+    /// The connection was lost while a transaction was being committed, so it may have been committed
+    /// or not. What it may have changed is invalidated.
+    InDoubt,
     /// An invalidation is in force in this process, but Redis has not acknowledged it: other
     /// processes may not know of it yet.
     Unacknowledged,

@@ -8,6 +8,7 @@ mod run;
 mod statements;
 mod transaction;
 mod types;
+pub(crate) mod write;
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 
 mod bound;
 mod setup;
+mod table;
 pub(crate) mod wrapped;
 
 use std::fmt;

@@ -34,6 +34,7 @@ mod text_forms;
 #[cfg(feature = "tracing")]
 mod told;
 mod typed_values;
+mod write;
 
 #[cfg(feature = "admin")]
 mod admin;
