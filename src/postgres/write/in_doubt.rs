@@ -50,11 +50,9 @@ impl InDoubt {
                  NULL",
                 &**xid,
             ),
-            End::OfAll => (
-                "SELECT $1::text IS NULL, \
-                 pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text",
-                "",
-            ),
+            // A number of its own is larger than all that were given out before. A snapshot's `xmax`
+            // is not: a transaction under way may have it.
+            End::OfAll => ("SELECT $1::text IS NULL, pg_catalog.pg_current_xact_id()::text", ""),
             End::Before(xid) => (
                 "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) \
                  >= $1::text::xid8, NULL",

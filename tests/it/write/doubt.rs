@@ -36,9 +36,30 @@ impl Held {
         admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         let proxy = Proxy::to_socket(server.socket()).unwrap();
         let held = Held { database, admin, proxy, cache: local().await, _server: server };
-        let known = "SELECT current_setting('synchronous_standby_names') = 'nobody'";
-        until_async("commits are held", async || held.is(known).await).await;
+        held.holds().await;
         held
+    }
+
+    /// Waits until a commit is held. The setting takes effect a little later than sessions show it.
+    async fn holds(&self) {
+        let sql = "SET synchronous_commit = 'on'; CREATE TABLE IF NOT EXISTS tried ();
+            DROP TABLE tried";
+        let cancel = "SELECT count(pg_cancel_backend(pid)) > 0 FROM pg_stat_activity \
+            WHERE wait_event = 'SyncRep'";
+        loop {
+            let client = self.database.connect().await.unwrap();
+            let tried = tokio::spawn(async move { client.batch_execute(sql).await });
+            let mut held = false;
+            until_async("it was held, or not", async || {
+                held |= self.is(cancel).await;
+                tried.is_finished()
+            })
+            .await;
+            tried.await.unwrap().unwrap();
+            if held {
+                return;
+            }
+        }
     }
 
     async fn is(&self, sql: &str) -> bool {
@@ -99,7 +120,21 @@ impl Held {
 
     /// The commit became visible after the connection was lost, and what was loaded in between is not
     /// served for long.
-    async fn is_seen_at_last(&self) {
+    ///
+    /// `question` is part of what is asked meanwhile.
+    async fn is_seen_at_last(&self, question: &str) {
+        let asked = format!(
+            "SELECT max(query_start)::text FROM pg_stat_activity \
+             WHERE pid <> pg_backend_pid() AND query LIKE '%{question}%'"
+        );
+        let mut times = std::collections::BTreeSet::new();
+        until_async("it was asked several times", async || {
+            times.extend(
+                self.admin.query_one(&asked, &[]).await.unwrap().get::<_, Option<String>>(0),
+            );
+            times.len() >= 3
+        })
+        .await;
         assert_eq!(self.cached().await.0, 0);
         assert_eq!(self.cached().await, (0, Origin::L1));
         self.release().await;
@@ -122,7 +157,7 @@ async fn a_commit_that_is_visible_after_its_connection_was_lost_is_invalidated_t
     assert_eq!(held.cache.stats().invalidations, before + 1);
     // The locks were reported before the commit, so nothing else is stale.
     assert_eq!(origin(&held.cache, "other").await, Origin::L1);
-    held.is_seen_at_last().await;
+    held.is_seen_at_last("pg_xact_status").await;
     assert_eq!(origin(&held.cache, "other").await, Origin::L1);
 }
 
@@ -150,7 +185,7 @@ async fn the_same_without_any_reply_makes_everything_stale() {
     let (written, ()) = tokio::join!(write, lose);
     assert_eq!(written.unwrap_err().kind(), ErrorKind::InDoubt);
     assert_eq!(origin(&held.cache, "other").await, Origin::Loaded);
-    held.is_seen_at_last().await;
+    held.is_seen_at_last("pg_snapshot_xmin").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,4 +323,43 @@ async fn wherever_the_caller_leaves_a_result_is_stale_if_and_only_if_it_was_comm
     }
     assert!(committed >= 1 && rolled_back >= 3, "{committed} committed, {rolled_back} not");
     assert_eq!(relations(&cache, &pool, "SELECT 1").await, [""; 0]);
+}
+
+/// As a pooler does that has lost its server: an error instead of the replies that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fatal_error_from_a_pooler_leaves_doubt_although_the_transaction_was_committed() {
+    let (database, direct) = with("CREATE TABLE seats (taken int)").await;
+    let proxy = Proxy::to_socket(Postgres::shared().unwrap().socket()).unwrap();
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(proxy.port()).user("postgres").dbname(database.name());
+    let pool = Pool::builder(Manager::new(config, NoTls)).max_size(1).build().unwrap();
+    let cache = local().await;
+    let seats = cache.query("SELECT count(*) FROM seats").table("seats");
+    seats.fetch(&direct).await.unwrap();
+    let fields = b"SFATAL\0VFATAL\0C08P01\0Mserver conn crashed?\0\0";
+    let mut fatal = vec![b'E'];
+    fatal.extend((fields.len() as i32 + 4).to_be_bytes());
+    fatal.extend(fields);
+    let write = cache.write(&pool, async |tx| {
+        tx.batch_execute("INSERT INTO seats VALUES (1)").await?;
+        // All that was sent is answered, so the next reply is that to the commit.
+        let mut replies = Some(fatal.clone());
+        proxy.rewrite(move |_| replies.take().unwrap_or_default());
+        Ok::<_, Error>(())
+    });
+    let error = tokio::join!(write, async {
+        until_async("it is committed", async || {
+            let count = direct.get().await.unwrap();
+            let count = count.query_one("SELECT count(*) FROM seats", &[]).await.unwrap();
+            count.get::<_, i64>(0) == 1
+        })
+        .await;
+        proxy.disconnect();
+        proxy.pass();
+    });
+    assert_eq!(error.0.unwrap_err().kind(), ErrorKind::InDoubt);
+    until_async("the write is seen", async || {
+        seats.fetch(&direct).await.unwrap().row(0).get::<_, i64>(0) == 1
+    })
+    .await;
 }
