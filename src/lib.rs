@@ -127,6 +127,9 @@ mod pages {
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/own-writes.md")]
+    mod own_writes {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/pagination.md")]
     mod pagination {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]

@@ -96,6 +96,10 @@ impl Session {
         let _closed = self.statements.lock().insert(sql, prepared, self.limit);
     }
 
+    pub(super) fn keeps_statements(&self) -> bool {
+        self.limit > 0
+    }
+
     /// Keeps a statement whose types are PostgreSQL's own.
     pub(super) fn keep_statement(&self, sql: &str, statement: Statement) {
         self.keep(&sql.into(), Prepared { statement, versions: Arc::default() });

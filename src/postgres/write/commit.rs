@@ -48,7 +48,9 @@ impl Connection {
         let committed = client.batch_execute(COMMIT);
         // For the next transaction on this connection, in the same round trip.
         let prepare = async {
-            let keeps_statements = self.pooling == Pooling::Sessions && known.is_none();
+            let keeps_statements = self.pooling == Pooling::Sessions
+                && self.session.keeps_statements()
+                && known.is_none();
             if keeps_statements { client.prepare(LOCKS).await.ok() } else { None }
         };
         let (before, locks, committed, prepared) = join4(before, locks, committed, prepare).await;

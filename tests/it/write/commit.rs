@@ -235,6 +235,8 @@ async fn a_client_behind_a_mutex_is_locked_until_the_end() {
         Ok::<_, Error>(())
     });
     assert_eq!(write.await.unwrap().relations().unwrap(), ["public.seats"]);
+    let over_tls = larder::TlsPool::from(database.pool(1));
+    assert_eq!(relations(&cache, &over_tls, "UPDATE seats SET taken = 1").await, ["public.seats"]);
     for _ in 0..9 {
         assert_eq!(relations(&cache, &client, "INSERT INTO log VALUES (1)").await.len(), 2);
     }
