@@ -1,9 +1,13 @@
 //! [`QueryCache::write`]: a transaction of the application, and the invalidation of what it wrote.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_postgres::Transaction;
@@ -135,7 +139,7 @@ impl QueryCache {
     ///
     /// If the future is dropped while the function runs, the transaction is rolled back. From the
     /// moment when the function has returned `Ok`, the transaction is committed and its invalidation
-    /// carried out in a task of their own, also if the future is dropped. If the runtime shuts down
+    /// carried out, also if the future is dropped: in a task then. If the runtime shuts down
     /// during the commit, or the process is killed between the commit and the invalidation, results
     /// from before may be served until their `ttl` ends.
     ///
@@ -185,10 +189,35 @@ impl QueryCache {
         connection: Connection,
         pool: Option<Pool>,
     ) -> Result<(Option<Vec<String>>, Invalidated), Error> {
-        let inner = self.inner.clone();
-        let task = async move { inner.commit(connection, pool).await };
         let runtime = Handle::try_current().unwrap_or_else(|_| self.inner.background.runtime());
-        runtime.spawn(task).await.unwrap_or_else(|_| Err(Error::commit_dropped()))
+        let commit = self.inner.clone().commit(connection, pool).boxed();
+        Continued { future: Some(commit), runtime }.await
+    }
+}
+
+/// A future that is continued in a task if its caller leaves.
+struct Continued<T: Send + 'static> {
+    future: Option<BoxFuture<'static, T>>,
+    runtime: Handle,
+}
+
+impl<T: Send + 'static> Future for Continued<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let future = self.future.as_mut().expect("it is not polled after its end");
+        let output = ready!(future.as_mut().poll(cx));
+        self.future = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<T: Send + 'static> Drop for Continued<T> {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            // A runtime that has ended drops it here.
+            self.runtime.spawn(future);
+        }
     }
 }
 

@@ -39,16 +39,6 @@ impl Error {
             Some(source.into()),
         )
     }
-
-    /// The runtime ended during the commit.
-    pub(crate) fn commit_dropped() -> Error {
-        Error::new(
-            ErrorKind::InDoubt,
-            "the runtime has shut down while the transaction was being committed, so it may have \
-             been committed or not",
-            None,
-        )
-    }
 }
 
 /// So that a function can return a [`larder::Error`](Error) and use `?` on statements: its kind is
