@@ -11,6 +11,11 @@ pub(crate) fn delay(failed: u32, base: Duration, cap: Duration) -> Duration {
     ceiling(failed, base, cap).mul_f64(fastrand::f64())
 }
 
+/// A random time from half of the ceiling of this attempt to the whole (equal jitter).
+pub(crate) fn pause(failed: u32, base: Duration, cap: Duration) -> Duration {
+    ceiling(failed, base, cap).mul_f64(0.5 + 0.5 * fastrand::f64())
+}
+
 /// `base`, doubled once for each failed attempt, and `cap` at most.
 fn ceiling(failed: u32, base: Duration, cap: Duration) -> Duration {
     let factor = 1_u32.checked_shl(failed).unwrap_or(u32::MAX);
@@ -44,9 +49,9 @@ impl Backoff {
         if lived >= self.steady {
             self.failed = 0;
         }
-        let ceiling = ceiling(self.failed, self.base, self.cap);
+        let pause = pause(self.failed, self.base, self.cap);
         self.failed = self.failed.saturating_add(1);
-        ceiling.mul_f64(0.5 + 0.5 * fastrand::f64())
+        pause
     }
 }
 

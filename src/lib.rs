@@ -130,6 +130,9 @@ mod pages {
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/own-writes.md")]
+    mod own_writes {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/pagination.md")]
     mod pagination {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
@@ -163,6 +166,7 @@ pub use self::cache::build_error::BuildError;
 pub use self::cache::builder::QueryCacheBuilder;
 pub use self::cache::invalidation::Invalidated;
 pub use self::cache::read::{Loader, Read, ReadAnswer};
+pub use self::cache::write::Written;
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
 #[cfg(feature = "redis")]
@@ -171,6 +175,7 @@ pub use self::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use self::l2::redis::tls::RedisTls;
+pub use self::postgres::write::WriteSource;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, BoundWith, Query};

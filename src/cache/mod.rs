@@ -22,6 +22,7 @@ mod read_through;
 #[cfg(feature = "redis")]
 mod redis_settings;
 pub(crate) mod serve;
+pub(crate) mod write;
 
 use std::fmt;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 mod cause;
 mod setting;
 mod setup;
+mod write;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -88,6 +89,9 @@ pub enum ErrorKind {
     Closed,
     /// Redis does not answer in time, or refuses, and there is nothing else to answer from.
     Unavailable,
+    /// The connection was lost while a transaction was being committed, so it may have been committed
+    /// or not. What it may have changed is invalidated.
+    InDoubt,
     /// An invalidation is in force in this process, but Redis has not acknowledged it: other
     /// processes may not know of it yet.
     Unacknowledged,
@@ -310,8 +314,10 @@ impl Error {
     fn is_of_a_query(&self) -> bool {
         use ErrorKind::*;
         match self.0.kind {
+            // Of a transaction, whose errors say so themselves.
+            Query if self.0.attempt.starts_with("the transaction") => false,
             Query | Connect | Deadline | Panicked | Cycle | TooLarge | Setting | Closed => true,
-            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged => {
+            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged | InDoubt => {
                 self.0.query.get().is_some()
             }
         }

@@ -10,6 +10,7 @@ mod sqlx;
 mod statements;
 mod transaction;
 mod types;
+pub(crate) mod write;
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use crate::sync::Mutex;
 pub(super) type Versions = Vec<(u32, i64)>;
 
 /// The connections that a cache has loaded on, and the statements that each of them keeps.
-pub(crate) struct Statements {
+pub struct Statements {
     /// How many statements a connection keeps.
     limit: usize,
     connections: Mutex<Connections>,
@@ -94,6 +94,15 @@ impl Session {
     pub(super) fn keep(&self, sql: &Arc<str>, prepared: Prepared) {
         // Dropped after the lock is released: a statement that is dropped writes to its connection.
         let _closed = self.statements.lock().insert(sql, prepared, self.limit);
+    }
+
+    pub(super) fn keeps_statements(&self) -> bool {
+        self.limit > 0
+    }
+
+    /// Keeps a statement whose types are PostgreSQL's own.
+    pub(super) fn keep_statement(&self, sql: &str, statement: Statement) {
+        self.keep(&sql.into(), Prepared { statement, versions: Arc::default() });
     }
 
     pub(super) fn forget(&self, sql: &str) {

@@ -3,6 +3,7 @@
 mod bound;
 mod fetched;
 mod setup;
+mod table;
 pub(crate) mod wrapped;
 
 use std::fmt;

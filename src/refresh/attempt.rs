@@ -6,7 +6,6 @@ use std::time::{Instant, SystemTime};
 
 use super::basis::Verdict;
 use super::event::RefreshEvent;
-use super::name::{self, ViewName};
 use super::notes::{Note, SourceSnapshot};
 use super::report::{RefreshOutcome, RefreshReport, RowChanges, SkipReason};
 use super::shared::{Closing, Shared, View, content_of};
@@ -17,6 +16,7 @@ use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::transaction::{self, LockAttempt, RefreshTx, Refreshed};
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check};
 use crate::telemetry::trace::Span;
+use crate::value::relation::{self, RelationName};
 
 /// The outcome of an attempt.
 pub(super) enum Attempt {
@@ -157,7 +157,7 @@ impl Shared {
         self.notes.write(&note_name, &note).await;
 
         let (quoted, oid) = (tx.view.quoted.clone(), tx.view.oid);
-        let relation = ViewName::of(&tx.view.schema, &tx.view.name);
+        let relation = RelationName::of(&tx.view.schema, &tx.view.name);
         // A task of its own. If this future were dropped between commit and invalidation, everybody
         // could read the new rows, and this process would not invalidate the caches.
         let (shared, this) = (self.clone(), view.clone());
@@ -187,9 +187,9 @@ impl Shared {
 
     /// Makes results that read the view stale, in all caches. Returns a warning for each cache
     /// whose invalidation failed.
-    async fn announce(&self, view: &View, relation: &ViewName, content: &str) -> Vec<String> {
+    async fn announce(&self, view: &View, relation: &RelationName, content: &str) -> Vec<String> {
         let (names, mut warnings) = (self.names_of(relation), vec![]);
-        let tags = name::tags_of_refresh(view.name(), relation);
+        let tags = relation::tags_of_refresh(view.name(), relation);
         for (at, cache) in self.caches.iter().enumerate() {
             match cache.invalidate(&tags).await.acknowledged() {
                 Ok(()) => self.notes.announced(at, &names, content).await,

@@ -13,7 +13,6 @@ use tokio_postgres::{Config, Socket};
 use super::events;
 use super::follow::{self, Followed};
 use super::hook::{Hooks, RefreshHook};
-use super::name;
 use super::notes::Notes;
 use super::plan::Order;
 use super::refresher::Refresher;
@@ -33,6 +32,7 @@ use crate::refresh::postgres::{RefreshError, state};
 use crate::sync::Mutex;
 use crate::telemetry::metrics;
 use crate::telemetry::trace;
+use crate::value::relation;
 
 /// Settings of a [`Refresher`]. Nothing happens before [`start`](RefresherBuilder::start).
 #[derive(Clone)]
@@ -350,7 +350,7 @@ impl RefresherBuilder {
         let mut session = session.map_err(|error| RefreshError::connect(first, error))?;
         let (mut oids, mut names) = (vec![], vec![]);
         for view in &self.views {
-            let name = name::canonical(&view.name);
+            let name = relation::canonical(&view.name);
             if names.contains(&name) {
                 return Err(given_before(&view.name, &name));
             }

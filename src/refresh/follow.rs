@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::events;
-use super::name::{self, ViewName};
 use super::plan::Order;
 use super::shared::{Closing, Shared, content_of};
 use crate::backoff;
@@ -20,6 +19,7 @@ use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::listen::{Heard, Listen};
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::state;
+use crate::value::relation::{self, RelationName};
 
 /// How long a process of the fleet may take to announce what it has committed. After that it is
 /// considered dead or disconnected, and the process that detects the refresh announces it.
@@ -36,7 +36,7 @@ pub(super) struct Followed {
 struct State {
     xmin: String,
     oid: u32,
-    relation: ViewName,
+    relation: RelationName,
     since: Instant,
     handled: bool,
 }
@@ -65,7 +65,7 @@ impl Followed {
                 continue;
             };
             shared.views[at].saw(now, &version);
-            let relation = ViewName::of(&schema, &name);
+            let relation = RelationName::of(&schema, &name);
             let is_known = |state: &State| {
                 state.xmin == version.xmin && state.oid == oid && state.relation == relation
             };
@@ -109,7 +109,7 @@ impl Shared {
             }
             noticed = true;
             // If Redis does not acknowledge it, the cache keeps it and repeats it when Redis is back.
-            let tags = name::tags_of_refresh(view.name(), &state.relation);
+            let tags = relation::tags_of_refresh(view.name(), &state.relation);
             if cache.invalidate(tags).await.is_acknowledged() {
                 self.notes.announced(at, &names, &content).await;
             }

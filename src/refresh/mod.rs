@@ -12,7 +12,6 @@ mod event;
 mod events;
 mod follow;
 mod hook;
-mod name;
 mod notes;
 mod plan;
 pub(crate) mod postgres;

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use super::attempt::Attempt;
 use super::check::{CheckReport, ViewCheck};
-use super::name;
 use super::plan::RefreshPlan;
 use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use super::shared::{Closing, Shared, View};
@@ -21,6 +20,7 @@ use crate::postgres::cancel::LIMIT;
 use crate::refresh::postgres::lineage::Lineage;
 use crate::refresh::postgres::session::Session;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind, check, state, trigger};
+use crate::value::relation;
 
 /// Refreshes materialized views on schedule, and makes cached results that read them stale when
 /// their rows have changed.
@@ -259,8 +259,8 @@ impl Refresher {
         if let Some(view) = views.iter().find(|view| &**view.name() == name) {
             return Ok(view);
         }
-        let canonical = name::canonical(name);
-        if let Some(view) = views.iter().find(|it| name::canonical(it.name()) == canonical) {
+        let canonical = relation::canonical(name);
+        if let Some(view) = views.iter().find(|it| relation::canonical(it.name()) == canonical) {
             return Ok(view);
         }
         let mut session = self.session().await?;

@@ -11,7 +11,6 @@ use tokio::sync::{Notify, RwLock, Semaphore, watch};
 use super::event::RefreshEvent;
 use super::events;
 use super::hook::{HookFailure, HookLine, Hooks, OnFailure};
-use super::name::ViewName;
 use super::notes::Notes;
 use super::plan::Order;
 use super::report::RefreshReport;
@@ -25,6 +24,7 @@ use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::{Finding, RefreshError};
 use crate::sync::{Mutex, MutexGuard};
 use crate::telemetry::stats::ViewStats;
+use crate::value::relation::RelationName;
 
 pub(super) struct Shared {
     pub(super) source: Source,
@@ -295,15 +295,15 @@ impl Shared {
     /// The names under which an announcement for a view is noted: with its schema, and without.
     /// They are names and not the OID: a name may become that of another view, and then results
     /// that have its tag are those of the earlier one.
-    pub(super) fn names_of(&self, relation: &ViewName) -> Vec<String> {
+    pub(super) fn names_of(&self, relation: &RelationName) -> Vec<String> {
         [relation.canonical(), relation.unqualified()].map(|it| self.announced(&it)).into()
     }
 
     /// The names under which an announcement must be noted, so that nothing is left to be done for
     /// the view under the name that it was given: also without the schema, if that has none. If
     /// two schemas have views of that name, each of their refreshes is announced once more.
-    pub(super) fn names_under(&self, view: &View, relation: &ViewName) -> Vec<String> {
-        let given = ViewName::parse(view.name());
+    pub(super) fn names_under(&self, view: &View, relation: &RelationName) -> Vec<String> {
+        let given = RelationName::parse(view.name());
         let mut names = self.names_of(relation);
         if given.is_some_and(|given| given.is_qualified()) {
             names.truncate(1);

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::name;
 use crate::error::WrongSetting;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
+use crate::value::relation;
 
 /// Why a refresher could not be started: a setting out of range, a relation that is not a
 /// materialized view, PostgreSQL not answering, or no Tokio runtime. Nothing was executed.
@@ -65,7 +65,7 @@ impl fmt::Display for StartError {
         f.write_str("the refresher cannot be started: ")?;
         match &self.0 {
             Kind::Setting { view: Some(view), wrong } => {
-                write!(f, "of the view {}, {wrong}", name::shown(view))
+                write!(f, "of the view {}, {wrong}", relation::shown(view))
             }
             Kind::Setting { view: None, wrong } => write!(f, "{wrong}"),
             Kind::View(error) => write!(f, "{error}"),

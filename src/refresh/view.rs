@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::hook::HookError;
-use super::name;
 use super::schedule::Schedule;
 use crate::error::WrongSetting;
 use crate::postgres::{TlsPool, TransactionPooling};
@@ -15,6 +14,7 @@ use crate::query::Query;
 use crate::refresh::postgres::check::Wanted;
 use crate::refresh::postgres::transaction::Limits;
 use crate::value::param::SqlParams;
+use crate::value::relation;
 use crate::value::tag::Tag;
 
 /// A materialized view to refresh: its name, when to refresh it, and how.
@@ -292,7 +292,7 @@ impl MaterializedView {
     /// PostgreSQL is not asked. So a name without a schema is taken for one in `public` as well,
     /// and not for one in another schema of a `search_path`; a refresher knows which it is.
     pub fn tag(&self) -> Tag {
-        Tag::from(name::canonical(&self.name))
+        Tag::from(relation::canonical(&self.name))
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -380,6 +380,6 @@ impl Query {
     /// then.
     #[must_use = "setters return the query they changed"]
     pub fn reads(self, view: &MaterializedView) -> Query {
-        name::tags_of_query(&view.name).into_iter().fold(self, Query::tag)
+        relation::tags_of_query(&view.name).into_iter().fold(self, Query::tag)
     }
 }

@@ -168,6 +168,17 @@ pub(crate) fn unannounced(slots: usize) {
     );
 }
 
+/// It is not known what a transaction has changed, so everything is invalidated.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn wholesale(reason: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        reason,
+        "it is not known what a transaction has changed; all results are stale from now on"
+    );
+}
+
 /// A load has ended.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {

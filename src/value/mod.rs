@@ -6,6 +6,7 @@ pub(crate) mod checksum;
 pub(crate) mod codec;
 pub(crate) mod key;
 pub(crate) mod param;
+pub(crate) mod relation;
 pub(crate) mod setup;
 pub(crate) mod tag;
 pub(crate) mod token;

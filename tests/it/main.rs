@@ -39,6 +39,7 @@ mod text_forms;
 #[cfg(feature = "tracing")]
 mod told;
 mod typed_values;
+mod write;
 
 #[cfg(feature = "admin")]
 mod admin;

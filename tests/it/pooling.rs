@@ -18,7 +18,7 @@ async fn pooled() -> (PgBouncer, Database, Database) {
 }
 
 /// Fills all sessions of the pooler with statements of names that any client's may have.
-async fn poison(pooled: &Database) {
+pub async fn poison(pooled: &Database) {
     let mut holders = vec![];
     for _ in 0..3 {
         let holder = pooled.connect().await.unwrap();

@@ -159,6 +159,22 @@ async fn a_build_tries_the_right_to_publish_and_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_without_the_right_to_publish_is_acknowledged_and_in_force() {
+    let redis = Redis::start_tcp().unwrap();
+    let builder = restricted(&redis, "").redis_timeout(Duration::from_secs(10));
+    let (here, there) = (builder.clone().build().await.unwrap(), builder.build().await.unwrap());
+    let read = async |cache: &QueryCache| {
+        let query = cache.query("SELECT 1").tag("t");
+        query.load(|| async { Ok::<_, std::io::Error>(1) }).answer().await.unwrap().origin()
+    };
+    until_async("it is in memory", async || read(&there).await == Origin::L1).await;
+    redis.command(&["ACL", "SETUSER", "cache", "-publish"]).unwrap();
+    here.invalidate(["t"]).await.acknowledged().unwrap();
+    until_async("a beat brings it", async || read(&there).await == Origin::Loaded).await;
+    assert_eq!((here.stats().unacknowledged, here.stats().l2_errors), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_to_listen_that_is_lost_later_is_counted() {
     let redis = Redis::start_tcp().unwrap();
     let builder = restricted(&redis, "").redis_timeout(Duration::from_secs(10));

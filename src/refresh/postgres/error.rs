@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::finding::Finding;
 use super::kind::{self, RefreshErrorKind};
 use crate::error::BoxError;
-use crate::refresh::name;
+use crate::value::relation;
 
 /// Why a materialized view was not refreshed. Its rows are as they were before; only with
 /// [`Connection`](RefreshErrorKind::Connection) this is not certain.
@@ -139,7 +139,12 @@ impl RefreshError {
 
 impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refresh the materialized view {}: {}", name::shown(&self.0.view), self.0.why)?;
+        write!(
+            f,
+            "refresh the materialized view {}: {}",
+            relation::shown(&self.0.view),
+            self.0.why
+        )?;
         for finding in &self.0.findings {
             write!(f, "\n  {finding}")?;
         }

@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::DbError;
 
-use crate::refresh::name;
+use crate::value::relation;
 
 /// What prevented a view from being refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,7 +95,7 @@ const SCAN: &str = "ExecOpenScanRelation";
 /// Whether a name, as it was given, is that of this relation in some schema. `CONCURRENTLY` works
 /// with a temporary table whose name ends with the view's OID.
 fn is_of(view: &str, relation: &str) -> bool {
-    name::relation(view).is_none_or(|name| name == relation) || relation.starts_with("pg_temp_")
+    relation::relation(view).is_none_or(|name| name == relation) || relation.starts_with("pg_temp_")
 }
 
 /// Whether a name in the text of a function was not found. The codes are those of relations, functions, other objects and schemas.

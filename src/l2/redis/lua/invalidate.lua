@@ -15,7 +15,9 @@ repeat
         pairs[#pairs + 1] = ARGV[at]
     end
     redis.call('ZADD', directory, unpack(pairs))
-    redis.call('PUBLISH', ARGV[6], 'i ' .. text(epoch) .. ' ' .. number .. ' ' .. table.concat(ARGV, ' ', first, last))
+    -- A hint: without the right to publish, the invalidation is in force
+    -- nevertheless, and beats bring it.
+    redis.pcall('PUBLISH', ARGV[6], 'i ' .. text(epoch) .. ' ' .. number .. ' ' .. table.concat(ARGV, ' ', first, last))
     first = last + 1
 until first > #ARGV
 return { text(epoch), text(seq) }

@@ -1,8 +1,9 @@
-//! [`ViewName`]: the name of a view as PostgreSQL reads it, and the tags that mean the view.
+//! [`RelationName`]: the name of a relation as PostgreSQL reads it, and the tags that mean the
+//! relation: a table, a view, or a partition of one.
 //!
 //! One relation can be written in many ways: `daily`, `public.daily`, `DAILY`, `"daily"`. They are
-//! one dependency. A query has the tags of the name that its author wrote, and a refresh makes
-//! stale what is tagged with any spelling of the relation that it has refreshed.
+//! one dependency. A query has the tags of the name that its author wrote, and a refresh or a write
+//! makes stale what is tagged with any spelling of the relation that it has changed.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -10,8 +11,8 @@ use std::collections::BTreeSet;
 use crate::value::tag::Tag;
 
 /// A name that was split, folded and truncated as PostgreSQL does it, without asking PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ViewName {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RelationName {
     schema: Option<String>,
     relation: String,
 }
@@ -23,15 +24,15 @@ const LONGEST: usize = 63;
 /// spellings are tags of a query that names either.
 const DEFAULT_SCHEMA: &str = "public";
 
-impl ViewName {
+impl RelationName {
     /// A relation that PostgreSQL has.
-    pub(super) fn of(schema: &str, relation: &str) -> ViewName {
-        ViewName { schema: Some(schema.to_owned()), relation: relation.to_owned() }
+    pub(crate) fn of(schema: &str, relation: &str) -> RelationName {
+        RelationName { schema: Some(schema.to_owned()), relation: relation.to_owned() }
     }
 
     /// Reads a name as `to_regclass` does; `None` if it is none. See `SplitIdentifierString` in
     /// PostgreSQL's `varlena.c`. The name of the database, before that of the schema, is dropped.
-    pub(super) fn parse(text: &str) -> Option<ViewName> {
+    pub(crate) fn parse(text: &str) -> Option<RelationName> {
         let mut parts = vec![];
         let mut rest = text.trim_start_matches(is_space);
         loop {
@@ -57,12 +58,12 @@ impl ViewName {
             return None;
         }
         let relation = parts.pop()?;
-        Some(ViewName { schema: parts.pop(), relation })
+        Some(RelationName { schema: parts.pop(), relation })
     }
 
     /// The one spelling that stands for all: in lower case and without quotes, where that means the
     /// same.
-    pub(super) fn canonical(&self) -> String {
+    pub(crate) fn canonical(&self) -> String {
         match &self.schema {
             Some(schema) => format!("{}.{}", as_needed(schema), as_needed(&self.relation)),
             None => as_needed(&self.relation).into_owned(),
@@ -70,18 +71,18 @@ impl ViewName {
     }
 
     /// The canonical spelling without the schema.
-    pub(super) fn unqualified(&self) -> String {
+    pub(crate) fn unqualified(&self) -> String {
         as_needed(&self.relation).into_owned()
     }
 
-    pub(super) fn is_qualified(&self) -> bool {
+    pub(crate) fn is_qualified(&self) -> bool {
         self.schema.is_some()
     }
 
     /// The spellings that programs may have used as tags: with the schema and without, in quotes,
     /// in upper case, and with the bare names. Without the schema it may be another relation, by
     /// another program's `search_path`; that costs loads.
-    pub(super) fn spellings(&self) -> BTreeSet<String> {
+    pub(crate) fn spellings(&self) -> BTreeSet<String> {
         let forms = |name: &str| {
             let mut forms = vec![as_needed(name).into_owned(), quoted(name), name.to_owned()];
             if !needs_quotes(name) {
@@ -103,15 +104,15 @@ impl ViewName {
 }
 
 /// The canonical spelling of a name; a name that cannot be read is its own.
-pub(super) fn canonical(given: &str) -> String {
-    ViewName::parse(given).map_or_else(|| given.to_owned(), |name| name.canonical())
+pub(crate) fn canonical(given: &str) -> String {
+    RelationName::parse(given).map_or_else(|| given.to_owned(), |name| name.canonical())
 }
 
 /// The tags of a query that reads the view of this name.
-pub(super) fn tags_of_query(given: &str) -> BTreeSet<String> {
+pub(crate) fn tags_of_query(given: &str) -> BTreeSet<String> {
     // As it was given, for processes that run an earlier version.
     let mut tags = BTreeSet::from([given.to_owned()]);
-    if let Some(name) = ViewName::parse(given) {
+    if let Some(name) = RelationName::parse(given) {
         tags.insert(name.canonical());
         match &name.schema {
             Some(schema) if schema == DEFAULT_SCHEMA => tags.insert(name.unqualified()),
@@ -122,15 +123,22 @@ pub(super) fn tags_of_query(given: &str) -> BTreeSet<String> {
     tags
 }
 
+impl RelationName {
+    /// The tags that a change of the relation makes stale.
+    pub(crate) fn tags(&self) -> impl Iterator<Item = Tag> {
+        self.spellings().into_iter().map(Tag::from)
+    }
+}
+
 /// The tags that a refresh of a view makes stale, under whatever name it was given.
-pub(super) fn tags_of_refresh(given: &str, relation: &ViewName) -> BTreeSet<Tag> {
+pub(crate) fn tags_of_refresh(given: &str, relation: &RelationName) -> BTreeSet<Tag> {
     let given = [given.to_owned(), canonical(given)];
     relation.spellings().into_iter().chain(given).map(Tag::from).collect()
 }
 
 /// The name of the relation in a name as it was given; `None` if that cannot be read.
 pub(crate) fn relation(given: &str) -> Option<String> {
-    ViewName::parse(given).map(|name| name.relation)
+    RelationName::parse(given).map(|name| name.relation)
 }
 
 /// A name in a message: as SQL writes it, on one line.
@@ -195,7 +203,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_postgresql_reads_them() {
-        let canonical = |text| ViewName::parse(text).map(|name| name.canonical());
+        let canonical = |text| RelationName::parse(text).map(|name| name.canonical());
         for (text, expected) in [
             ("daily", "daily"),
             ("DAILY", "daily"),
@@ -233,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_refresh_meets_every_spelling() {
-        let relation = ViewName::of("public", "daily");
+        let relation = RelationName::of("public", "daily");
         for given in SPELLINGS {
             let stale = tags_of_refresh(given, &relation);
             for spelling in SPELLINGS {
@@ -243,7 +251,7 @@ mod tests {
                 assert!(tags.contains(&canonical(given)), "{given}, {spelling}");
             }
         }
-        let other = tags_of_refresh("a.daily", &ViewName::of("a", "daily"));
+        let other = tags_of_refresh("a.daily", &RelationName::of("a", "daily"));
         let tags = tags_of_query("b.daily");
         assert!(!tags.iter().any(|tag| other.contains(&Tag::from(tag.as_str()))), "{tags:?}");
     }
