@@ -70,7 +70,7 @@ pub(crate) struct Currency {
     /// The instant at which the last accepted confirmation ends.
     confirmed_until: AtomicU64,
     slots: Box<[AtomicU64]>,
-    /// All invalidations up to this one are in the slots.
+    /// All slots whose number is at most this are as the directory has them.
     applied: AtomicU64,
     /// Counts the loads and invalidations of this process, in the order in which they began.
     orders: AtomicU64,
@@ -86,6 +86,10 @@ struct Ledger {
     recent: [BTreeSet<TagSlot>; 2],
     /// The connection on which the last accepted beat was answered.
     beat_on: Option<u64>,
+    /// All invalidations up to this one are in the slots. Behind `applied` between the pages of a
+    /// beat's reply: of a slot that was invalidated twice the directory has the second number only,
+    /// which may be in a later page, and then the first one is in none.
+    whole: u64,
 }
 
 struct Pending {
@@ -258,7 +262,7 @@ impl Currency {
         let went_back = directory.epoch == asked.epoch && directory.seq < asked.seq;
         ledger.beat_on == Some(connection)
             && directory.epoch == mine.epoch
-            && directory.seq <= mine.seq
+            && directory.seq <= ledger.whole
             && !went_back
     }
 
@@ -326,9 +330,17 @@ impl Currency {
             }
         }
         if at.seq == mine.seq + 1 {
-            self.applied.store(at.seq, Ordering::Release);
+            self.advance(ledger, at.seq);
         }
         Applied::Ok
+    }
+
+    /// The slots have the next number.
+    fn advance(&self, ledger: &mut Ledger, seq: u64) {
+        if ledger.whole == self.applied.load(Ordering::Relaxed) {
+            ledger.whole = seq;
+        }
+        self.applied.store(seq, Ordering::Release);
     }
 
     /// Whether an invalidation is pending, or would be if another epoch began.
@@ -358,7 +370,7 @@ impl Currency {
             return Applied::Gap;
         }
         if at.seq == mine.seq + 1 {
-            self.applied.store(at.seq, Ordering::Release);
+            self.advance(&mut ledger, at.seq);
         }
         Applied::Ok
     }
@@ -367,8 +379,8 @@ impl Currency {
     /// above the position that was sent, which are complete up to `at`.
     ///
     /// The last page confirms the table until `until`. An earlier one, without `until`, confirms
-    /// nothing: the directory knows invalidations that the table does not have yet, acknowledged
-    /// before the beat was sent.
+    /// nothing and covers nothing: the directory knows invalidations that the table does not have
+    /// yet, acknowledged before the beat was sent, and some of them have a number below `at`.
     pub(crate) fn beat(
         &self,
         at: Position,
@@ -395,6 +407,7 @@ impl Currency {
             }
             ledger.pending.values_mut().for_each(|pending| pending.known = 0);
             self.renew(&mut ledger);
+            ledger.whole = 0;
             self.applied.store(0, Ordering::Relaxed);
         }
         for &(slot, seq) in slots {
@@ -405,6 +418,9 @@ impl Currency {
         }
         self.epoch.store(at.epoch, Ordering::Release);
         ledger.beat_on = Some(connection);
+        if until.is_some() {
+            ledger.whole = ledger.whole.max(at.seq);
+        }
         if let Some(until) = until
             && until.nanos() > self.confirmed_until.load(Ordering::Relaxed)
         {

@@ -334,7 +334,7 @@ impl Flights {
             let mut changed = *hall;
             let Beat { age, at, cell, connection, more, .. } = std::mem::take(&mut changed.beat);
             let confirmed = if more { 0 } else { self.max_staleness.saturating_sub(age) };
-            let _ = changed.table.beat(at, cell, connection, confirmed, self.mutation);
+            let _ = changed.table.beat(at, cell, more, connection, confirmed, self.mutation);
             for reader in changed.readers.iter_mut().filter(|reader| reader.waits()) {
                 reader.confirmed |= !more && age < self.max_staleness + reader.since;
             }

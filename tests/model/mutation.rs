@@ -14,6 +14,9 @@ pub enum Mutation {
     ConfirmedBeforeLastPage,
     /// A page of a beat's answer is taken for all that the directory knew.
     PageTakenForAll,
+    /// A table covers what it knows by pages, though a cell that has moved to a later page is in none
+    /// of them.
+    PageCovers,
     /// A table serves however long ago it was confirmed.
     NoFreshnessGate,
     /// A directory is continued by a server that it does not belong to.
@@ -50,7 +53,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 21] = {
+    pub const ALL: [Mutation; 22] = {
         use Mutation::*;
         [
             LateCapture,
@@ -58,6 +61,7 @@ impl Mutation {
             FreshFromReceipt,
             ConfirmedBeforeLastPage,
             PageTakenForAll,
+            PageCovers,
             NoFreshnessGate,
             NoServerId,
             NoEpochInEntry,

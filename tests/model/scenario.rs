@@ -41,6 +41,7 @@ impl Scenario {
             | Mutation::AdvanceOverGap => PUSHES,
             Mutation::AppliedBeforeCells | Mutation::AnyPosition => LOOKS,
             Mutation::PageTakenForAll => PAGES,
+            Mutation::PageCovers => MOVED,
             Mutation::NoEpochInEntry
             | Mutation::NoLocalApply
             | Mutation::InvalidateBeforeCommit => LOSS,
@@ -55,10 +56,11 @@ impl Scenario {
 }
 
 /// A few seconds without optimisation.
-pub const QUICK: [Scenario; 13] = [
+pub const QUICK: [Scenario; 14] = [
     PUSHES,
     LOOKS,
     PAGES,
+    MOVED,
     FILLS,
     LOSS,
     FAILOVER,
@@ -108,6 +110,25 @@ const PAGES: Scenario = currency(
     "the second tier, with beats answered in pages",
     [Does::LOOK, Does::INVALIDATE],
     Bounds { stored: true, strangers: 1, ..ONE_CHANGE },
+);
+
+const MOVED: Scenario = currency(
+    "the second tier, with pages between two invalidations of one tag",
+    [Does::LOOK, Does::INVALIDATE],
+    Bounds { stored: true, invalidations: 2, ..ONE_CHANGE },
+);
+
+const REPEATS: Scenario = currency(
+    "an announcement is carried out twice, and beats are answered in pages",
+    [Does { invalidate: true, ..Does::LOOK }, Does::INVALIDATE],
+    Bounds {
+        stored: true,
+        commits: 2,
+        invalidations: 2,
+        repeats: 1,
+        announcements: 2,
+        ..ONE_CHANGE
+    },
 );
 
 const FILLS: Scenario = currency(
@@ -180,8 +201,9 @@ const WAITING: Scenario = Scenario {
 };
 
 /// Minutes, with optimisation.
-pub const LARGE: [Scenario; 16] = [
+pub const LARGE: [Scenario; 17] = [
     WAITING,
+    REPEATS,
     Scenario {
         name: "leases of three loads, and a new lineage",
         of: Of::Leases(Leases { loads: 3, ..TWO_LOADS }),

@@ -55,6 +55,8 @@ pub enum Heard {
 pub struct Table {
     pub epoch: u8,
     pub applied: u8,
+    /// All invalidations up to this one are in the cell.
+    pub whole: u8,
     /// The cell's number, but for what is pending.
     pub known: u8,
     pub pending: bool,
@@ -76,7 +78,7 @@ impl Table {
             self.beat_on,
             self.confirmed,
             self.late,
-            0,
+            self.whole,
         ])
     }
 
@@ -107,7 +109,9 @@ impl Table {
         mutation: Option<Mutation>,
     ) -> bool {
         let went_back = directory.epoch == asked.epoch && directory.seq < asked.seq;
-        let position = directory.seq <= self.applied && !went_back;
+        let early = mutation == Some(Mutation::PageCovers);
+        let upto = if early { self.applied } else { self.whole };
+        let position = directory.seq <= upto && !went_back;
         (self.beat_on == connection || mutation == Some(Mutation::UngatedReplicaRead))
             && directory.epoch == self.epoch
             && (position || mutation == Some(Mutation::AnyPosition))
@@ -131,8 +135,23 @@ impl Table {
         if at.seq > self.applied + 1 && !over {
             return Heard::Behind;
         }
-        self.applied = self.applied.max(at.seq);
+        if over {
+            self.applied = at.seq;
+            self.whole = at.seq;
+        } else {
+            self.advance(at.seq);
+        }
         Heard::Applied
+    }
+
+    /// To the next number, if it is that.
+    fn advance(&mut self, seq: u8) {
+        if seq == self.applied + 1 {
+            if self.whole == self.applied {
+                self.whole = seq;
+            }
+            self.applied = seq;
+        }
     }
 
     /// `all`: nothing was asked for again since the announcement was made.
@@ -144,21 +163,19 @@ impl Table {
             self.pending &= !all;
             return Heard::Applied;
         }
-        if self.pending {
-            self.known = self.known.max(at.seq);
-            self.pending = !all;
-        }
-        if at.seq == self.applied + 1 {
-            self.applied = at.seq;
-        }
+        // Not pending any more if the announcement was carried out twice.
+        self.known = self.known.max(at.seq);
+        self.pending &= !all;
+        self.advance(at.seq);
         Heard::Applied
     }
 
-    /// `cell` is 0 if the answer does not name it.
+    /// `cell` is 0 if the answer does not name it. `more`: other pages follow.
     pub fn beat(
         &mut self,
         at: Position,
         cell: u8,
+        more: bool,
         connection: u8,
         confirmed: u8,
         mutation: Option<Mutation>,
@@ -169,12 +186,16 @@ impl Table {
         if at.epoch != self.epoch {
             self.known = 0;
             self.applied = 0;
+            self.whole = 0;
             self.late = 0;
             self.epoch = at.epoch;
             self.pending &= mutation != Some(Mutation::PendingForgotten);
         }
         self.known = self.known.max(cell);
         self.applied = self.applied.max(at.seq);
+        if !more {
+            self.whole = self.whole.max(at.seq);
+        }
         self.beat_on = connection;
         self.confirmed = self.confirmed.max(confirmed);
         Heard::Applied

@@ -255,6 +255,7 @@ impl Turn<'_> {
                     let _ = process.table.beat(
                         beat.at,
                         beat.cell,
+                        beat.more,
                         beat.connection,
                         confirmed,
                         mutation,
