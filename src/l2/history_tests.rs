@@ -35,6 +35,25 @@ enum Message {
     Page(Position, bool, Vec<(TagSlot, u64)>, u64),
 }
 
+/// What a read was given and has not judged yet.
+struct Given {
+    entry: Entry,
+    directory: Position,
+    /// The table's position before.
+    asked: Position,
+    server: u64,
+    /// The least version that may be served.
+    least: u64,
+}
+
+/// A result in the shared tier.
+#[derive(Clone, Copy)]
+struct Entry {
+    slot: usize,
+    stamp: Stamp,
+    version: u64,
+}
+
 #[derive(Default)]
 struct Process {
     table: Option<Currency>,
@@ -42,9 +61,7 @@ struct Process {
     /// Sent, and not carried out yet: an announcement with the versions it speaks of, or a beat.
     announcing: Option<(Announcement, Position, [u64; SLOTS])>,
     beating: Option<Position>,
-    /// What a read was given and has not judged yet: the entry, the directory's position, the
-    /// table's when it was asked, the server, and the least version that may be served.
-    given: Option<((usize, Stamp, u64), Position, Position, u64, u64)>,
+    given: Option<Given>,
     /// The versions that this process has announced, or is to announce.
     written: [u64; SLOTS],
 }
@@ -66,8 +83,7 @@ struct History {
     /// What the database has of each slot.
     versions: [u64; SLOTS],
     acknowledged: [u64; SLOTS],
-    /// Results in the shared tier: the slot, the stamp and the version.
-    entries: Vec<(usize, Stamp, u64)>,
+    entries: Vec<Entry>,
     served: usize,
     pages: usize,
     epochs: usize,
@@ -216,7 +232,8 @@ impl History {
         }
         let slot = self.chance.usize(..SLOTS);
         let stamp = self.processes[p].table().stamp();
-        self.entries.push((slot, Stamp { order: 0, ..stamp }, self.versions[slot]));
+        let stamp = Stamp { order: 0, ..stamp };
+        self.entries.push(Entry { slot, stamp, version: self.versions[slot] });
         if self.entries.len() > 12 {
             self.entries.swap_remove(self.chance.usize(..12));
         }
@@ -229,15 +246,17 @@ impl History {
         }
         let entry = self.entries[self.chance.usize(..self.entries.len())];
         let Some(directory) = self.space.directory.as_ref().map(|it| it.at) else { return };
-        let least = self.acknowledged[entry.0];
+        let least = self.acknowledged[entry.slot];
         let asked = self.processes[p].table().position();
-        self.processes[p].given = Some((entry, directory, asked, self.server, least));
+        let server = self.server;
+        self.processes[p].given = Some(Given { entry, directory, asked, server, least });
     }
 
     /// It judges what it was given.
     fn look(&mut self, p: usize) {
         let Some(given) = self.processes[p].given.take() else { return self.ask(p) };
-        let ((number, stamp, version), directory, asked, server, least) = given;
+        let Given { entry, directory, asked, server, least } = given;
+        let Entry { slot: number, stamp, version } = entry;
         if !self.processes[p].table().covers(directory, server, asked) {
             // Perhaps it judges between two pages.
             let pages = [0, 1, 2, usize::MAX][self.chance.usize(..4)];
