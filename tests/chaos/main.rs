@@ -53,6 +53,8 @@ const MAX_STALENESS: Duration = Duration::from_secs(1);
 /// No read takes so long, whatever Redis does. The longest wait that it may cause is for the lease
 /// of a process that was killed, two seconds.
 const HUNG: Duration = Duration::from_secs(3);
+/// The setting of the number of busy threads, which the processes inherit.
+const BUSY: &str = "LARDER_CHAOS_BUSY";
 /// How long processes may take to do as they are told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,7 +72,7 @@ fn no_answer_is_older_than_promised_whatever_goes_wrong() -> Result<(), ServerEr
     let processes = setting("LARDER_CHAOS_PROCESSES").unwrap_or(8) as usize;
     assert!(processes >= 2, "chaos takes two processes at least");
     let tags = setting("LARDER_CHAOS_TAGS").unwrap_or(0);
-    let busy = setting("LARDER_CHAOS_BUSY").unwrap_or(0);
+    let busy = setting(BUSY).unwrap_or(0);
     println!("chaos with LARDER_CHAOS_SEED={seed}, {tags} other tags, {busy} busy threads");
     let _busy = Busy::start(busy);
 
@@ -94,6 +96,12 @@ fn no_answer_is_older_than_promised_whatever_goes_wrong() -> Result<(), ServerEr
     let enough = if seconds >= 20 { 12 } else { 0 };
     assert!(kinds.len() >= enough, "only {kinds:?}");
     Ok(())
+}
+
+/// How long a read may take. While Redis is away, all processes load from PostgreSQL, and on processors
+/// that others keep busy it is PostgreSQL that they wait for.
+fn hung() -> Duration {
+    HUNG * (1 + setting(BUSY).unwrap_or(0) as u32)
 }
 
 fn setting(variable: &str) -> Option<u64> {

@@ -9,7 +9,7 @@ use crate::faults::{Fault, Kind, Place, Timeline};
 use crate::histogram::Histogram;
 use crate::history::{History, Judged, Verdict};
 use crate::record::{Read, Record, Style, Time};
-use crate::{HUNG, KEYS};
+use crate::{KEYS, hung};
 
 /// The newest versions of each entry whose loads are still counted one by one.
 const COUNTED: usize = 64;
@@ -141,7 +141,7 @@ impl Report {
                 self.violations.push(self.told(line, timeline, around));
             }
         }
-        let hung = Time::try_from(HUNG.as_nanos()).unwrap_or(Time::MAX);
+        let hung = Time::try_from(hung().as_nanos()).unwrap_or(Time::MAX);
         if read.took() > hung {
             self.wait(process, read.start, read.end, timeline);
         }

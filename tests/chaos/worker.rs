@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 
 use crate::record::{Read, Record, Style, Time, now};
 use crate::servers::worker;
-use crate::{HUNG, KEYS, MAX_STALENESS};
+use crate::{KEYS, MAX_STALENESS, hung};
 
 /// The name by which [`Worker::start`](crate::servers::Worker::start) finds [`entry`].
 pub const ENTRY: &str = "worker::entry";
@@ -325,7 +325,7 @@ impl Process {
             ticks.tick().await;
             for (open, told) in self.open.iter().zip(&mut told) {
                 let start = open.load(Ordering::Relaxed);
-                let overdue = Time::try_from(HUNG.as_nanos()).unwrap_or(Time::MAX);
+                let overdue = Time::try_from(hung().as_nanos()).unwrap_or(Time::MAX);
                 if start != 0 && start != *told && now().saturating_sub(start) > overdue {
                     *told = start;
                     self.log().push(Record::Waiting { start });
