@@ -516,3 +516,38 @@ mod fleet {
         assert_eq!(stored, after);
     }
 }
+
+/// One announcement is under way at a time, and whoever comes meanwhile takes part in the next one.
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn callers_who_come_together_share_announcements_and_all_are_in_force() {
+    let redis = crate::servers::Redis::start().unwrap();
+    let builder = QueryCache::builder().namespace("shared").redis(redis.url());
+    let builder = builder.redis_timeout(Duration::from_secs(10));
+    let (here, there) = (builder.clone().build().await.unwrap(), builder.build().await.unwrap());
+    let table = Table::default();
+    let queries: Vec<_> = (0..32)
+        .map(|number| {
+            // Every read is to ask Redis.
+            let query = there.query(format!("SELECT {number}")).tag(format!("t:{number}"));
+            query.l1_ttl(Duration::from_millis(1))
+        })
+        .collect();
+    for query in &queries {
+        until_async("it comes from redis", async || table.read(query).await.1 == Origin::L2).await;
+    }
+    table.write();
+    redis.command(&["CONFIG", "RESETSTAT"]).unwrap();
+    let calls = (0..32).map(|number| here.invalidate([format!("t:{number}")]));
+    for invalidated in futures_util::future::join_all(calls).await {
+        invalidated.acknowledged().unwrap();
+    }
+    let stats = redis.command(&["INFO", "commandstats"]).unwrap();
+    let published = stats.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+    let published: u64 = published.unwrap().split(',').next().unwrap().parse().unwrap();
+    // The first one goes at once, and the others go together. The heartbeat may come in between.
+    assert!((1..=4).contains(&published), "{stats}");
+    for query in &queries {
+        assert_eq!(table.read(query).await.0, 1);
+    }
+}
