@@ -343,10 +343,14 @@ impl Currency {
         self.applied.store(seq, Ordering::Release);
     }
 
-    /// Whether an invalidation is pending, or would be if another epoch began.
-    pub(crate) fn has_invalidated(&self) -> bool {
-        let ledger = self.lock();
-        !ledger.pending.is_empty() || ledger.recent.iter().any(|recent| !recent.is_empty())
+    /// Whether an invalidation is pending.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.lock().pending.is_empty()
+    }
+
+    /// Whether an invalidation would be pending if another epoch began.
+    pub(crate) fn has_acknowledged(&self) -> bool {
+        self.lock().recent.iter().any(|recent| !recent.is_empty())
     }
 
     /// Forgets what was acknowledged before the last call of this. What is not forgotten is pending
@@ -435,6 +439,9 @@ impl Currency {
     /// successor began this epoch without them, and another process may have loaded a result in it
     /// before the change was committed.
     fn renew(&self, ledger: &mut Ledger) {
+        if ledger.recent.iter().all(BTreeSet::is_empty) {
+            return;
+        }
         let order = self.orders.fetch_add(1, Ordering::SeqCst) + 1;
         for slot in ledger.recent.each_mut().into_iter().flat_map(std::mem::take) {
             ledger.pending.entry(slot).or_insert(Pending { known: 0, order });

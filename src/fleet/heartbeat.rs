@@ -139,13 +139,13 @@ impl Pulse {
                 forgot = Instant::now();
                 self.currency().forget_acknowledged();
             }
-            let is_pending = self.currency().unannounced().is_some();
-            let pause = if is_pending { every.min(AGAIN) } else { every };
+            let pause = if self.currency().has_pending() { every.min(AGAIN) } else { every };
             tokio::select! {
                 () = self.notices.beat.notified() => {}
                 () = sleep(pause) => {
                     let before = std::mem::replace(&mut reads, self.counters.reads());
-                    if before == reads && !self.currency().has_invalidated() {
+                    let is_idle = before == reads && !self.currency().has_acknowledged();
+                    if is_idle && !self.currency().has_pending() {
                         continue;
                     }
                 }

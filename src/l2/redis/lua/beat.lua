@@ -3,7 +3,7 @@
 -- Replies with epoch, seq, the number up to which the slots are complete, and an
 -- array of slots, each followed by its number. The slots are those above what
 -- the caller has applied. If there are more of them than it wants, it gets those
--- with the lowest numbers and asks for the beyond page.
+-- with the lowest numbers and asks for the next page.
 --
 -- PERSIST changes nothing, but it is a write: a replica refuses it, and so
 -- does a master that has lost its replicas and is configured to require them.
