@@ -8,6 +8,7 @@ use redis::{Pipeline, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
+use super::current::{Current, Sent, TEST, Test};
 use super::endpoint::{CONNECT, ConnectError, Endpoint, Reference, bounded};
 use super::refusal::{self, Purpose, Refusal};
 use super::reports::{Reports, count_refusal};
@@ -27,14 +28,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// A connection that lived this long counts as stable and resets the pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// After this many timeouts in a row the connection is tested. A single timeout may be a hiccup,
-/// and so may the timeouts of all commands that were running together.
-const TIMEOUTS: u32 = 2;
-/// How long a test may take. A connection whose peer was frozen or silently cut off never fails by
-/// itself. But one whose replies are merely late is worth more than a new one, to the same server:
-/// replies come in order, so the reply to the test shows that all earlier ones have come.
-const TEST: Duration = Duration::from_millis(500);
-
 /// A multiplexed connection that is replaced when it breaks.
 ///
 /// Without a connection, commands fail at once instead of waiting for one: a read can use
@@ -88,54 +81,6 @@ enum Loss {
     Broken,
     /// The server cannot serve; see [`refusal`].
     Refused(Refusal),
-}
-
-#[derive(Default)]
-struct Current {
-    connection: Option<MultiplexedConnection>,
-    /// Closed permanently: no other connection follows.
-    closed: bool,
-    /// Counts connections.
-    number: u64,
-    timeouts: u32,
-    is_tested: bool,
-    /// Whether the next connection may lead to another server.
-    moves: bool,
-    /// When the first command was sent since the last reply that a caller took.
-    unanswered: Option<Instant>,
-    time: Option<Reference>,
-}
-
-impl Current {
-    fn sent(&self) -> Sent {
-        Sent { number: self.number, timeouts: self.timeouts }
-    }
-
-    fn answered(&mut self, sent: Sent) {
-        if self.number == sent.number {
-            self.timeouts = 0;
-            self.unanswered = None;
-        }
-    }
-
-    /// Counts a timeout. Returns what is to be tested, if it is time to.
-    fn timed_out(&mut self, sent: Sent) -> Option<(MultiplexedConnection, Sent)> {
-        // Commands that were sent before the last timeout do not count again.
-        if self.number != sent.number || self.timeouts != sent.timeouts {
-            return None;
-        }
-        self.timeouts += 1;
-        if self.timeouts >= TIMEOUTS { self.begin_test() } else { None }
-    }
-
-    /// One test at a time.
-    fn begin_test(&mut self) -> Option<(MultiplexedConnection, Sent)> {
-        let connection = self.connection.clone()?;
-        if std::mem::replace(&mut self.is_tested, true) {
-            return None;
-        }
-        Some((connection, self.sent()))
-    }
 }
 
 impl Connection {
@@ -205,12 +150,12 @@ impl Connection {
 
     /// Tests the connection, if there is one, and gives it up if its peer does not reply in time.
     pub(super) fn test(&self) {
-        let begun = self.shared.lock().begin_test();
-        self.probe(begun);
+        let test = self.shared.lock().begin_test();
+        self.probe(test);
     }
 
-    fn probe(&self, begun: Option<(MultiplexedConnection, Sent)>) {
-        if let Some((connection, sent)) = begun {
+    fn probe(&self, test: Test) {
+        if let Some((connection, sent)) = test {
             // Spawned on the connection's own runtime; the caller's may end with the call.
             let limit = self.limit.max(TEST);
             self.background.spawn(probe(self.shared.clone(), connection, sent, limit));
@@ -266,18 +211,15 @@ impl Connection {
 
     /// Reports a timeout of a caller whose command was sent since `sent` was taken.
     pub(super) fn timed_out(&self, sent: Sent) {
-        // The runtime of the connection may stand still. Then no test begins or ends, and those who
-        // wait elsewhere have waited for as long as it may take.
-        let longest = TIMEOUTS + 1 + (TEST.as_millis() / self.limit.as_millis().max(1)) as u32;
-        let (timeouts, begun) = {
+        let (is_lost, test) = {
             let mut current = self.shared.lock();
-            let begun = current.timed_out(sent);
-            (current.timeouts, begun)
+            let test = current.timed_out(sent);
+            (current.is_untestable(self.limit), test)
         };
-        if timeouts > longest {
+        if is_lost {
             self.shared.give_up(sent, Loss::Late);
         } else {
-            self.probe(begun);
+            self.probe(test);
         }
     }
 
@@ -415,20 +357,8 @@ impl Connection {
     }
 
     fn current(&self) -> Option<(MultiplexedConnection, Sent)> {
-        let (connection, sent, begun) = {
-            let mut current = self.shared.lock();
-            let sent = current.sent();
-            let connection = current.connection.clone()?;
-            let now = Clock::system().now();
-            // A caller that gives up before the time limit drops its command and reports nothing. If
-            // no reply has been taken for this long, a probe that no caller can drop tests the
-            // connection.
-            let unanswered = *current.unanswered.get_or_insert(now);
-            let is_late = clock::since(now, unanswered) > TIMEOUTS * self.limit;
-            let begun = if is_late { current.begin_test() } else { None };
-            (connection, sent, begun)
-        };
-        self.probe(begun);
+        let (connection, sent, test) = self.shared.lock().take(self.limit)?;
+        self.probe(test);
         Some((connection, sent))
     }
 }
@@ -464,13 +394,8 @@ impl Shared {
             if current.closed {
                 return;
             }
-            current.unanswered = None;
-            current.time = time;
-            current.connection = Some(connection);
-            current.number += 1;
-            current.timeouts = 0;
-            current.is_tested = false;
-            (current.number, u64::from(std::mem::take(&mut current.moves)))
+            let (number, moves) = current.install(connection, time);
+            (number, u64::from(moves))
         };
         self.report(true);
         self.connections.send_modify(|connections| {
@@ -487,11 +412,7 @@ impl Shared {
     }
 
     fn tested(&self, sent: Sent) {
-        let mut current = self.lock();
-        current.answered(sent);
-        if current.number == sent.number {
-            current.is_tested = false;
-        }
+        self.lock().tested(sent);
     }
 
     /// Called outside the lock: a listener may run any code.
@@ -537,21 +458,6 @@ impl Shared {
         if lost.is_some() {
             self.gone(&loss);
         }
-    }
-}
-
-/// The connection that a command was sent on, and the number of timeouts in a row at that time. A
-/// late failure of a command on an old connection must not close the next connection.
-#[derive(Clone, Copy)]
-pub(super) struct Sent {
-    number: u64,
-    timeouts: u32,
-}
-
-#[cfg(test)]
-impl Sent {
-    pub(super) fn number(self) -> u64 {
-        self.number
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod connection;
 pub(crate) mod credentials;
+mod current;
 #[cfg(test)]
 mod differential;
 pub(crate) mod endpoint;

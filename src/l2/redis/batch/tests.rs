@@ -261,7 +261,7 @@ async fn a_server_whose_replies_are_late_is_not_given_up() {
     scene.proxy.pass();
     let first = async { while scene.store.read(&key(1)).await.is_err() {} };
     timeout(PATIENCE, first).await.expect("replies are in time again");
-    assert_eq!(scene.store.link.sent().number(), sent.number(), "on the same connection");
+    assert_eq!(scene.store.link.sent().number, sent.number, "on the same connection");
 }
 
 #[tokio::test]
