@@ -2,17 +2,14 @@
 
 mod bound;
 mod fetched;
+mod reads;
 mod setup;
 mod table;
 pub(crate) mod wrapped;
 
 use std::fmt;
-use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 pub use self::bound::Bound;
 pub use self::setup::BoundWith;
@@ -21,23 +18,19 @@ use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::Inner;
 use crate::cache::invalidation::Invalidated;
-use crate::cache::read::{Loader, Read};
-use crate::error::WrongSetting;
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, WrongSetting};
 use crate::policy::{Negative, Settings};
-use crate::postgres::Source;
-use crate::rows::Rows;
 use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
-use crate::value::param::{Bind, OwnedParams, Param, Params};
+use crate::value::param::Params;
 use crate::value::setup::{Over, Setup};
-use crate::value::tag::{Dependencies, Tag, Tagged};
+use crate::value::tag::{Dependencies, Tag};
 
 /// A query whose results are cached: its SQL, what identifies its results, and how long they live.
 ///
 /// Make one per query and keep it. There are three ways to run it:
 ///
-/// - [`fetch`](Query::fetch) runs it on a pool and returns [`Rows`];
+/// - [`fetch`](Query::fetch) runs it on a pool and returns [`Rows`](crate::Rows);
 /// - [`wrap`](Query::wrap) puts it in front of a function that runs it and returns a type of your
 ///   own;
 /// - [`load`](Query::load) does the same for a single call.
@@ -345,54 +338,6 @@ impl Query {
     #[must_use = "setters return the query they changed"]
     pub fn schema_version(self, version: u32) -> Query {
         self.set(|query| query.schema = version)
-    }
-
-    /// Binds `$1`. Bind further parameters with [`Bound::bind`].
-    pub fn bind<V: Param>(&self, value: V) -> Bound<'_, Bind<(), V>> {
-        self.params(()).bind(value)
-    }
-
-    /// Binds all parameters at once, as a tuple: `(42_i64, "eu")`.
-    pub fn params<P: Params>(&self, params: P) -> Bound<'_, P> {
-        Bound { query: self, params, tags: vec![] }
-    }
-
-    /// Returns the rows of a query without parameters; see [`Bound::fetch`].
-    pub fn fetch<S: Source>(&self, source: &S) -> Read<'_, Rows, impl Loader<Rows>> {
-        self.params(()).fetch(source)
-    }
-
-    /// Returns the value of `load`, for a query without parameters; see [`Bound::load`].
-    pub fn load<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
-    where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
-    {
-        self.params(()).load(load)
-    }
-
-    /// Returns the rows of `load`, for a query without parameters; see [`Bound::load_rows`].
-    pub fn load_rows<E, F, Fut>(&self, load: F) -> Read<'_, Rows, impl Loader<Rows>>
-    where
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce(Arc<str>, OwnedParams) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Rows, E>> + Send + 'static,
-    {
-        self.params(()).load_rows(load)
-    }
-
-    /// Returns the value of `load`, which also reports the tags it depends on; see
-    /// [`Bound::load_tagged`].
-    pub fn load_tagged<T, E, F, Fut>(&self, load: F) -> Read<'_, Arc<T>, impl Loader<Arc<T>>>
-    where
-        T: Serialize + DeserializeOwned + Send + Sync + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Tagged<T>, E>> + Send + 'static,
-    {
-        self.params(()).load_tagged(load)
     }
 
     #[inline]

@@ -24,6 +24,7 @@
 #![warn(unreachable_pub)]
 
 mod chromium;
+mod controls;
 mod database;
 mod find;
 mod guard;
@@ -42,9 +43,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::chromium::Chromium;
+pub use self::controls::Way;
 pub use self::database::Database;
 pub use self::guard::is_running;
-pub use self::link::{Counts, Link, Way};
+pub use self::link::{Counts, Link};
 pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::Postgres;
 pub use self::proxy::Proxy;

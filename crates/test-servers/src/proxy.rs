@@ -23,7 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::link::{Controls, Counts, Link, Rate, Rewrite, Socket, Way};
+use super::controls::{Controls, Rate, Rewrite, Way};
+use super::link::{Counts, Link, Socket};
 use super::{Redis, ServerError};
 
 /// A network between clients and one server, without faults at first.
