@@ -54,6 +54,8 @@ struct Inner {
     sqlstate: Option<SqlState>,
     /// Whether PostgreSQL's own message is not shown, because it may quote a value.
     private: bool,
+    /// Whether it is about a transaction of the application, and not about a query.
+    of_transaction: bool,
 }
 
 /// The category of an [`Error`].
@@ -97,14 +99,26 @@ pub enum ErrorKind {
     Unacknowledged,
 }
 
+impl Inner {
+    fn new(kind: ErrorKind, attempt: String, source: Option<BoxError>, private: bool) -> Inner {
+        let sqlstate = source.as_deref().and_then(|source| cause::sqlstate(source));
+        let (query, of_transaction) = (OnceLock::new(), false);
+        Inner { kind, query, attempt, source, sqlstate, private, of_transaction }
+    }
+}
+
 impl Error {
     fn new(kind: ErrorKind, attempt: impl Into<String>, source: Option<BoxError>) -> Error {
         Error::with(kind, attempt.into(), source, false)
     }
 
     fn with(kind: ErrorKind, attempt: String, source: Option<BoxError>, private: bool) -> Error {
-        let sqlstate = source.as_deref().and_then(|source| cause::sqlstate(source));
-        Error(Arc::new(Inner { kind, query: OnceLock::new(), attempt, source, sqlstate, private }))
+        Error(Arc::new(Inner::new(kind, attempt, source, private)))
+    }
+
+    fn of_transaction(kind: ErrorKind, attempt: &str, source: Option<BoxError>) -> Error {
+        let inner = Inner::new(kind, attempt.to_owned(), source, false);
+        Error(Arc::new(Inner { of_transaction: true, ..inner }))
     }
 
     /// Names the query that failed. If a query function passes on the error of another query, the
@@ -314,8 +328,8 @@ impl Error {
     fn is_of_a_query(&self) -> bool {
         use ErrorKind::*;
         match self.0.kind {
-            // Of a transaction, whose errors say so themselves.
-            Query if self.0.attempt.starts_with("the transaction") => false,
+            // Those errors say so themselves.
+            _ if self.0.of_transaction => false,
             Query | Connect | Deadline | Panicked | Cycle | TooLarge | Setting | Closed => true,
             Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged | InDoubt => {
                 self.0.query.get().is_some()

@@ -7,7 +7,7 @@ use super::{Error, ErrorKind};
 impl Error {
     /// PostgreSQL did not begin the transaction.
     pub(crate) fn not_begun(source: tokio_postgres::Error) -> Error {
-        Error::new(
+        Error::of_transaction(
             ErrorKind::Query,
             "the transaction could not be begun, and nothing was written",
             Some(source.into()),
@@ -17,7 +17,7 @@ impl Error {
     /// The pool is one of sqlx.
     #[cfg(feature = "sqlx")]
     pub(crate) fn no_write_of_sqlx() -> Error {
-        Error::new(
+        Error::of_transaction(
             ErrorKind::Query,
             "the transaction was not begun: `write` gives its function a transaction of \
              tokio_postgres, and this pool is one of sqlx; run the transaction with sqlx and call \
@@ -38,12 +38,12 @@ impl Error {
             }
             _ => "the transaction was rolled back, because postgresql refused to commit it",
         };
-        Error::new(ErrorKind::Query, attempt, Some(source.into()))
+        Error::of_transaction(ErrorKind::Query, attempt, Some(source.into()))
     }
 
     /// The connection was lost during the commit.
     pub(crate) fn in_doubt(source: tokio_postgres::Error) -> Error {
-        Error::new(
+        Error::of_transaction(
             ErrorKind::InDoubt,
             "the connection to postgresql was lost while the transaction was being committed, so it \
              may have been committed or not; read from the database which it is before it is run \

@@ -43,6 +43,8 @@ async fn a_violated_deferred_constraint_is_its_own_error_and_nothing_is_written(
     });
     let error = write.await.unwrap_err();
     assert_eq!((error.kind(), error.sqlstate().unwrap().code()), (ErrorKind::Query, "23503"));
+    // Not "the query failed": none is meant.
+    assert!(error.to_string().starts_with("the transaction was rolled back"), "{error}");
     assert!(error.to_string().contains("refused to commit"), "{error}");
     assert_eq!(origin(&cache, "children").await, Origin::L1);
     assert_eq!(cache.stats().invalidations, 0);
