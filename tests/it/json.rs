@@ -7,7 +7,7 @@ use larder::{ErrorKind, Origin, QueryCache, Rows};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::postgres_types::literals;
+use crate::postgres_types::{base_types, literals};
 use crate::support::{database, local};
 
 struct Compared {
@@ -71,19 +71,7 @@ const WITHOUT_TEXT: &[&str] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn every_base_type_its_nulls_and_its_arrays() {
     let compared = Compared::new().await;
-    let types = compared
-        .client
-        .query(
-            "SELECT typname, format('pg_catalog.%I', typname), typarray <> 0 FROM pg_type
-             WHERE typtype = 'b' AND typsend <> 0 AND oid NOT IN (SELECT typarray FROM pg_type)
-               AND typnamespace = 'pg_catalog'::regnamespace ORDER BY oid",
-            &[],
-        )
-        .await
-        .unwrap();
-    assert!(types.len() > 60, "{} types", types.len());
-    for row in types {
-        let (name, type_, has_array): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+    for (name, type_, has_array) in base_types(&compared.client).await {
         let mut values: Vec<String> = literals(&name)
             .iter()
             .map(|text| format!("('{}'::{type_})", text.replace('\'', "''")))

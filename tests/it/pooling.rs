@@ -17,8 +17,9 @@ async fn pooled() -> (PgBouncer, Database, Database) {
     (bouncer, direct, pooled)
 }
 
-/// Fills all sessions of the pooler with statements of names that any client's may have.
-pub async fn poison(pooled: &Database) {
+/// Fills all sessions of the pooler with statements of names that any client's may have: this, and a
+/// number.
+pub async fn poison(pooled: &Database, name: &str) {
     let mut holders = vec![];
     for _ in 0..3 {
         let holder = pooled.connect().await.unwrap();
@@ -26,10 +27,12 @@ pub async fn poison(pooled: &Database) {
         holders.push(holder);
     }
     for holder in holders {
-        let sql = "DO $$ BEGIN FOR n IN 0..2000 LOOP
-              EXECUTE format('PREPARE s%s(int8) AS SELECT $1 AS n, ''theirs'' AS whose', n);
-            END LOOP; END $$; COMMIT";
-        holder.batch_execute(sql).await.unwrap();
+        let sql = format!(
+            "DO $$ BEGIN FOR n IN 0..2000 LOOP
+              EXECUTE format('PREPARE {name}%s(int8) AS SELECT $1 AS n, ''theirs'' AS whose', n);
+            END LOOP; END $$; COMMIT"
+        );
+        holder.batch_execute(&sql).await.unwrap();
     }
 }
 
@@ -38,7 +41,7 @@ async fn no_result_is_another_processs_and_nothing_is_left_behind() {
     let (_bouncer, direct, pooled) = pooled().await;
     let admin = direct.connect().await.unwrap();
     admin.batch_execute("CREATE TYPE mood AS ENUM ('ours', 'theirs')").await.unwrap();
-    poison(&pooled).await;
+    poison(&pooled, "s").await;
     let cache = local().await;
     let source = TransactionPooling::new(pooled.pool(8));
     // The type is one that has to be looked up, with a statement as well.

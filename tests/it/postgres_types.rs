@@ -155,8 +155,8 @@ const UNWRITABLE: &[&str] = &[
     "pg_brin_minmax_multi_summary",
 ];
 
-/// A query for each base type, with its NULLs, and one with its arrays.
-pub async fn of_base_types(client: &Client) -> Vec<String> {
+/// The base types of the server: each name, how SQL writes it, and whether there are arrays of it.
+pub async fn base_types(client: &Client) -> Vec<(String, String, bool)> {
     let types = client
         .query(
             "SELECT typname, format('pg_catalog.%I', typname), typarray <> 0 FROM pg_type
@@ -167,9 +167,13 @@ pub async fn of_base_types(client: &Client) -> Vec<String> {
         .await
         .unwrap();
     assert!(types.len() > 60, "{} types", types.len());
+    types.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// A query for each base type, with its NULLs, and one with its arrays.
+pub async fn of_base_types(client: &Client) -> Vec<String> {
     let mut queries = vec![];
-    for row in types {
-        let (name, type_, has_array): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+    for (name, type_, has_array) in base_types(client).await {
         let literals = literals(&name);
         assert!(
             !literals.is_empty() || UNWRITABLE.contains(&name.as_str()),

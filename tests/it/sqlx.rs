@@ -8,6 +8,7 @@ use larder::{ErrorKind, Origin, Rows, TransactionPooling};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::pooling::poison;
 use crate::postgres_types::{OF_OWN_TYPES, OWN_TYPES, of_base_types};
 use crate::replicas::into_recovery;
 use crate::servers::{Database, PgBouncer, Postgres, is_running};
@@ -333,19 +334,8 @@ async fn behind_a_pooler_no_result_is_anothers_and_nothing_is_left_behind() {
     let pooled = bouncer.database(direct.name());
     let admin = direct.connect().await.unwrap();
     admin.batch_execute("CREATE TYPE mood AS ENUM ('ours', 'theirs')").await.unwrap();
-    // Statements under the names that sqlx gives, in all sessions.
-    let mut holders = vec![];
-    for _ in 0..3 {
-        let holder = pooled.connect().await.unwrap();
-        holder.batch_execute("BEGIN").await.unwrap();
-        holders.push(holder);
-    }
-    for holder in holders {
-        let sql = "DO $$ BEGIN FOR n IN 0..2000 LOOP
-              EXECUTE format('PREPARE sqlx_s_%s(int8) AS SELECT $1 AS n, ''theirs'' AS whose', n);
-            END LOOP; END $$; COMMIT";
-        holder.batch_execute(sql).await.unwrap();
-    }
+    // The names that sqlx gives.
+    poison(&pooled, "sqlx_s_").await;
     for pool in [pool(&pooled, 8), without_statements(&pooled, 8)] {
         let cache = local().await;
         let source = TransactionPooling::new(pool);

@@ -1,73 +1,9 @@
 //! Redis over TLS: private authorities, client certificates, and what is refused.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use larder::{BuildError, Origin, QueryCache, QueryCacheBuilder, RedisTls};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use test_servers::Redis;
-
-/// A certificate and its key, as PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap().pem();
-        Authority { certificate, issuer: Issuer::new(params, key) }
-    }
-
-    fn sign(&self, name: &str) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        // With the authority's own name, OpenSSL would take it for self-signed.
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { certificate, key: key.serialize_pem() }
-    }
-}
-
-/// A Redis with a certificate of the authority for `localhost`. `None` if the server was built
-/// without TLS.
-fn redis(authority: &Authority, clients: &str) -> Option<(Redis, String, tempfile::TempDir)> {
-    let directory = tempfile::tempdir().unwrap();
-    let put = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let server = authority.sign("localhost");
-    let (certificate, key) =
-        (put("server.pem", &server.certificate), put("server.key", &server.key));
-    let ca = put("ca.pem", &authority.certificate);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let arguments = [
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-auth-clients",
-        clients,
-        "--tls-ca-cert-file",
-        &ca,
-        "--bind",
-        "127.0.0.1",
-    ];
-    let redis = Redis::start_with_tls(&arguments).unwrap()?;
-    Some((redis, format!("rediss://localhost:{port}"), directory))
-}
+use test_servers::{Authority, OverTls};
 
 fn builder(url: &str) -> QueryCacheBuilder {
     QueryCache::builder().namespace("tls").redis(url).redis_timeout(Duration::from_secs(10))
@@ -119,15 +55,16 @@ async fn is_shared(with: impl Fn() -> QueryCacheBuilder) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_authority_is_trusted_if_it_is_given() {
-    let authority = Authority::new();
-    let Some((_redis, url, _directory)) = redis(&authority, "no") else { return };
-    let tls = || RedisTls::new().ca(authority.certificate.as_str());
-    is_shared(|| builder(&url).redis_tls(tls())).await;
+    let authority = Authority::new().unwrap();
+    let Some(server) = OverTls::start(&authority, false).unwrap() else { return };
+    let url = server.url.as_str();
+    let tls = || RedisTls::new().ca(authority.certificate());
+    is_shared(|| builder(url).redis_tls(tls())).await;
 
-    let error = builder(&url).build().await.expect_err("the system does not know it");
+    let error = builder(url).build().await.expect_err("the system does not know it");
     assert!(whole(&error).contains("certificate"), "{}", whole(&error));
-    let stranger = RedisTls::new().ca(Authority::new().certificate);
-    let error = builder(&url).redis_tls(stranger).build().await.expect_err("it is another");
+    let stranger = RedisTls::new().ca(Authority::new().unwrap().certificate());
+    let error = builder(url).redis_tls(stranger).build().await.expect_err("it is another");
     assert!(whole(&error).contains("certificate"), "{}", whole(&error));
     let other_name = url.replace("localhost", "127.0.0.1");
     let error = builder(&other_name).redis_tls(tls()).build().await;
@@ -137,19 +74,20 @@ async fn a_private_authority_is_trusted_if_it_is_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_is_shown_to_a_redis_that_asks_for_one() {
-    let authority = Authority::new();
-    let Some((_redis, url, _directory)) = redis(&authority, "yes") else { return };
-    let client = authority.sign("cache");
-    let trusting = || RedisTls::new().ca(authority.certificate.as_str());
+    let authority = Authority::new().unwrap();
+    let Some(server) = OverTls::start(&authority, true).unwrap() else { return };
+    let url = server.url.as_str();
+    let client = authority.sign("cache").unwrap();
+    let trusting = || RedisTls::new().ca(authority.certificate());
     let tls = || trusting().client_certificate(client.certificate.as_str(), client.key.as_str());
-    is_shared(|| builder(&url).redis_tls(tls())).await;
+    is_shared(|| builder(url).redis_tls(tls())).await;
 
-    let error = builder(&url).redis_tls(trusting()).build().await;
+    let error = builder(url).redis_tls(trusting()).build().await;
     let error = error.expect_err("it has no certificate");
     assert!(error.setting().is_none(), "{}", whole(&error));
-    let stranger = Authority::new().sign("cache");
+    let stranger = Authority::new().unwrap().sign("cache").unwrap();
     let stranger = trusting().client_certificate(stranger.certificate, stranger.key);
-    assert!(builder(&url).redis_tls(stranger).build().await.is_err());
+    assert!(builder(url).redis_tls(stranger).build().await.is_err());
 }
 
 #[tokio::test]

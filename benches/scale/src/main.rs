@@ -24,7 +24,6 @@ mod resync;
 mod starved;
 mod table;
 mod target;
-mod tls;
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use clap::Args;
 use larder::{QueryCacheBuilder, RedisTls};
-use test_servers::Redis;
+use test_servers::{Authority, OverTls, Redis};
 
 use crate::fleet;
 use crate::measure::time;
 use crate::table::Table;
 use crate::target::Target;
-use crate::tls;
 
 #[derive(Args)]
 pub(crate) struct Reconnect {
@@ -41,8 +40,9 @@ impl Reconnect {
             let url = redis.url();
             self.measure(&mut table, &mut redis, fleet::settings(&url, "reconnect"), count, "TCP")
                 .await?;
-            if let Some(mut over_tls) = tls::start()? {
-                let trust: RedisTls = over_tls.trust.clone();
+            let authority = Authority::new()?;
+            if let Some(mut over_tls) = OverTls::start(&authority, false)? {
+                let trust = RedisTls::new().ca(authority.certificate());
                 let builder = fleet::settings(&over_tls.url, "reconnect").redis_tls(trust);
                 self.measure(&mut table, &mut over_tls.redis, builder, count, "TLS").await?;
             }

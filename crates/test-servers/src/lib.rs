@@ -35,6 +35,7 @@ mod proxy;
 mod redis;
 mod resp;
 mod template;
+mod tls;
 pub mod worker;
 
 use std::fmt;
@@ -52,6 +53,7 @@ pub use self::postgres::Postgres;
 pub use self::proxy::Proxy;
 pub use self::redis::Redis;
 pub use self::resp::{Reply, replies};
+pub use self::tls::{Authority, Identity, OverTls};
 pub use self::worker::Worker;
 
 /// How long a server may take to start or to stop. Both take milliseconds; a

@@ -55,7 +55,7 @@ impl Redis {
 
     /// The same, with arguments that ask for TLS. `None`, [said aloud](crate::skipped), if the server
     /// was built without TLS.
-    pub fn start_with_tls(arguments: &[&str]) -> Result<Option<Self>, ServerError> {
+    pub(super) fn start_with_tls(arguments: &[&str]) -> Result<Option<Self>, ServerError> {
         // What Redis says before version 7, and since.
         const WITHOUT: [&str; 2] = ["Bad directive", "Failed finding TLS support"];
         match Self::start_with(arguments) {
@@ -334,7 +334,7 @@ fn answers(socket: &Path) -> bool {
     ask().is_ok_and(|answer| matches!(&answer, b"+PON" | b"-NOA"))
 }
 
-fn free_port() -> Result<u16, ServerError> {
+pub(super) fn free_port() -> Result<u16, ServerError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     listener
         .and_then(|listener| listener.local_addr())

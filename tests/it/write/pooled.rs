@@ -19,7 +19,7 @@ async fn transactions_that_share_sessions_know_their_own_writes_and_leave_nothin
     let bouncer = PgBouncer::start(postgres, &["default_pool_size=3"]).unwrap();
     let pooled = bouncer.database(direct.name());
     direct.connect().await.unwrap().batch_execute(SCHEMA).await.unwrap();
-    poison(&pooled).await;
+    poison(&pooled, "s").await;
     let cache = local().await;
     let source = TransactionPooling::new(pooled.pool(8));
     let tasks = (0..8_i32).map(|task| {

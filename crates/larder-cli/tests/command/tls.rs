@@ -1,27 +1,11 @@
 //! Servers that speak TLS.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
-use crate::servers::{Postgres, Redis};
+use crate::servers::{Authority, OverTls, Postgres};
 use crate::support::{Ran, larder, run};
-
-/// An authority's certificate, and a server's of that authority for `localhost` with its key.
-fn certificates() -> [String; 3] {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::new(vec![]).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let certificate = authority.self_signed(&authority_key).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let issuer = Issuer::new(authority, authority_key);
-    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let server = server.signed_by(&key, &issuer).unwrap();
-    [certificate.pem(), server.pem(), key.serialize_pem()]
-}
 
 fn put(path: &Path, text: &str) -> String {
     fs::write(path, text).unwrap();
@@ -37,34 +21,16 @@ async fn check(trusted: &str, arguments: &[&str]) -> Ran {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_asked_over_tls_and_an_unknown_authority_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let [authority, certificate, key] = certificates();
-    let at = |name: &str, text: &str| put(&directory.path().join(name), text);
-    let (trusted, certificate) = (at("ca.pem", &authority), at("cert.pem", &certificate));
-    let key = at("key.pem", &key);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let tls = [
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-auth-clients",
-        "no",
-        "--tls-ca-cert-file",
-        &trusted,
-        "--bind",
-        "127.0.0.1",
-    ];
-    let Some(_redis) = Redis::start_with_tls(&tls).unwrap() else { return };
-    let url = format!("rediss://localhost:{port}");
-    let ran = check(&trusted, &["--redis", &url, "--namespace", "shop"]).await;
+    let authority = Authority::new().unwrap();
+    let Some(server) = OverTls::start(&authority, false).unwrap() else { return };
+    let (url, trusted) = (&*server.url, server.ca().to_str().unwrap().to_owned());
+    let ran = check(&trusted, &["--redis", url, "--namespace", "shop"]).await;
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     // A cache, too, not the command's questions alone.
     assert!(ran.out.contains("scripts run"), "{}", ran.out);
-    let [stranger, ..] = certificates();
-    let stranger = at("stranger.pem", &stranger);
-    let ran = check(&stranger, &["--redis", &url, "--namespace", "shop"]).await;
+    let stranger = Authority::new().unwrap();
+    let stranger = put(&directory.path().join("stranger.pem"), stranger.certificate());
+    let ran = check(&stranger, &["--redis", url, "--namespace", "shop"]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("invalid peer certificate"), "{}", ran.out);
 }
@@ -72,15 +38,16 @@ async fn redis_is_asked_over_tls_and_an_unknown_authority_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_is_asked_over_tls_if_sslmode_requires_it() {
     let directory = tempfile::tempdir().unwrap();
-    let [authority, certificate, key] = certificates();
-    let trusted = put(&directory.path().join("ca.pem"), &authority);
+    let authority = Authority::new().unwrap();
+    let trusted = put(&directory.path().join("ca.pem"), authority.certificate());
+    let server = authority.sign("localhost").unwrap();
     // The port is the same for all clusters of the tests, so the address has to be its own.
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let address = format!("127.{}.{b}.{c}", 1 + a % 200);
     let cluster = Postgres::start_with(&[&format!("listen_addresses={address}")]).unwrap();
     let data = cluster.directory().join("data");
     let owner = fs::metadata(&data).unwrap();
-    for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+    for (name, text) in [("server.crt", server.certificate), ("server.key", server.key)] {
         let path = data.join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -108,8 +75,8 @@ async fn postgresql_is_asked_over_tls_if_sslmode_requires_it() {
         assert_eq!(run(refresh).await.code, 0);
         client.batch_execute("DROP MATERIALIZED VIEW one").await.unwrap();
     }
-    let [stranger, ..] = certificates();
-    let stranger = put(&directory.path().join("stranger.pem"), &stranger);
+    let stranger = Authority::new().unwrap();
+    let stranger = put(&directory.path().join("stranger.pem"), stranger.certificate());
     let ran = check(&stranger, &["--postgres", &with("require")]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("invalid peer certificate"), "{}", ran.out);
@@ -139,26 +106,19 @@ async fn assert_client_certificates_are_presented(
     words: &str,
     directory: &tempfile::TempDir,
 ) {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::new(vec![]).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let pem = authority.self_signed(&authority_key).unwrap().pem();
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().unwrap();
-    let mut user = CertificateParams::new(vec![]).unwrap();
-    user.distinguished_name.push(rcgen::DnType::CommonName, "postgres");
-    let user = user.signed_by(&key, &issuer).unwrap();
+    let authority = Authority::new().unwrap();
+    let user = authority.sign("postgres").unwrap();
     let data = cluster.directory().join("data");
     let owner = fs::metadata(&data).unwrap();
-    fs::write(data.join("clients.crt"), pem).unwrap();
+    fs::write(data.join("clients.crt"), authority.certificate()).unwrap();
     chown(data.join("clients.crt"), Some(owner.uid()), Some(owner.gid())).unwrap();
     let hba = "local all all trust\nhostssl all all all cert\n";
     fs::write(data.join("pg_hba.conf"), hba).unwrap();
     client.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let trusted = directory.path().join("ca.pem");
-    let certificate = put(&directory.path().join("user.crt"), &user.pem());
-    let key = put(&directory.path().join("user.key"), &key.serialize_pem());
+    let certificate = put(&directory.path().join("user.crt"), &user.certificate);
+    let key = put(&directory.path().join("user.key"), &user.key);
     let words = format!("{words} sslmode=verify-full sslrootcert={}", trusted.display());
     let without = || async { check("/nonexistent", &["--postgres", &words]).await };
     crate::support::until("a certificate is asked for", async || without().await.code == 1).await;
