@@ -121,6 +121,14 @@ impl QueryCacheBuilder {
 
     /// Sets how long a read waits for Redis before it goes on to PostgreSQL.
     ///
+    /// Time in which this process had no processor is not counted, since the reply may have arrived
+    /// then. On a machine that is short of processor time a read may wait longer by that.
+    ///
+    /// After two such waits in a row the connection is tested, for 500 ms or for this time if that is
+    /// longer. If no reply comes at all, it is given up, and reads pass Redis at once until there is
+    /// another one. An invalidation may take a second, and the request that keeps results in memory
+    /// current half of [`max_staleness`](QueryCacheBuilder::max_staleness).
+    ///
     /// A result above 256 KiB is moved on a connection of its own, and has more time: as long as its
     /// load took, which counts as at least its size at 32 MiB a second and at most its size at 2 MiB a
     /// second. It may wait as long again for others that are moved. If that does not suffice, the read
