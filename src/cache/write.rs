@@ -234,6 +234,7 @@ impl Inner {
         drop(connection);
         match outcome {
             Outcome::Committed(set) => {
+                tell(&set);
                 let invalidated = self.invalidate_set(&set).await;
                 let relations = match set {
                     WriteSet::Relations(all) => {
@@ -245,6 +246,7 @@ impl Inner {
             }
             Outcome::RolledBack(error) => Err(error),
             Outcome::Unknown(error, in_doubt) => {
+                tell(&in_doubt.set);
                 self.invalidate_set(&in_doubt.set).await;
                 let background = self.background.clone();
                 background.spawn(self.clone().settle_doubt(in_doubt, pool));
@@ -288,6 +290,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How many times it is invalidated if nobody can be asked.
 const UNASKED: u32 = 60;
 
+/// Tells of a transaction once, however often its invalidation is repeated.
+fn tell(set: &WriteSet) {
+    if let WriteSet::Unknown(unknown) = set {
+        trace::wholesale(unknown.reason());
+    }
+}
+
 fn slots(set: &WriteSet) -> Vec<TagSlot> {
     match set {
         WriteSet::Relations(relations) => {
@@ -297,10 +306,7 @@ fn slots(set: &WriteSet) -> Vec<TagSlot> {
             slots.dedup();
             slots
         }
-        WriteSet::Unknown(unknown) => {
-            trace::wholesale(unknown.reason());
-            vec![TagSlot::EVERYTHING]
-        }
+        WriteSet::Unknown(_) => vec![TagSlot::EVERYTHING],
     }
 }
 
