@@ -13,7 +13,7 @@ use crate::clock::{self, Clock};
 use crate::currency::{Applied, Currency};
 use crate::fleet::notices::Notices;
 use crate::fleet::rounds::Rounds;
-use crate::l2::{Store, StoreError};
+use crate::l2::{Store, StoreError, WAITED_FOR};
 use crate::patience::within;
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
@@ -117,7 +117,9 @@ impl Heartbeat {
     /// A failure always yields to the runtime first. Otherwise a caller that tries again at once
     /// could keep the thread from the tasks that connect again.
     pub(crate) async fn announce(&self) -> Result<(), StoreError> {
-        let outcome = self.pulse.announced().await;
+        // A connection that comes at the end of the wait still has the time of any other call.
+        let limit = WAITED_FOR + self.pulse.store.limit().min(WAITED_FOR);
+        let outcome = self.pulse.announced(limit).await;
         if outcome.is_err() {
             yield_now().await;
         }
@@ -157,7 +159,7 @@ impl Pulse {
                 // for example), they stay pending and therefore in force in this process.
                 // A table that is not confirmed in time helps nobody, so an announcement that takes
                 // long is left to its next attempt.
-                if within(self.limit, self.announced()).await != Some(Ok(())) {
+                if self.announced(self.limit).await.is_err() {
                     count(&self.counters.l2_errors);
                 }
                 if self.beat().await.is_err() {
@@ -205,8 +207,8 @@ impl Pulse {
     }
 
     /// Announces all that is pending, together with all others who want to.
-    async fn announced(&self) -> Result<(), StoreError> {
-        self.rounds.join(async || self.announce().await).await
+    async fn announced(&self, limit: Duration) -> Result<(), StoreError> {
+        self.rounds.join(limit, async || self.announce().await).await
     }
 
     async fn announce(&self) -> Result<(), StoreError> {

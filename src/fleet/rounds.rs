@@ -10,10 +10,12 @@
 //! added after that round had begun. One caller alone runs its round itself, and waits for nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::l2::StoreError;
+use crate::patience::within;
 use crate::sync::Mutex;
 
 type Outcome = Result<(), StoreError>;
@@ -45,7 +47,18 @@ struct Lead {
 
 impl Rounds {
     /// Takes part in a round that begins after this call. Its leader runs `round`, for all.
-    pub(super) async fn join(self: &Arc<Self>, round: impl AsyncFnOnce() -> Outcome) -> Outcome {
+    ///
+    /// It takes as long as `limit`, whatever the round that is under way takes. A round that is given
+    /// up by its leader is run again by another one.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        limit: Duration,
+        round: impl AsyncFnOnce() -> Outcome,
+    ) -> Outcome {
+        within(limit, self.take_part(round)).await.unwrap_or(Err(StoreError::Unavailable))
+    }
+
+    async fn take_part(self: &Arc<Self>, round: impl AsyncFnOnce() -> Outcome) -> Outcome {
         let place = {
             let mut state = self.0.lock();
             if std::mem::replace(&mut state.is_under_way, true) {
@@ -96,15 +109,14 @@ impl Drop for Lead {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
-    use std::time::Duration;
 
     use futures_util::future::join_all;
     use futures_util::poll;
-    use std::pin::pin;
     use tokio::sync::Semaphore;
-    use tokio::time::timeout;
+    use tokio::time::{Instant, sleep, timeout};
 
     use super::*;
 
@@ -125,7 +137,7 @@ mod tests {
 
         async fn join(&self) -> Outcome {
             self.rounds
-                .join(async || {
+                .join(PATIENCE, async || {
                     self.begun.fetch_add(1, Ordering::SeqCst);
                     self.permits.acquire().await.unwrap().forget();
                     Ok(())
@@ -189,6 +201,28 @@ mod tests {
         assert!(all.is_idle());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_for_another_round_than_for_its_own() {
+        let (rounds, limit) = (Arc::new(Rounds::default()), Duration::from_secs(1));
+        let begun = AtomicUsize::new(0);
+        let join = async |after: Duration| {
+            sleep(after).await;
+            let begin = Instant::now();
+            let round = async || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            };
+            assert_eq!(rounds.join(limit, round).await, Err(StoreError::Unavailable));
+            let took = begin.elapsed();
+            assert!(took >= limit && took < limit + limit / 10, "{took:?}");
+        };
+        let half = limit / 2;
+        tokio::join!(join(Duration::ZERO), join(half), join(half), join(limit));
+        assert!(begun.load(Ordering::SeqCst) >= 2);
+        let state = rounds.0.lock();
+        assert!(!state.is_under_way && state.next.is_empty());
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn every_caller_has_a_round_that_began_after_it_came() {
         let rounds = Arc::new(Rounds::default());
@@ -204,7 +238,7 @@ mod tests {
                         announced.fetch_max(all, Ordering::SeqCst);
                         Ok(())
                     };
-                    let joined = rounds.join(round);
+                    let joined = rounds.join(PATIENCE, round);
                     if (caller + number) % 7 == 0 {
                         // Leaves at once, or in the middle.
                         let mut joined = pin!(joined);

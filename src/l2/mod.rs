@@ -193,6 +193,10 @@ pub(crate) enum LeaseReply {
 /// by at most this.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
+/// How long an invalidation waits for the shared tier. Its callers want it acknowledged, but cannot wait
+/// without limit.
+pub(crate) const WAITED_FOR: Duration = Duration::from_secs(1);
+
 /// How many slots of an invalidation have a number in common, at most. A page of a beat's reply has
 /// all slots of each number in it.
 pub(crate) const SLOTS_PER_NUMBER: usize = 500;

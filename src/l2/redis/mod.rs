@@ -46,15 +46,11 @@ use crate::l2::Snapshot;
 use crate::l2::body::Body;
 use crate::l2::{
     Beat, BodyError, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED,
-    ReadReply, SLOTS_PER_NUMBER, Store, StoreError,
+    ReadReply, SLOTS_PER_NUMBER, Store, StoreError, WAITED_FOR,
 };
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
-
-/// How long an invalidation waits for Redis. Its callers want it acknowledged, but cannot wait
-/// without limit.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Entries and leases are strings of their own, each with an expiry. The directory is one sorted
 /// set.
@@ -385,7 +381,7 @@ impl Store for RedisStore {
             for slot in slots {
                 call.arg(slot.index());
             }
-            let (reply, _) = self.link.patient_call(&call, PATIENCE).await?;
+            let (reply, _) = self.link.patient_call(&call, WAITED_FOR).await?;
             match &reply {
                 Value::Array(reply) => match reply.as_slice() {
                     [epoch, seq] => number(epoch)
