@@ -180,9 +180,12 @@ pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, BoundWith, Query};
 pub use self::rows::{Row, Rows};
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use self::telemetry::metrics::DURATION_BUCKETS;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
-pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint};
+pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint, PrometheusRecorder};
 pub use self::value::answer::{Answer, Origin, Staleness};
 pub use self::value::codec::Codec;
 pub use self::value::tag::{Tag, Tagged};

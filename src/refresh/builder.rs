@@ -30,7 +30,7 @@ use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
 use crate::refresh::postgres::{RefreshError, state};
 use crate::sync::Mutex;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Namespaces};
 use crate::telemetry::trace;
 use crate::value::relation;
 
@@ -398,7 +398,9 @@ impl RefresherBuilder {
             after: warm.chain(self.after.iter().cloned()).collect(),
             error: self.on_error.clone(),
         });
-        View::new(view.clone(), schedule, hooks, runtime)
+        let namespaces =
+            Namespaces::of(self.caches.iter().map(|cache| cache.inner.namespace.as_str()));
+        View::new(view.clone(), schedule, hooks, namespaces, runtime)
     }
 }
 

@@ -21,8 +21,10 @@ pub(super) enum Kind {
     Gauge(fn(&CacheStats) -> u64),
     /// A gauge that is always one, by `version`.
     Build,
-    /// A counter by `view`, reported at each event.
+    /// A counter by `namespace` and `view`, reported at each event.
     View,
+    /// A gauge by `namespace` and `view`, reported at each event.
+    ViewGauge,
     /// A histogram, reported at each event.
     Histogram,
 }
@@ -33,6 +35,7 @@ type Parts<T> = &'static [(&'static str, fn(&T) -> u64)];
 pub(super) const LOOKUPS: &str = "larder_l2_lookup_duration_seconds";
 pub(super) const LOADS: &str = "larder_load_duration_seconds";
 pub(super) const REFRESHES: &str = "larder_refresh_duration_seconds";
+pub(super) const FRESH: &str = "larder_refresh_last_success_timestamp_seconds";
 
 const fn metric(name: &'static str, unit: Unit, kind: Kind, help: &'static str) -> Metric {
     Metric { name, unit, kind, help }
@@ -213,6 +216,12 @@ pub(super) const ALL: &[Metric] = &[
         "How long refreshes took, failed ones included",
     ),
     metric(
+        FRESH,
+        Unit::Seconds,
+        Kind::ViewGauge,
+        "When the view was last refreshed, by anybody, or had nothing to be refreshed for, in seconds since 1970",
+    ),
+    metric(
         "larder_refreshes_noticed_total",
         Unit::Count,
         Kind::View,
@@ -234,7 +243,9 @@ pub(super) fn describe(recorder: &dyn Recorder) {
             Kind::Query(..) | Kind::Cache(..) | Kind::View => {
                 recorder.describe_counter(name, unit, metric.help.into());
             }
-            Kind::Gauge(_) | Kind::Build => recorder.describe_gauge(name, unit, metric.help.into()),
+            Kind::Gauge(_) | Kind::Build | Kind::ViewGauge => {
+                recorder.describe_gauge(name, unit, metric.help.into());
+            }
             Kind::Histogram => recorder.describe_histogram(name, unit, metric.help.into()),
         }
     }
@@ -256,7 +267,7 @@ mod tests {
             assert!(row.contains(metric.help), "{}: {row}", metric.name);
             let kind = match metric.kind {
                 Kind::Query(..) | Kind::Cache(..) | Kind::View => "| counter |",
-                Kind::Gauge(_) | Kind::Build => "| gauge |",
+                Kind::Gauge(_) | Kind::Build | Kind::ViewGauge => "| gauge |",
                 Kind::Histogram => "| histogram |",
             };
             assert!(row.contains(kind), "{}: {row}", metric.name);
@@ -265,8 +276,8 @@ mod tests {
                 Kind::Cache(more, _) => &["namespace", more.unwrap_or_default()],
                 Kind::Gauge(_) => &["namespace"],
                 Kind::Build => &["version"],
-                Kind::View => &["view"],
-                Kind::Histogram if metric.name == REFRESHES => &["view"],
+                Kind::View | Kind::ViewGauge => &["namespace", "view"],
+                Kind::Histogram if metric.name == REFRESHES => &["namespace", "view"],
                 Kind::Histogram => &["namespace", "query"],
             };
             for label in labels.iter().filter(|label| !label.is_empty()) {
