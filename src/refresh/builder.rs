@@ -252,13 +252,14 @@ impl RefresherBuilder {
     /// Checks the settings and the names of the views, and starts the refresher.
     ///
     /// The findings of [`check`](Refresher::check) at this moment are emitted as events by the
-    /// feature `tracing`. A view that is missing or has no usable index does not prevent others
-    /// from being refreshed.
+    /// feature `tracing`. A view that has no usable index, or that is
+    /// [created later](crate::refresh::MaterializedView::created_later), does not prevent others from being
+    /// refreshed.
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, a name cannot be parsed, a relation is not a materialized
-    /// view, PostgreSQL does not answer, or there is no Tokio runtime. Nothing was executed then.
+    /// If a setting is out of range, a name cannot be parsed, a relation does not exist or is not a
+    /// materialized view, PostgreSQL does not answer, or there is no Tokio runtime. Nothing was executed then.
     pub async fn start(self) -> Result<Refresher, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::no_runtime())?;
         self.check_settings()?;
@@ -363,9 +364,9 @@ impl RefresherBuilder {
                     }
                     oids.push(found.oid);
                 }
-                // A migration may be about to create the view. A name that cannot be parsed never
-                // exists.
-                Err(error) if error.is_absent() => {}
+                // A migration is about to create the view. A name that cannot be parsed never exists.
+                Err(error) if error.is_absent() && view.created_later => {}
+                Err(error) if error.is_absent() => return Err(StartError::missing(error)),
                 Err(error) => return Err(error.into()),
             }
         }
