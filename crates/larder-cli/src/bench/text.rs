@@ -21,7 +21,8 @@ pub(super) fn text(report: &Report, width: usize) -> String {
         text += &title("Hit ratio by the size of the memory tier");
         text += &swept(sweep).text(width);
         let note = format!(
-            "{} accesses to {} keys; each result takes {}. OPT knows the future: no cache has more.{}",
+            "{} accesses to {} keys; each result takes {}. OPT knows the future: no cache has more. \
+             Larder and moka throw out in batches of 64, so OPT may hold as many results more.{}",
             count(sweep.accesses),
             count(sweep.keys),
             bytes(sweep.entry_bytes),
