@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::clock::{self, Instant};
 use crate::currency::{Currency, Stamp};
-use crate::learn::locks::Locks;
-use crate::learn::session::Session;
+use crate::learn::locks::{self, Locks};
+use crate::learn::session::{self, Session};
 use crate::learn::{QueryClass, TextRow, Verdict};
 use crate::sync::Mutex;
 use crate::value::relation::RelationName;
@@ -136,6 +136,9 @@ pub(crate) struct Learned {
     /// That of the source, and a hash of it.
     pub(crate) session: Session,
     pub(crate) digest: [u8; 32],
+    /// The question for the session, and the one for locks and session, made once.
+    pub(crate) ask_session: Arc<str>,
+    pub(crate) ask_locks: Arc<str>,
     /// What its trees name, as of when it was learned.
     named: ReadSet,
     outdated: AtomicBool,
@@ -224,7 +227,19 @@ impl Learned {
         let named = ReadSet::new(stamp, verdict.relations.values().cloned().collect());
         let state = State { checked: Some(now), ..State::default() };
         let (digest, outdated) = (session.digest(), AtomicBool::new(false));
-        Learned { verdict, session, digest, named, outdated, state: Mutex::new(state) }
+        let ask_session = session::question(verdict.settings.iter().map(String::as_str));
+        // One statement: the locks are listed when it begins, and the settings do not change.
+        let ask_locks = format!("{} UNION ALL {ask_session}", locks::QUESTION).into();
+        Learned {
+            verdict,
+            session,
+            digest,
+            ask_session: ask_session.into(),
+            ask_locks,
+            named,
+            outdated,
+            state: Mutex::new(state),
+        }
     }
 
     #[inline]

@@ -3,10 +3,10 @@
 //! Whatever reads a relation locks it until the transaction ends: the query, a view, a policy, a
 //! function, a join that the planner has removed. Three things do not show: what a function has read
 //! before it caught an error, what only parallel workers have read, and what PostgreSQL looks up in its
-//! catalogs by itself. [`SCANS`] is asked besides for the first, workers are forbidden for the second,
+//! catalogs by itself. [`scans`] are asked besides for the first, workers are forbidden for the second,
 //! and the verdict refuses the third.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::learn::TextRow;
 use crate::value::relation::RelationName;
@@ -24,19 +24,29 @@ pub(crate) const QUESTION: &str = "\
     CROSS JOIN LATERAL pg_catalog.pg_identify_object(1259::pg_catalog.oid, l.relation, 0) o \
     WHERE l.locktype = 'relation' AND l.pid = pg_catalog.pg_backend_pid()";
 
-/// The relations that the transaction has scanned, also before an error that a function caught, and
-/// those that they are partitions of. It is asked after the locks, since it locks catalogs.
-pub(crate) const SCANS: &str = "\
-    SELECT 'lock', t.oid::pg_catalog.text, 'false', o.type, o.identity, \
-      (SELECT pg_catalog.string_agg(p.relid::pg_catalog.oid::pg_catalog.text, ' ') \
-        FROM pg_catalog.pg_partition_ancestors(t.oid) p (relid)) \
-    FROM (SELECT DISTINCT a.relid::pg_catalog.oid AS oid FROM ( \
-      SELECT coalesce(i.indrelid, c.oid) AS oid FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
-      WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm', 'i') \
-        AND pg_catalog.pg_stat_get_xact_numscans(c.oid) > 0) s \
-      CROSS JOIN LATERAL (SELECT s.oid::pg_catalog.regclass \
-        UNION SELECT p.relid FROM pg_catalog.pg_partition_ancestors(s.oid) p (relid)) a (relid)) t \
-    CROSS JOIN LATERAL pg_catalog.pg_identify_object(1259::pg_catalog.oid, t.oid, 0) o";
+/// How often the session has scanned relations, also before an error that a function caught, and those
+/// that they are partitions of. PostgreSQL counts across transactions, so it is asked before the query and
+/// after it. It is asked after the locks, since it locks catalogs.
+pub(crate) fn scans(mark: &str) -> String {
+    format!(
+        "SELECT '{mark}', t.oid::pg_catalog.text, t.scans::pg_catalog.text, o.type, o.identity, \
+           (SELECT pg_catalog.string_agg(p.relid::pg_catalog.oid::pg_catalog.text, ' ') \
+             FROM pg_catalog.pg_partition_ancestors(t.oid) p (relid)) \
+         FROM (SELECT a.relid::pg_catalog.oid AS oid, pg_catalog.sum(s.scans) AS scans \
+           FROM (SELECT coalesce(i.indrelid, c.oid) AS oid, \
+               pg_catalog.pg_stat_get_xact_numscans(c.oid) AS scans \
+             FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
+             WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm', 'i')) s \
+           CROSS JOIN LATERAL (SELECT s.oid::pg_catalog.regclass \
+             UNION SELECT p.relid FROM pg_catalog.pg_partition_ancestors(s.oid) p (relid)) a (relid) \
+           WHERE s.scans > 0 GROUP BY 1) t \
+         CROSS JOIN LATERAL pg_catalog.pg_identify_object(1259::pg_catalog.oid, t.oid, 0) o"
+    )
+}
+
+/// The marks of scans that were counted before the query, and after it.
+pub(crate) const BEFORE: &str = "scanned before";
+pub(crate) const AFTER: &str = "scanned";
 
 /// What a load has read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,16 +72,26 @@ impl Locks {
     /// Reads the replies; `None` if they are none. `judged`: the relations that are judged.
     pub(crate) fn read(rows: &[TextRow], judged: &BTreeSet<u32>) -> Option<Locks> {
         let (mut found, mut all) = (Locks::default(), vec![]);
+        let mut before = BTreeMap::new();
         for row in rows {
-            let [Some(mark), oid, strong, kind, identity, ancestors] = &row[..] else {
+            let [Some(mark), oid, third, kind, identity, ancestors] = &row[..] else {
                 return None;
             };
-            if mark != "lock" {
+            if !["lock", BEFORE, AFTER].contains(&mark.as_str()) {
                 continue;
             }
             let oid: u32 = oid.as_deref()?.parse().ok()?;
-            if strong.as_deref()? != "false" {
-                found.acts = true;
+            if mark == "lock" {
+                found.acts |= third.as_deref()? != "false";
+            } else {
+                let scans: u64 = third.as_deref()?.parse().ok()?;
+                if mark == BEFORE {
+                    before.insert(oid, scans);
+                    continue;
+                }
+                if before.get(&oid).is_some_and(|before| *before >= scans) {
+                    continue;
+                }
             }
             let (Some(kind), Some(identity)) = (kind.as_deref(), identity.as_deref()) else {
                 found.nameless = true;
@@ -148,6 +168,26 @@ mod tests {
         assert!(!locks.acts && !locks.nameless);
         let alone = Locks::read(&rows[1..2], &judged).unwrap();
         assert_eq!((names(&alone), alone.unknown), (vec!["public.p1".to_owned()], [2].into()));
+    }
+
+    #[test]
+    fn a_scan_counts_if_there_were_fewer_before_the_query() {
+        let scan = |mark: &str, oid, scans: &str| {
+            let mut row = lock(oid, false, "table", &format!("public.t{oid}"), "");
+            (row[0], row[2]) = (Some(mark.to_owned()), Some(scans.to_owned()));
+            row
+        };
+        let rows = [
+            scan(BEFORE, 1, "3"),
+            scan(BEFORE, 2, "3"),
+            lock(4, false, "table", "public.t4", ""),
+            scan(AFTER, 1, "3"),
+            scan(AFTER, 2, "4"),
+            scan(AFTER, 3, "1"),
+        ];
+        let locks = Locks::read(&rows, &[1, 2, 3, 4].into()).unwrap();
+        assert_eq!(names(&locks), ["public.t2", "public.t3", "public.t4"]);
+        assert!(!locks.acts);
     }
 
     #[test]

@@ -46,8 +46,10 @@ pub(crate) struct Verdict {
     pub(crate) reasons: BTreeSet<String>,
     /// It writes or locks rows, so it must be run each time.
     pub(crate) acts: bool,
-    /// PostgreSQL refused it. The next read tries again.
+    /// PostgreSQL refused it, or a right is missing. A later read tries again.
     pub(crate) is_refused: bool,
+    /// What PostgreSQL said when it refused it. It may quote the query, so it is told to its author only.
+    pub(crate) refusal: Option<String>,
     /// It calls functions of a user.
     pub(crate) own_functions: bool,
     /// One of them catches errors. What is read before an error is caught leaves no lock.
@@ -70,6 +72,9 @@ pub(crate) struct Verdict {
     /// Changes when one of the definitions changes that were judged.
     pub(crate) version: String,
 }
+
+/// Why a query is not followed that PostgreSQL has refused.
+pub(crate) const REFUSED: &str = "PostgreSQL does not parse it as one query";
 
 impl Verdict {
     pub(crate) fn class(&self) -> QueryClass {

@@ -1,6 +1,6 @@
 //! [`QueryDependencies`]: what the results of a query depend on.
 
-use crate::learn::{QueryClass, Verdict};
+use crate::learn::{QueryClass, REFUSED, Verdict};
 use crate::value::relation::RelationName;
 
 /// What the results of a query depend on, from [`Query::dependencies`](crate::Query::dependencies) and
@@ -27,11 +27,15 @@ impl QueryDependencies {
         let mut relations: Vec<String> =
             verdict.relations.values().map(RelationName::canonical).collect();
         relations.sort();
+        let reason = |reason: &String| match &verdict.refusal {
+            Some(refusal) if reason == REFUSED => format!("{reason}: {refusal}"),
+            _ => reason.clone(),
+        };
         QueryDependencies {
             class: verdict.class(),
             relations,
             needs: verdict.needs.iter().cloned().collect(),
-            unfollowed: verdict.reasons.iter().cloned().collect(),
+            unfollowed: verdict.reasons.iter().map(reason).collect(),
             parameters: verdict.parameters.clone(),
         }
     }

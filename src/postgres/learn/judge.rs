@@ -12,7 +12,7 @@ use super::questions::definitions;
 use crate::error::Error;
 use crate::learn::settled::{Builtin, builtin};
 use crate::learn::text::Body;
-use crate::learn::{TextRow, Verdict, oids, session, text, tree};
+use crate::learn::{REFUSED, TextRow, Verdict, oids, session, text, tree};
 use crate::value::relation::RelationName;
 
 /// Of the function whose body the query is.
@@ -146,7 +146,8 @@ impl Judge<'_> {
         match tree {
             Ok(tree) => Ok(Some(tree)),
             Err(error) => {
-                self.verdict.because(format!("PostgreSQL does not parse it as one query: {error}"));
+                self.verdict.because(REFUSED);
+                self.verdict.refusal = Some(error.to_string());
                 // Perhaps a table is missing, and there soon.
                 self.verdict.is_refused = true;
                 Ok(None)

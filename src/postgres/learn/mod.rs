@@ -23,6 +23,8 @@ use futures_util::future::BoxFuture;
 
 pub(super) use self::on_client::{on_locked_client, on_pool};
 pub(super) use self::questions::with_questions;
+#[cfg(feature = "sqlx")]
+pub(super) use self::questions::{BACK, SAVE};
 pub(crate) use self::questions::{Questions, Replies};
 use super::Statements;
 use crate::error::Error;

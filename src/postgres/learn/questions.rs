@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, join, join_all, select};
+use futures_util::future::{Either, join, join_all, join3, select};
 use tokio_postgres::Client;
 
 use super::rows::text_rows;
@@ -26,6 +26,8 @@ pub(crate) struct Questions {
     pub(crate) in_transaction: bool,
     /// No parallel workers: their locks are not the session's.
     pub(crate) serially: bool,
+    /// Asked before the query.
+    pub(crate) before: Option<Arc<str>>,
     pub(crate) questions: Vec<Arc<str>>,
     /// What the session is compared with. Set if it is the only question, which may be skipped on a
     /// connection that nobody has used since the last one.
@@ -44,17 +46,15 @@ impl Questions {
     pub(crate) fn of(plan: &Plan, learned: &Arc<Learned>) -> Questions {
         let verdict = &learned.verdict;
         let locks = plan.asks == Asks::SessionAndLocks;
-        let mut questions: Vec<Arc<str>> = vec![];
+        let (mut before, mut questions): (Option<Arc<str>>, Vec<Arc<str>>) = (None, vec![]);
         if locks {
-            // One statement: the locks are listed when it begins, the settings do not change.
-            let further = verdict.settings.iter().map(String::as_str);
-            let session = session::question(further);
-            questions.push(format!("{} UNION ALL {session}", locks::QUESTION).into());
+            questions.push(learned.ask_locks.clone());
             if verdict.catches {
-                questions.push(locks::SCANS.into());
+                before = Some(locks::scans(locks::BEFORE).into());
+                questions.push(locks::scans(locks::AFTER).into());
             }
         } else if plan.asks == Asks::Session {
-            questions.push(session::question(verdict.settings.iter().map(String::as_str)).into());
+            questions.push(learned.ask_session.clone());
         }
         if plan.definitions {
             questions.push(
@@ -65,6 +65,7 @@ impl Questions {
         Questions {
             in_transaction: locks,
             serially: locks && verdict.parallel,
+            before,
             questions,
             skips_for: skips.then(|| learned.clone()),
             replies: Mutex::new(None),
@@ -108,6 +109,11 @@ impl Questions {
     }
 }
 
+/// Around what is asked before a query.
+pub(in crate::postgres) const SAVE: &str = "SAVEPOINT larder_scans";
+pub(in crate::postgres) const BACK: &str =
+    "ROLLBACK TO SAVEPOINT larder_scans; RELEASE SAVEPOINT larder_scans";
+
 /// Asks the questions after a query, which sends its own messages at its first poll.
 pub(in crate::postgres) async fn with_questions(
     client: &Client,
@@ -115,22 +121,30 @@ pub(in crate::postgres) async fn with_questions(
     questions: &Questions,
     query: impl Future<Output = Result<Image, Failed>>,
 ) -> Result<Image, Failed> {
+    let before = join_all(questions.before.iter().map(|sql| async move {
+        // What it locks is given back, since the locks of the query are asked for later.
+        let begun = client.batch_execute(SAVE);
+        let (_, rows, _) =
+            join3(begun, ask(client, session, sql), client.batch_execute(BACK)).await;
+        rows
+    }));
     let asked = join_all(questions.questions.iter().map(|sql| ask(client, session, sql)));
-    match select(pin!(query), pin!(asked)).await {
+    // The first poll of each sends its messages, in this order.
+    let work = join(before, query);
+    let (before, outcome, asked) = match select(pin!(work), pin!(asked)).await {
         // The replies come after rows that are not read.
-        Either::Left((outcome @ Err(_), _)) => outcome,
-        Either::Left((outcome, asked)) => {
-            questions.answer(together(asked.await));
-            outcome
+        Either::Left(((_, outcome @ Err(_)), _)) => return outcome,
+        Either::Left(((before, outcome), asked)) => (before, outcome, asked.await),
+        Either::Right((asked, work)) => {
+            let (before, outcome) = work.await;
+            (before, outcome, asked)
         }
-        Either::Right((asked, query)) => {
-            questions.answer(together(asked));
-            query.await
-        }
-    }
+    };
+    questions.answer(together(before.into_iter().chain(asked)));
+    outcome
 }
 
-fn together(replies: Vec<Result<Vec<TextRow>, Error>>) -> Option<Vec<TextRow>> {
+fn together(replies: impl Iterator<Item = Result<Vec<TextRow>, Error>>) -> Option<Vec<TextRow>> {
     let mut all = vec![];
     for reply in replies {
         all.extend(reply.ok()?);

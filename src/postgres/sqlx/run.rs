@@ -7,9 +7,10 @@
 //! settings, role                        if there are any; two each
 //! prepare                               once per connection and query
 //! descriptions of types                 if the statement has types of a user
+//! what was scanned before               if the query learns and a function of its catches errors
 //! query
 //! versions of types                     if the statement has types of a user
-//! COMMIT
+//! what a query that learns has read, COMMIT
 //! ```
 
 use ::sqlx::Arguments as _;
@@ -29,6 +30,7 @@ use super::rows::text_rows;
 use super::types::Types;
 use crate::error::Error;
 use crate::postgres::cancel::LIMIT;
+use crate::postgres::learn::{BACK, SAVE};
 use crate::postgres::open::{BEGIN, SERIALLY, WORKERS};
 use crate::postgres::outdated::Failed;
 use crate::postgres::run::{Call, Pooling};
@@ -156,6 +158,16 @@ impl Lent {
                 .map(drop)
                 .map_err(of_sqlx);
         }
+        let mut before = vec![];
+        if let Some(sql) = call.questions.as_ref().and_then(|it| it.before.clone())
+            && set.is_ok()
+        {
+            let all = AssertSqlSafe(format!("{SAVE}; {sql}; {BACK}"));
+            match ::sqlx::raw_sql(all).fetch_all(&mut *connection).await {
+                Ok(rows) => before = text_rows(&rows).unwrap_or_default(),
+                Err(error) => set = Err(of_sqlx(error)),
+            }
+        }
         let outcome = match set {
             Ok(()) => query(connection, call, again).await,
             Err(error) => Err(Failed::Query(error)),
@@ -178,7 +190,8 @@ impl Lent {
             let all = [&questions.questions.join("; "), "; ", end].concat();
             let asked = ::sqlx::raw_sql(AssertSqlSafe(all)).fetch_all(&mut *self.connection).await;
             if let Ok(rows) = asked {
-                questions.answer(text_rows(&rows).ok());
+                let rows = text_rows(&rows).ok();
+                questions.answer(rows.map(|rows| before.into_iter().chain(rows).collect()));
                 self.is_idle = true;
                 return outcome
                     .map(|image| if in_recovery { image.not_to_be_stored() } else { image });

@@ -10,7 +10,10 @@ use crate::support::local;
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v int);
     INSERT INTO t SELECT n, 0 FROM generate_series(1, 10) n; CREATE TABLE other (id int);
     CREATE FUNCTION f(int) RETURNS int LANGUAGE plpgsql AS
-      $$ BEGIN RETURN (SELECT v FROM t WHERE id = $1); END $$";
+      $$ BEGIN RETURN (SELECT v FROM t WHERE id = $1); END $$;
+    CREATE FUNCTION catches() RETURNS int LANGUAGE plpgsql AS $$ DECLARE x int := 0; BEGIN
+      BEGIN SELECT max(v) INTO x FROM t; RAISE division_by_zero;
+      EXCEPTION WHEN division_by_zero THEN NULL; END; RETURN x; END $$";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loads_that_share_sessions_learn_their_own_reads_and_leave_nothing_behind() {
@@ -39,7 +42,7 @@ async fn loads_that_share_sessions_learn_their_own_reads_and_leave_nothing_behin
         task.await.unwrap();
     }
     assert_eq!(cache.stats().unfollowed, 0);
-    for sql in ["SELECT f(1)", "SELECT sum(v) FROM t"] {
+    for sql in ["SELECT f(1)", "SELECT sum(v) FROM t", "SELECT catches()"] {
         let query = cache.query(sql).auto();
         assert_eq!(again(&query, &source).await, Origin::L1, "{sql}");
         let write = async |sql: &'static str| {
@@ -81,7 +84,7 @@ async fn a_pool_of_sqlx_learns_as_one_of_deadpool_does() {
     let (plain, pooled) = (pool(direct.url()), TransactionPooling::new(pool(pooled.url())));
     let cache = local().await;
     let deadpool = direct.pool(1);
-    for sql in ["SELECT f(1)", "SELECT sum(v) FROM t"] {
+    for sql in ["SELECT f(1)", "SELECT sum(v) FROM t", "SELECT catches()"] {
         let query = cache.query(sql).auto();
         let found = query.params(()).dependencies(&plain).await.unwrap();
         assert_eq!(found.relations, ["public.t"], "{sql}");

@@ -144,3 +144,33 @@ async fn a_temporary_table_that_hides_another_is_never_taken_for_it() {
     assert_eq!(read(&query, &fresh).await.value().row(0).get::<_, i64>(0), 2);
     assert_eq!(read(&query, &fresh).await.origin(), Origin::L1);
 }
+
+#[tokio::test]
+async fn a_connection_that_others_have_used_is_asked_again() {
+    let (database, _) = with(SCHEMA).await;
+    let (cache, pool) = (local().await, database.pool(1));
+    let query = cache.query("SELECT at::date::text FROM t WHERE id = $1").auto();
+    // Whether the result is stored under the settings of the pool.
+    let is_stored = async |id: i32| {
+        let load = query.bind(id).fetch(&pool).answer().await.unwrap();
+        assert_eq!(load.origin(), Origin::Loaded);
+        query.bind(id).fetch(&pool).answer().await.unwrap().origin() == Origin::L1
+    };
+    let tokyo = "SET TimeZone = 'Asia/Tokyo'";
+    // The first one asks for its locks, the next one for the session, and the others need not ask.
+    for id in 1..5 {
+        assert!(is_stored(id).await, "{id}");
+    }
+    pool.get().await.unwrap().batch_execute(tokyo).await.unwrap();
+    assert!(!is_stored(5).await);
+    pool.get().await.unwrap().batch_execute("RESET TimeZone").await.unwrap();
+    for id in 6..9 {
+        assert!(is_stored(id).await, "{id}");
+    }
+    // A query of the cache itself has changed it.
+    let set = cache.query("SELECT set_config('TimeZone', 'Asia/Tokyo', false)");
+    set.fetch(&pool).await.unwrap();
+    assert!(!is_stored(9).await);
+    set.clone().auto().scope("again").fetch(&pool).await.unwrap();
+    assert!(!is_stored(10).await);
+}

@@ -269,3 +269,24 @@ async fn a_foreign_table_is_not_followed() {
         assert!(found.unfollowed[0].contains("foreign"), "{:?}", found.unfollowed);
     }
 }
+
+#[tokio::test]
+async fn what_a_connection_has_read_before_is_not_taken_for_what_a_function_reads() {
+    let (database, _) = with(SCHEMA).await;
+    let (cache, pool) = (local().await, database.pool(1));
+    let query = cache.query("SELECT f_exc() WHERE $1 > 0").auto();
+    for n in 1..4_i32 {
+        // Reads of others on the same connection, within the second that PostgreSQL keeps counts for.
+        let others = "SELECT count(*) FROM ul; SELECT count(*) FROM t";
+        pool.get().await.unwrap().batch_execute(others).await.unwrap();
+        let answer = query.bind(n).fetch(&pool).answer().await.unwrap();
+        assert_eq!(answer.origin(), Origin::Loaded);
+        let origin = async || query.bind(n).fetch(&pool).answer().await.unwrap().origin();
+        assert_eq!(origin().await, Origin::L1);
+        cache.invalidate_table("t").await;
+        assert_eq!(origin().await, Origin::L1);
+        cache.invalidate_table("t2").await;
+        assert_eq!(origin().await, Origin::Loaded);
+    }
+    assert_eq!(cache.stats().unfollowed, 0);
+}
