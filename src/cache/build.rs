@@ -29,6 +29,7 @@ use crate::l2::Store;
 use crate::l2::redis::endpoint::Endpoint;
 #[cfg(feature = "redis")]
 use crate::l2::redis::url::without_credentials;
+use crate::learn::known::Learning;
 use crate::policy::{MEMORY_OFF, Policy};
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
@@ -112,6 +113,7 @@ impl QueryCacheBuilder {
             slow_writes: SlowKeys::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
+            learning: Learning::default(),
             statements: Arc::new(Statements::new(self.prepared_statements)),
             counters,
             collector,

@@ -14,9 +14,22 @@ pub(crate) struct QueryConfig {
     pub(crate) counters: Arc<QueryCounters>,
     /// The slots of its declared tags, and the query's own slot.
     pub(crate) depends: Arc<Dependencies>,
+    /// Its loads learn what they depend on, besides that.
+    pub(crate) learns: bool,
 }
 
 impl QueryConfig {
+    /// The same for reads that learn what they depend on.
+    pub(crate) fn learning(&self) -> Arc<QueryConfig> {
+        Arc::new(QueryConfig {
+            policy: self.policy.clone(),
+            l1_hits: self.l1_hits.clone(),
+            counters: self.counters.clone(),
+            depends: self.depends.clone(),
+            learns: true,
+        })
+    }
+
     /// The configuration of a call that depends on more than its query.
     pub(crate) fn tagged(self: &Arc<Self>, tags: &[Tag]) -> Arc<QueryConfig> {
         if tags.is_empty() {
@@ -27,6 +40,7 @@ impl QueryConfig {
             l1_hits: self.l1_hits.clone(),
             counters: self.counters.clone(),
             depends: Arc::new(self.depends.and(tags.iter().cloned())),
+            learns: self.learns,
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::flight::Flights;
 use crate::l1::{L1, Sweeper};
+use crate::learn::known::Learning;
 use crate::policy::Policy;
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
@@ -44,8 +45,21 @@ pub(crate) enum Phase {
 pub(crate) type LoadFn<T> =
     Box<dyn FnOnce() -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send>;
 
-/// A result, and the tags that its load reported.
-pub(crate) type LoadResult<T> = (T, Vec<Tag>);
+/// What a load returns.
+pub struct LoadResult<T> {
+    pub(crate) value: T,
+    /// What the load found that its result depends on.
+    pub(crate) tags: Vec<Tag>,
+    /// Whether the result may be stored.
+    pub(crate) is_kept: bool,
+}
+
+impl<T> LoadResult<T> {
+    /// A result that may be stored.
+    pub(crate) fn new(value: T, tags: Vec<Tag>) -> LoadResult<T> {
+        LoadResult { value, tags, is_kept: true }
+    }
+}
 
 pub(crate) struct Inner {
     pub(crate) namespace: String,
@@ -68,6 +82,8 @@ pub(crate) struct Inner {
     /// One permit for each load that may run at the same time.
     pub(crate) loads: Semaphore,
     pub(crate) columns: Arc<ColumnSets>,
+    /// What is known of the queries that learn.
+    pub(crate) learning: Learning,
     /// The prepared statements of the connections that this cache loads on.
     pub(crate) statements: Arc<Statements>,
     pub(crate) counters: Arc<Counters>,

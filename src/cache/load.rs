@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Inner, LoadFn, Phase};
+use crate::cache::inner::{Inner, LoadFn, LoadResult, Phase};
 use crate::cache::large::{self, LargeEntry};
 use crate::cache::lookup::{Lookup, MissReason};
 use crate::cache::permission::Permission;
@@ -193,11 +193,11 @@ impl Inner {
         out_of_reach: bool,
     ) {
         let (key, config) = (job.key, &*job.config);
-        let Completed { value, tags, times } = loaded;
+        let Completed { value, tags, is_kept, times } = loaded;
         let took = times.load();
         config.counters.load_took(took);
         let value = Arc::new(value);
-        let encoded = self.encode::<V>(config, &value);
+        let encoded = if is_kept { self.encode::<V>(config, &value) } else { None };
         let size = encoded.as_ref().map(|(_, payload)| payload.len());
         let empty =
             encoded.as_ref().is_some_and(|(codec, bytes)| V::is_empty(&value, *codec, bytes));
@@ -329,10 +329,10 @@ impl Inner {
                 running.await
             }
         };
-        let (value, tags) = brought?;
+        let LoadResult { value, tags, is_kept } = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Completed { value, tags, times: Times { stamp, began, ended, by_store } })
+        Ok(Completed { value, tags, is_kept, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Caches an error if the policy does so, unless memory has a stale result that may be served
@@ -345,6 +345,10 @@ impl Inner {
         began: clock::Instant,
         stamp: Stamp,
     ) {
+        // What an error depends on is not learned.
+        if config.learns {
+            return;
+        }
         let Some(ttl) =
             error.sqlstate().and_then(|state| config.policy.negative_life(state.code()))
         else {
@@ -412,6 +416,7 @@ enum Outcome<T> {
 struct Completed<T> {
     value: T,
     tags: Vec<Tag>,
+    is_kept: bool,
     times: Times,
 }
 

@@ -179,6 +179,18 @@ pub(crate) fn wholesale(reason: &'static str) {
     );
 }
 
+/// The result of a load cannot be followed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn unfollowed(query: &str, reason: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        target: "larder",
+        query,
+        reason,
+        "what a result depends on cannot be followed; it is not stored, unless its query has a ttl"
+    );
+}
+
 /// A load has ended.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {

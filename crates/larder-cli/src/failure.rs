@@ -8,7 +8,8 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done, and nothing to complain about
   1    it was done, and something is wrong: `check` has a finding that must be mended, a refresh
-       failed, a benchmark served what it must not serve
+       failed, `explain` has a query that cannot be followed, a benchmark served what it must
+       not serve
   2    the arguments, the environment or the configuration file ask for what cannot be
   3    a server could not be reached, or refuses
   4    anything else, such as a file that cannot be written

@@ -9,6 +9,7 @@ mod complete;
 mod config;
 mod connect;
 mod connection;
+mod explain;
 mod failure;
 mod fleet;
 mod inspect;
@@ -63,6 +64,7 @@ enum Command {
     #[command(hide = true, name = bench::READER)]
     BenchReader,
     Check(check::Check),
+    Explain(explain::Explain),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
     Refresh(refresh::Refresh),
@@ -111,6 +113,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         match arguments.command {
             Command::Bench(bench) => bench.run(&config).await,
             Command::Check(check) => check.run(&config).await,
+            Command::Explain(explain) => explain.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,

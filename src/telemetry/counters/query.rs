@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::striped::{Block, StripedCounter};
 use super::{count, read};
 use crate::error::Error;
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
 use crate::telemetry::metrics::QueryMetrics;
 use crate::telemetry::stats::{Histogram, QueryStats};
 use crate::value::answer::{Answer, Origin};
@@ -37,6 +37,9 @@ pub(crate) struct QueryCounters {
     pub(crate) loaded_bytes: AtomicU64,
     pub(crate) l2_bytes_read: AtomicU64,
     pub(crate) l2_bytes_written: AtomicU64,
+    unfollowed: AtomicU64,
+    /// Why the last one was not.
+    unfollowed_because: Mutex<Option<String>>,
     lookups: Histogram,
     load_times: Histogram,
     metrics: QueryMetrics,
@@ -60,6 +63,8 @@ impl QueryCounters {
             loaded_bytes: AtomicU64::default(),
             l2_bytes_read: AtomicU64::default(),
             l2_bytes_written: AtomicU64::default(),
+            unfollowed: AtomicU64::default(),
+            unfollowed_because: Mutex::default(),
             lookups: Histogram::default(),
             load_times: Histogram::default(),
         }
@@ -67,6 +72,15 @@ impl QueryCounters {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Counts a load whose result could not be followed.
+    pub(crate) fn unfollowed(&self, why: &str) {
+        count(&self.unfollowed);
+        let mut because = self.unfollowed_because.lock();
+        if because.as_deref() != Some(why) {
+            *because = Some(why.to_owned());
+        }
     }
 
     /// Records a lookup in Redis.
@@ -110,6 +124,8 @@ impl QueryCounters {
             loaded_bytes: read(&self.loaded_bytes),
             l2_bytes_read: read(&self.l2_bytes_read),
             l2_bytes_written: read(&self.l2_bytes_written),
+            unfollowed: read(&self.unfollowed),
+            unfollowed_because: self.unfollowed_because.lock().clone(),
             lookup_latency: self.lookups.snapshot(),
             load_latency: self.load_times.snapshot(),
         }

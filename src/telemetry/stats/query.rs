@@ -47,6 +47,11 @@ pub struct QueryStats {
     pub l2_bytes_read: u64,
     /// Bytes of entries written to Redis.
     pub l2_bytes_written: u64,
+    /// Loads of a query that [learns](crate::Query::auto) whose result could not be followed. It was not
+    /// stored, or for the `ttl` of the query.
+    pub unfollowed: u64,
+    /// Why the last of them was not followed.
+    pub unfollowed_because: Option<String>,
     /// The duration of lookups in Redis, whether they found the result or not.
     pub lookup_latency: Latency,
     /// The duration of loads, failed ones included: the time that PostgreSQL was kept busy.
