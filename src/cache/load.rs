@@ -196,6 +196,9 @@ impl Inner {
         let Completed { value, tags, is_kept, times } = loaded;
         let took = times.load();
         config.counters.load_took(took);
+        // Of a query that learns also what it has learned. What a call adds may show its parameters.
+        let learned: &[Tag] = if config.learns { &tags } else { &[] };
+        config.counters.depends(config.slot, config.declared.tags().iter().chain(learned));
         let value = Arc::new(value);
         let encoded = if is_kept { self.encode::<V>(config, &value) } else { None };
         let size = encoded.as_ref().map(|(_, payload)| payload.len());

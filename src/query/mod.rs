@@ -372,7 +372,9 @@ impl Query {
             let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), query.slot()));
             let counters = self.counters(&query).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
-            let config = QueryConfig { policy, l1_hits, counters, depends, learns: false };
+            let (declared, slot) = (depends.clone(), query.slot());
+            let config =
+                QueryConfig { policy, l1_hits, counters, depends, declared, slot, learns: false };
             let (config, seen) = (Arc::new(config), Arc::default());
             let learning = config.learning();
             Ok(Prepared { query, digest, config, learning, seen })

@@ -178,6 +178,11 @@ impl Dependencies {
         &self.slots
     }
 
+    /// The tags that are known by name.
+    pub(crate) fn tags(&self) -> &[Tag] {
+        &self.tags
+    }
+
     /// The known tags with this slot.
     #[cfg(any(test, feature = "tracing"))]
     pub(crate) fn named(&self, slot: TagSlot) -> impl Iterator<Item = &Tag> {

@@ -14,6 +14,7 @@ mod failure;
 mod fleet;
 mod inspect;
 mod invalidate;
+mod ls;
 mod refresh;
 mod stats;
 mod text;
@@ -67,6 +68,7 @@ enum Command {
     Explain(explain::Explain),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
+    Ls(ls::Ls),
     Refresh(refresh::Refresh),
     Stats(stats::Stats),
     Watch(watch::Watch),
@@ -116,6 +118,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Explain(explain) => explain.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
+            Command::Ls(ls) => ls.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,
             Command::Stats(stats) => stats.run(&config).await,
             Command::Watch(watch) => watch.run(&config).await,

@@ -8,6 +8,7 @@ mod connection;
 mod explain;
 mod inspect;
 mod invalidate;
+mod ls;
 mod manual;
 mod refresh;
 mod report;
