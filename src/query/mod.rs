@@ -72,8 +72,9 @@ struct Prepared {
     config: Arc<QueryConfig>,
     /// For reads that learn.
     learning: Arc<QueryConfig>,
-    /// What was last seen to be learned, so that a hit need not look it up.
-    seen: Arc<ArcSwapOption<Seen>>,
+    /// What was first and last seen to be learned, so that a hit need not look it up.
+    first: OnceLock<Arc<Seen>>,
+    last: Arc<ArcSwapOption<Seen>>,
 }
 
 impl QueryCache {
@@ -373,9 +374,9 @@ impl Query {
             let counters = self.counters(&query).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
             let config = QueryConfig { policy, l1_hits, counters, depends, learns: false };
-            let (config, seen) = (Arc::new(config), Arc::default());
-            let learning = config.learning();
-            Ok(Prepared { query, digest, config, learning, seen })
+            let config = Arc::new(config);
+            let (learning, first, last) = (config.learning(), OnceLock::new(), Arc::default());
+            Ok(Prepared { query, digest, config, learning, first, last })
         });
         prepared.as_ref().map_err(|error| self.named(error.clone()))
     }
