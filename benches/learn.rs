@@ -2,7 +2,7 @@
 //! relations are the same for all parameters, and of one that calls a function.
 //!
 //! Each load has another parameter, so none is a hit. There is no shared tier: what is measured is the
-//! load alone.
+//! load alone. Hits in memory are measured besides.
 
 mod common;
 
@@ -69,8 +69,27 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Reads of one result in memory.
+    fn hits(&self, query: &Query, count: u64) -> Duration {
+        let (query, pool) = (query.clone(), self.pool.clone());
+        let task = self.runtime.spawn(async move {
+            for _ in 0..2 {
+                query.bind(1_i64).fetch(&pool).await.unwrap();
+            }
+            let begin = Instant::now();
+            for _ in 0..count {
+                std::hint::black_box(query.bind(1_i64).fetch(&pool).await.unwrap());
+            }
+            begin.elapsed()
+        });
+        self.runtime.block_on(task).unwrap()
+    }
+}
+
 const TURNS: usize = 51;
 const EACH: u64 = 200;
+const HITS: u64 = 100_000;
 
 fn loads(c: &mut Criterion) {
     let setup = Setup::new();
@@ -100,6 +119,10 @@ fn loads(c: &mut Criterion) {
             0,
         );
     }
+    let (declared, learned) = (&all[0].1, &all[1].1);
+    let each =
+        turns(TURNS, HITS, [&mut |n| setup.hits(declared, n), &mut |n| setup.hits(learned, n)]);
+    each.print("a hit in memory of a query that learns, over one whose table is declared", 1, 0);
 }
 
 criterion_group!(benches, loads);

@@ -41,16 +41,32 @@ pub(crate) struct Seen {
 
 /// The key of a call, if all is known that it consists of.
 pub(super) enum CallOn<'q> {
-    Key(Result<(CacheKey, &'q Arc<QueryConfig>), Error>, SeenGuard),
+    Key(Result<(CacheKey, &'q Arc<QueryConfig>), Error>, SeenRef<'q>),
     Unknown,
 }
 
 /// What is known of a call that learns. A hit counts no reference for it.
-pub(super) struct SeenGuard(Option<Guard<Option<Arc<Seen>>>>);
+pub(super) enum SeenRef<'q> {
+    /// The call does not learn.
+    None,
+    First(&'q Arc<Seen>),
+    Later(Guard<Option<Arc<Seen>>>),
+}
 
-impl From<SeenGuard> for Option<Arc<Seen>> {
-    fn from(seen: SeenGuard) -> Option<Arc<Seen>> {
-        seen.0.and_then(Guard::into_inner)
+impl SeenRef<'_> {
+    #[inline]
+    fn get(&self) -> Option<&Arc<Seen>> {
+        match self {
+            SeenRef::None => None,
+            SeenRef::First(seen) => Some(seen),
+            SeenRef::Later(seen) => seen.as_ref(),
+        }
+    }
+}
+
+impl From<SeenRef<'_>> for Option<Arc<Seen>> {
+    fn from(seen: SeenRef<'_>) -> Option<Arc<Seen>> {
+        seen.get().cloned()
     }
 }
 
@@ -142,13 +158,13 @@ impl Query {
             let setup = setup.filter(|setup| !setup.is_empty());
             return self
                 .learned_call(source, params, setup)
-                .unwrap_or_else(|error| CallOn::Key(Err(self.named(error)), SeenGuard(None)));
+                .unwrap_or_else(|error| CallOn::Key(Err(self.named(error)), SeenRef::None));
         }
         let call = match setup {
             None => self.call(Rows::shape(), params),
             Some(setup) => self.call_with(Rows::shape(), params, setup),
         };
-        CallOn::Key(call, SeenGuard(None))
+        CallOn::Key(call, SeenRef::None)
     }
 
     fn learned_call<S: Source, P: Params>(
@@ -167,51 +183,56 @@ impl Query {
             over.check().map_err(Error::setting)?;
         }
         let address = postgres::address(source).ok_or_else(Error::auto_of_shared_client)?;
-        let Some(guard) = self.seen(prepared, source, address, over) else {
-            return Ok(CallOn::Unknown);
-        };
-        let Some(seen) = &*guard else { return Ok(CallOn::Unknown) };
+        let found = self.seen(prepared, source, address, over);
+        let Some(seen) = found.get() else { return Ok(CallOn::Unknown) };
         let digest = match (setup, over) {
             (Some(_), Some(over)) => over.digest(prepared.query).of_session(&seen.learned.digest),
             _ => seen.digest,
         };
         let mut encoder = KeyEncoder::new(digest, Rows::shape());
         params.encode(&mut encoder);
-        let call = Ok((encoder.finish(), &prepared.learning));
-        Ok(CallOn::Key(call, SeenGuard(Some(guard))))
+        let call = Ok((encoder.finish(), prepared.learning()));
+        Ok(CallOn::Key(call, found))
     }
 
-    /// What is known of a call; without a lock if it is of the same source and schemas as the last one.
+    /// What is known of a call; without a lock if it is of the same source and schemas as the first or
+    /// the last one.
     #[inline]
-    fn seen<S: Source>(
+    fn seen<'q, S: Source>(
         &self,
-        prepared: &Prepared,
+        prepared: &'q Prepared,
         source: &S,
         address: usize,
         over: Option<Over<'_>>,
-    ) -> Option<Guard<Option<Arc<Seen>>>> {
-        let last = prepared.seen.load();
-        let is_it = last.as_ref().is_some_and(|seen| {
+    ) -> SeenRef<'q> {
+        let is_it = |seen: &Arc<Seen>| {
             seen.source.address == address
                 && !seen.learned.is_outdated()
                 && seen.subject.is_of(over)
-        });
-        if is_it {
-            return Some(last);
+        };
+        // Nearly always: it costs a hit no more than this.
+        if let Some(first) = prepared.first.get().filter(|first| is_it(first)) {
+            return SeenRef::First(first);
+        }
+        let last = prepared.last.load();
+        if last.as_ref().is_some_and(is_it) {
+            return SeenRef::Later(last);
         }
         // Another query object may have learned it.
-        let (source, subject) = (postgres::id(source)?, Subject::new(&self.sql, over));
+        let Some(source) = postgres::id(source) else { return SeenRef::None };
+        let subject = Subject::new(&self.sql, over);
         let learner = self.inner().learning.learner(&source, &subject);
-        let learned = learner.learned()?;
-        let seen = Some(self.saw(prepared, Lead { source, subject, learned }));
-        Some(Guard::from_inner(seen))
+        let Some(learned) = learner.learned() else { return SeenRef::None };
+        let seen = self.saw(prepared, Lead { source, subject, learned });
+        SeenRef::Later(Guard::from_inner(Some(seen)))
     }
 
     fn saw(&self, prepared: &Prepared, lead: Lead) -> Arc<Seen> {
         let Lead { source, subject, learned } = lead;
         let digest = prepared.digest.of_session(&learned.digest);
         let seen = Arc::new(Seen { source, subject, learned, digest });
-        prepared.seen.store(Some(seen.clone()));
+        let _ = prepared.first.set(seen.clone());
+        prepared.last.store(Some(seen.clone()));
         seen
     }
 
@@ -229,7 +250,7 @@ impl Query {
         let (query, source) = (self.clone(), source.clone());
         async move {
             let prepared = query.prepared()?;
-            let (inner, config) = (query.inner(), &prepared.learning);
+            let (inner, config) = (query.inner(), prepared.learning());
             let seen = match query.learn(prepared, &source, setup.as_ref()).await {
                 Ok(seen) => seen,
                 Err(error) => {

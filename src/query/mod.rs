@@ -70,10 +70,18 @@ struct Prepared {
     /// With those of the query. Most queries have none, and the two are the same.
     digest: Digest,
     config: Arc<QueryConfig>,
-    /// For reads that learn.
-    learning: Arc<QueryConfig>,
-    /// What was last seen to be learned, so that a hit need not look it up.
-    seen: Arc<ArcSwapOption<Seen>>,
+    /// For reads that learn; made by the first of them.
+    learning: OnceLock<Arc<QueryConfig>>,
+    /// What was first and last seen to be learned, so that a hit need not look it up.
+    first: OnceLock<Arc<Seen>>,
+    last: Arc<ArcSwapOption<Seen>>,
+}
+
+impl Prepared {
+    #[inline]
+    fn learning(&self) -> &Arc<QueryConfig> {
+        self.learning.get_or_init(|| self.config.learning())
+    }
 }
 
 impl QueryCache {
@@ -375,9 +383,9 @@ impl Query {
             let (declared, slot) = (depends.clone(), query.slot());
             let config =
                 QueryConfig { policy, l1_hits, counters, depends, declared, slot, learns: false };
-            let (config, seen) = (Arc::new(config), Arc::default());
-            let learning = config.learning();
-            Ok(Prepared { query, digest, config, learning, seen })
+            let (config, learning) = (Arc::new(config), OnceLock::new());
+            let (first, last) = (OnceLock::new(), Arc::default());
+            Ok(Prepared { query, digest, config, learning, first, last })
         });
         prepared.as_ref().map_err(|error| self.named(error.clone()))
     }

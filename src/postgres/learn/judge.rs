@@ -39,8 +39,12 @@ pub(super) async fn judge(
     if let Some(literal) = text::present(sql) {
         judge.verdict.because(format!("the literal '{literal}' may mean the present"));
     }
+    judge.walk().await?;
+    // What some loads have read is judged, and is not named by the query: each load tells what it reads.
+    let named = judge.verdict.relations.clone();
     judge.next.relations.extend(further);
     judge.walk().await?;
+    judge.verdict.relations = named;
     let Judge { session, mut verdict, .. } = judge;
     if verdict.catches && !catches_are_seen {
         verdict.because(

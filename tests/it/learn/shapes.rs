@@ -271,6 +271,27 @@ async fn a_foreign_table_is_not_followed() {
 }
 
 #[tokio::test]
+async fn a_result_does_not_depend_on_what_another_branch_of_a_function_has_read() {
+    let (database, _) = with(SCHEMA).await;
+    let (cache, pool) = (local().await, database.pool(1));
+    let query = cache.query("SELECT f_branch() WHERE $1 >= 0").auto();
+    let read = async |n: i32| query.bind(n).fetch(&pool).answer().await.unwrap().origin();
+    let flag = async |to: i32| {
+        super::write(&cache, &pool, &format!("UPDATE cfg SET val = {to}")).await;
+    };
+    // Both branches have been run, by one load each.
+    for n in [0, 1] {
+        flag(n).await;
+        assert_eq!(read(n).await, Origin::Loaded);
+    }
+    assert_eq!(read(1).await, Origin::L1);
+    cache.invalidate_table("t2").await;
+    assert_eq!(read(1).await, Origin::L1);
+    cache.invalidate_table("t").await;
+    assert_eq!(read(1).await, Origin::Loaded);
+}
+
+#[tokio::test]
 async fn what_a_connection_has_read_before_is_not_taken_for_what_a_function_reads() {
     let (database, _) = with(SCHEMA).await;
     let (cache, pool) = (local().await, database.pool(1));
