@@ -397,6 +397,29 @@ mod tests {
     }
 
     #[test]
+    fn a_followed_entry_differs_by_its_format_and_is_in_parts_or_not() {
+        let depends = depends().followed();
+        for secret in &secrets() {
+            let secret = secret.as_ref();
+            let plain = sealed(b"{}", secret);
+            let head = seal(&key("a"), &HEAD, &depends, b"{}", secret).unwrap();
+            let followed = [&head, &b"{}"[..]].concat();
+            assert_eq!(followed[4], 5);
+            // All but the format and the seal, which covers it.
+            assert_eq!((&followed[5..96], &followed[112..]), (&plain[5..96], &plain[112..]));
+            let whole = opened("a", &followed, secret).unwrap();
+            assert!(whole.is_followed && whole.slots.into_iter().eq(depends.numbers()));
+            assert_eq!(whole.content, Content::Whole(Bytes::from_static(b"{}")));
+            let body = Body::of(HEAD.token, &vec![7; 1_000_000], secret);
+            let head = seal_head(&key("a"), &HEAD, &depends, &body, secret).unwrap();
+            let in_parts = opened("a", &head, secret).unwrap();
+            assert_eq!((head[4], in_parts.content), (5, Content::Elsewhere(body)));
+            assert!(in_parts.is_followed);
+            assert_eq!(token(&head), Some(HEAD.token));
+        }
+    }
+
+    #[test]
     fn no_changed_bit_and_no_lost_byte_goes_unnoticed() {
         for secret in &secrets() {
             let secret = secret.as_ref();

@@ -2,6 +2,8 @@
 
 mod bound;
 mod fetched;
+#[cfg(test)]
+mod followed_tests;
 mod reads;
 mod setup;
 mod table;
