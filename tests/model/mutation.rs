@@ -93,7 +93,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    /// Those that are found only after millions of states.
+    /// Those that take millions of states. They are looked for with `LARDER_MODEL=large` only.
     pub const SLOW: [Mutation; 7] = [
         Mutation::AnnounceAtDecode,
         Mutation::RetryCountsOn,
