@@ -29,7 +29,7 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics::Reporter;
 use crate::value::codec::Codec;
 use crate::value::key::MacKey;
-use crate::value::tag::Tag;
+use crate::value::tag::LoadReport;
 
 /// How far the shutdown of a cache has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,15 +49,15 @@ pub(crate) type LoadFn<T> =
 pub struct LoadResult<T> {
     pub(crate) value: T,
     /// What the load found that its result depends on.
-    pub(crate) tags: Vec<Tag>,
+    pub(crate) report: LoadReport,
     /// Whether the result may be stored.
     pub(crate) is_kept: bool,
 }
 
 impl<T> LoadResult<T> {
     /// A result that may be stored.
-    pub(crate) fn new(value: T, tags: Vec<Tag>) -> LoadResult<T> {
-        LoadResult { value, tags, is_kept: true }
+    pub(crate) fn new(value: T, report: LoadReport) -> LoadResult<T> {
+        LoadResult { value, report, is_kept: true }
     }
 }
 
@@ -70,6 +70,9 @@ pub(crate) struct Inner {
     pub(crate) currency: Arc<Currency>,
     /// How long after its load began a result of this process is served without a confirmed table.
     pub(crate) disconnected_ttl: Duration,
+    /// How long after its load began a result of this process that is followed is served, whatever
+    /// the rounds of the follower prove.
+    pub(crate) max_blind: Duration,
     pub(crate) l1: L1,
     /// Dropped with the cache, which stops its task.
     pub(crate) _sweeper: Sweeper,

@@ -31,8 +31,7 @@ use crate::sync::Mutex;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
-use crate::value::tag::Dependencies;
-use crate::value::tag::Tag;
+use crate::value::tag::{Dependencies, LoadReport, Tag};
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
@@ -193,11 +192,11 @@ impl Inner {
         out_of_reach: bool,
     ) {
         let (key, config) = (job.key, &*job.config);
-        let Completed { value, tags, is_kept, times } = loaded;
+        let Completed { value, report, is_kept, times } = loaded;
         let took = times.load();
         config.counters.load_took(took);
         // Of a query that learns also what it has learned. What a call adds may show its parameters.
-        let learned: &[Tag] = if config.learns { &tags } else { &[] };
+        let learned: &[Tag] = if config.learns { &report.tags } else { &[] };
         config.counters.depends(config.slot, config.declared.tags().iter().chain(learned));
         let value = Arc::new(value);
         let encoded = if is_kept { self.encode::<V>(config, &value) } else { None };
@@ -207,10 +206,10 @@ impl Inner {
         count_bytes(&config.counters.loaded_bytes, size.unwrap_or(0));
         span.ends("loaded", took, size);
         trace::loaded(&key, took, size);
-        let depends = if tags.is_empty() {
+        let depends = if report.tags.is_empty() && !report.is_followed {
             config.depends.clone()
         } else {
-            Arc::new(config.depends.and(tags))
+            Arc::new(config.depends.with(report))
         };
         let ttl = config.policy.draw_ttl(empty);
         let lifetime = times.lifetime(&config.policy, ttl);
@@ -332,10 +331,10 @@ impl Inner {
                 running.await
             }
         };
-        let LoadResult { value, tags, is_kept } = brought?;
+        let LoadResult { value, report, is_kept } = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Completed { value, tags, is_kept, times: Times { stamp, began, ended, by_store } })
+        Ok(Completed { value, report, is_kept, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Caches an error if the policy does so, unless memory has a stale result that may be served
@@ -418,7 +417,7 @@ enum Outcome<T> {
 
 struct Completed<T> {
     value: T,
-    tags: Vec<Tag>,
+    report: LoadReport,
     is_kept: bool,
     times: Times,
 }

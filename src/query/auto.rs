@@ -28,7 +28,7 @@ use crate::value::answer::Answer;
 use crate::value::key::{CacheKey, Digest, KeyEncoder};
 use crate::value::param::{OwnedParams, Params, SqlParams};
 use crate::value::setup::{Over, Setup};
-use crate::value::tag::{Tag, TagSlot};
+use crate::value::tag::{LoadReport, Tag, TagSlot};
 
 /// What was learned of a query over one source.
 pub(crate) struct Seen {
@@ -440,7 +440,7 @@ impl LearningLoad {
         let (value, conclusion) = self.conclude(source, call).await?;
         let why = match conclusion {
             Conclusion::Depends(read) => {
-                return Ok(LoadResult::new(value, read.tags().to_vec()));
+                return Ok(LoadResult::new(value, LoadReport::of(read.tags().to_vec())));
             }
             Conclusion::Unfollowed(why) => why,
             Conclusion::Unjudged(_) => "it has read what could not be judged".to_owned(),
@@ -457,7 +457,7 @@ impl LearningLoad {
         let verdict = &self.seen.learned.verdict;
         let is_kept = self.has_ttl && !verdict.acts && verdict.class() == QueryClass::Unfollowed;
         let tags = if is_kept { self.seen.learned.tags_by_name() } else { vec![] };
-        Ok(LoadResult { value, tags, is_kept })
+        Ok(LoadResult { value, report: LoadReport::of(tags), is_kept })
     }
 
     /// Runs the query, and judges its result.

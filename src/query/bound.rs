@@ -17,7 +17,7 @@ use crate::rows::{Image, Rows};
 use crate::value::Value;
 use crate::value::param::{Bind, OwnedParams, Param, Params, SqlParams};
 use crate::value::setup::Setup;
-use crate::value::tag::{Tag, Tagged};
+use crate::value::tag::{LoadReport, Tag, Tagged};
 
 /// A [`Query`] with its parameters.
 #[derive(Clone)]
@@ -175,7 +175,7 @@ impl<'q, P: Params> Bound<'q, P> {
             Box::new(move || {
                 async move {
                     let rows = load(sql, params).await.map_err(of_user)?;
-                    Ok(LoadResult::new(rows.into_image(), vec![]))
+                    Ok(LoadResult::new(rows.into_image(), LoadReport::default()))
                 }
                 .boxed()
             })
@@ -216,7 +216,8 @@ impl Query {
         Box::new(move || match learns {
             None => {
                 let rows = postgres::rows(source, call);
-                async move { rows.await.map(|rows| LoadResult::new(rows, vec![])) }.boxed()
+                async move { rows.await.map(|rows| LoadResult::new(rows, LoadReport::default())) }
+                    .boxed()
             }
             Some(learns) => learns.run(source, call).boxed(),
         })

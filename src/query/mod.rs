@@ -4,6 +4,8 @@ mod auto;
 mod bound;
 pub(crate) mod dependencies;
 mod fetched;
+#[cfg(test)]
+mod followed_tests;
 mod reads;
 mod setup;
 mod table;
@@ -482,8 +484,8 @@ impl fmt::Debug for Query {
 
 /// What a user's own function has returned.
 pub(crate) fn of_tagged<T>(tagged: Tagged<T>) -> LoadResult<T> {
-    let (value, tags) = tagged.into_parts();
-    LoadResult::new(value, tags)
+    let (value, report) = tagged.into_parts();
+    LoadResult::new(value, report)
 }
 
 /// Wraps an error of the user's own function.
