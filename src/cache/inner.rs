@@ -28,7 +28,7 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics::Reporter;
 use crate::value::codec::Codec;
 use crate::value::key::MacKey;
-use crate::value::tag::Tag;
+use crate::value::tag::LoadReport;
 
 /// How far the shutdown of a cache has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +44,8 @@ pub(crate) enum Phase {
 pub(crate) type LoadFn<T> =
     Box<dyn FnOnce() -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send>;
 
-/// A result, and the tags that its load reported.
-pub(crate) type LoadResult<T> = (T, Vec<Tag>);
+/// A result, and what its load reported of it.
+pub(crate) type LoadResult<T> = (T, LoadReport);
 
 pub(crate) struct Inner {
     pub(crate) namespace: String,
@@ -56,6 +56,9 @@ pub(crate) struct Inner {
     pub(crate) currency: Arc<Currency>,
     /// How long after its load began a result of this process is served without a confirmed table.
     pub(crate) disconnected_ttl: Duration,
+    /// How long after its load began a result of this process that is followed is served, whatever
+    /// the rounds of the follower prove.
+    pub(crate) max_blind: Duration,
     pub(crate) l1: L1,
     /// Dropped with the cache, which stops its task.
     pub(crate) _sweeper: Sweeper,

@@ -31,8 +31,7 @@ use crate::sync::Mutex;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
-use crate::value::tag::Dependencies;
-use crate::value::tag::Tag;
+use crate::value::tag::{Dependencies, LoadReport};
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
@@ -193,7 +192,7 @@ impl Inner {
         out_of_reach: bool,
     ) {
         let (key, config) = (job.key, &*job.config);
-        let Completed { value, tags, times } = loaded;
+        let Completed { value, reported, times } = loaded;
         let took = times.load();
         config.counters.load_took(took);
         let value = Arc::new(value);
@@ -204,10 +203,10 @@ impl Inner {
         count_bytes(&config.counters.loaded_bytes, size.unwrap_or(0));
         span.ends("loaded", took, size);
         trace::loaded(&key, took, size);
-        let depends = if tags.is_empty() {
+        let depends = if reported.tags.is_empty() && !reported.is_followed {
             config.depends.clone()
         } else {
-            Arc::new(config.depends.and(tags))
+            Arc::new(config.depends.with(reported))
         };
         let ttl = config.policy.draw_ttl(empty);
         let lifetime = times.lifetime(&config.policy, ttl);
@@ -329,10 +328,10 @@ impl Inner {
                 running.await
             }
         };
-        let (value, tags) = brought?;
+        let (value, reported) = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Completed { value, tags, times: Times { stamp, began, ended, by_store } })
+        Ok(Completed { value, reported, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Caches an error if the policy does so, unless memory has a stale result that may be served
@@ -411,7 +410,7 @@ enum Outcome<T> {
 
 struct Completed<T> {
     value: T,
-    tags: Vec<Tag>,
+    reported: LoadReport,
     times: Times,
 }
 

@@ -16,7 +16,7 @@ use crate::rows::{Image, Rows};
 use crate::value::Value;
 use crate::value::param::{Bind, OwnedParams, Param, Params, SqlParams};
 use crate::value::setup::Setup;
-use crate::value::tag::{Tag, Tagged};
+use crate::value::tag::{LoadReport, Tag, Tagged};
 
 /// A [`Query`] with its parameters.
 #[derive(Clone)]
@@ -166,7 +166,7 @@ impl<'q, P: Params> Bound<'q, P> {
             Box::new(move || {
                 async move {
                     let rows = load(sql, params).await.map_err(of_user)?;
-                    Ok((rows.into_image(), vec![]))
+                    Ok((rows.into_image(), LoadReport::default()))
                 }
                 .boxed()
             })
@@ -212,7 +212,7 @@ impl Query {
         };
         Box::new(move || {
             let rows = postgres::rows(source, call);
-            async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
+            async move { rows.await.map(|rows| (rows, LoadReport::default())) }.boxed()
         })
     }
 }

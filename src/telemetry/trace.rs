@@ -30,6 +30,9 @@ pub(crate) fn invalidated(
         let by = match slot {
             None => "a new epoch: redis had lost what it knew".to_owned(),
             Some(crate::value::tag::TagSlot::EVERYTHING) => "everything".to_owned(),
+            Some(crate::value::tag::TagSlot::FOLLOWED) => {
+                "all that is followed: what has changed could not be named".to_owned()
+            }
             Some(slot) => {
                 // An entry from Redis has only its slots; the query has the names of its tags.
                 let mut tags: Vec<&str> =

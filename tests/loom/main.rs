@@ -38,6 +38,9 @@ mod currency;
 #[allow(dead_code, reason = "a part of the crate, as it is")]
 #[path = "../../src/l1/front.rs"]
 mod front;
+#[allow(dead_code, reason = "a part of the crate, as it is")]
+#[path = "../../src/currency/gate.rs"]
+mod gate;
 
 mod before;
 mod key;
