@@ -25,6 +25,7 @@ const ROOMS: &[&str] = &[
     "l1",
     "flight",
     "fleet",
+    "follow",
     "cache",
     "query",
     "refresh",

@@ -4,8 +4,6 @@ pub(crate) mod cancel;
 mod outdated;
 mod query;
 mod replica;
-// The follower itself is not here yet.
-#[allow(dead_code)]
 pub(crate) mod replication;
 mod run;
 #[cfg(feature = "sqlx")]

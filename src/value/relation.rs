@@ -75,13 +75,11 @@ impl RelationName {
         as_needed(&self.relation).into_owned()
     }
 
-    #[allow(dead_code)]
     pub(crate) fn schema(&self) -> Option<&str> {
         self.schema.as_deref()
     }
 
     /// The name without the schema, as PostgreSQL has it.
-    #[allow(dead_code)]
     pub(crate) fn relation(&self) -> &str {
         &self.relation
     }

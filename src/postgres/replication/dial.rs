@@ -76,11 +76,6 @@ impl Endpoint {
         Endpoint { config, dialer: Arc::new(Dialer { tls }) }
     }
 
-    /// The database whose changes are decoded.
-    pub(crate) fn database(&self) -> Option<&str> {
-        self.config.get_dbname().or_else(|| self.config.get_user())
-    }
-
     /// All addresses, in the order in which they are given and resolved. A name that cannot be
     /// resolved has none, unless there are no others.
     pub(crate) async fn addresses(&self) -> Result<Vec<Address>, ReplicationError> {
