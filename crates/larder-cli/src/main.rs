@@ -11,6 +11,7 @@ mod connect;
 mod connection;
 mod failure;
 mod fleet;
+mod follow;
 mod inspect;
 mod invalidate;
 mod refresh;
@@ -63,6 +64,7 @@ enum Command {
     #[command(hide = true, name = bench::READER)]
     BenchReader,
     Check(check::Check),
+    Follow(follow::Follow),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
     Refresh(refresh::Refresh),
@@ -111,6 +113,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         match arguments.command {
             Command::Bench(bench) => bench.run(&config).await,
             Command::Check(check) => check.run(&config).await,
+            Command::Follow(follow) => follow.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,

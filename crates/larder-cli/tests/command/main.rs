@@ -5,6 +5,7 @@ use test_servers as servers;
 mod bench;
 mod check;
 mod connection;
+mod follow;
 mod inspect;
 mod invalidate;
 mod manual;
