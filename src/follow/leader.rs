@@ -34,8 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A slot that was held for so long was a good one.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether another process has given its slot up.
-const TAKEN: Duration = Duration::from_secs(2);
+/// How often it is tried at most to get a slot that others have. Each attempt costs the server two
+/// connections, and a fleet may have hundreds of processes that have none.
+const TAKEN: Duration = Duration::from_secs(10);
 
 /// A leader that has not ended a round for so long is replaced.
 const SILENT: Duration = Duration::from_secs(1);
@@ -90,13 +91,26 @@ impl Run {
             if began.elapsed() >= STEADY {
                 failed = 0;
             }
-            let pause = match why.kind {
-                FailureKind::Taken => backoff::pause(0, TAKEN, TAKEN),
-                _ => backoff::pause(failed, FIRST_PAUSE, LONGEST_PAUSE),
-            };
-            failed = failed.saturating_add(1);
             self.status.off(&why);
-            sleep(pause).await;
+            if why.kind == FailureKind::Taken {
+                self.while_others_lead().await;
+            } else {
+                sleep(backoff::pause(failed, FIRST_PAUSE, LONGEST_PAUSE)).await;
+                failed = failed.saturating_add(1);
+            }
+        }
+    }
+
+    /// Waits before it is tried again to get a slot: shortly if nobody leads.
+    async fn while_others_lead(&self) {
+        let until = Instant::now() + backoff::pause(0, TAKEN, TAKEN);
+        while Instant::now() < until {
+            sleep(backoff::pause(0, SILENT, SILENT)).await;
+            let standing = self.following.leader().await;
+            let moved = standing.map(|standing| clock::since(self.clock.now(), standing.moved));
+            if is_confirmed(&self.following) && moved.is_none_or(|moved| moved >= 2 * SILENT) {
+                return;
+            }
         }
     }
 
