@@ -22,10 +22,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()
         .await?;
 
-    let orders =
-        cache.query("SELECT count(*) FROM larder_example_orders").table("larder_example_orders");
-    let staff =
-        cache.query("SELECT count(*) FROM larder_example_staff").table("larder_example_staff");
+    // Not one tag: what they read is learned from PostgreSQL.
+    let orders = cache.query("SELECT count(*) FROM larder_example_orders").auto();
+    let staff = cache.query("SELECT count(*) FROM larder_example_staff").auto();
 
     // It could be psql, another service or a cron job.
     let writer = pool.get().await?;
