@@ -40,6 +40,9 @@
 //!   as you like.
 //! - [`load`](Bound::load) does the same for a single call.
 //!
+//! With [`auto`](Query::auto), a query that is fetched learns from PostgreSQL what it reads, so that
+//! [`write`](QueryCache::write) makes its results stale without a tag.
+//!
 //! Each returns a [`Read`]. Await it for the result, or await its [`answer`](Read::answer) for the
 //! result with its origin and its age.
 //!
@@ -108,6 +111,7 @@ mod l1;
 // Without Redis and outside of tests nothing makes a shared tier.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod l2;
+mod learn;
 mod patience;
 mod policy;
 mod postgres;
@@ -126,6 +130,9 @@ mod pages {
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/first-steps.md")]
     mod first_steps {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/learning.md")]
+    mod learning {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
@@ -175,8 +182,10 @@ pub use self::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use self::l2::redis::tls::RedisTls;
+pub use self::learn::QueryClass;
 pub use self::postgres::write::WriteSource;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
+pub use self::query::dependencies::QueryDependencies;
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Bound, BoundWith, Query};
 pub use self::rows::{Row, Rows};

@@ -19,6 +19,7 @@ const ROOMS: &[&str] = &[
     "rows",
     "value",
     "currency",
+    "learn",
     "postgres",
     "telemetry",
     "l2",

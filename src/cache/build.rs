@@ -29,7 +29,8 @@ use crate::l2::Store;
 use crate::l2::redis::endpoint::Endpoint;
 #[cfg(feature = "redis")]
 use crate::l2::redis::url::without_credentials;
-use crate::policy::{MEMORY_OFF, Policy};
+use crate::learn::known::Learning;
+use crate::policy::{MAX_BLIND, MEMORY_OFF, Policy};
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
@@ -106,12 +107,14 @@ impl QueryCacheBuilder {
             clock: self.clock,
             currency,
             disconnected_ttl,
+            max_blind: self.max_blind.unwrap_or(MAX_BLIND),
             l1,
             flights: Flights::default(),
             slow_reads: SlowKeys::default(),
             slow_writes: SlowKeys::default(),
             loads: Semaphore::new(self.concurrent_loads),
             columns: Arc::new(ColumnSets::default()),
+            learning: Learning::default(),
             statements: Arc::new(Statements::new(self.prepared_statements)),
             counters,
             collector,
@@ -162,6 +165,7 @@ impl QueryCacheBuilder {
             counters.clone(),
             self.clock.clone(),
             self.max_staleness,
+            self.max_blind,
         );
         let currency = notices.currency.clone();
         let fleet = Fleet::new(store, notices, heartbeat, self.clock.clone(), background.clone());

@@ -47,6 +47,8 @@ pub struct QueryCacheBuilder {
     pub(super) secret: Option<Secret>,
     pub(super) max_staleness: Duration,
     pub(super) disconnected_ttl: Option<Duration>,
+    /// Set if this process follows the database.
+    pub(super) max_blind: Option<Duration>,
     pub(super) publish_stats: Option<Duration>,
     pub(super) clock: Clock,
     pub(super) settings: Settings,
@@ -78,6 +80,7 @@ impl Default for QueryCacheBuilder {
             secret: None,
             max_staleness: Duration::from_secs(1),
             disconnected_ttl: None,
+            max_blind: None,
             publish_stats: None,
             clock: Clock::system(),
             settings: Settings::default(),

@@ -132,7 +132,7 @@ impl QueryCache {
 
 impl Inner {
     /// Carries out every invalidation: counted, traced, and sent to Redis if there is one.
-    pub(super) async fn invalidate(&self, slots: &[TagSlot]) -> Invalidated {
+    pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Invalidated {
         if slots.is_empty() {
             return Invalidated { error: None };
         }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::auto::CallOn;
+use super::dependencies::QueryDependencies;
 use super::{Bound, Query};
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::LoadFn;
@@ -11,7 +13,6 @@ use crate::cache::read::{Loader, Read};
 use crate::error::Error;
 use crate::postgres::Source;
 use crate::rows::{Image, Rows};
-use crate::value::Value;
 use crate::value::key::{CacheKey, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params, SqlParams};
 use crate::value::setup::{Over, Setup};
@@ -104,12 +105,12 @@ impl Query {
     }
 
     /// What `setup` sets, over what the query sets.
-    fn over<'s>(&'s self, setup: &'s Setup<'s>) -> Over<'s> {
+    pub(super) fn over<'s>(&'s self, setup: &'s Setup<'s>) -> Over<'s> {
         Over { setup, base: self.setup.as_deref() }
     }
 
     /// The key of a call under `setup`.
-    fn call_with<P: Params>(
+    pub(super) fn call_with<P: Params>(
         &self,
         shape: Shape,
         params: &P,
@@ -151,7 +152,7 @@ impl<'q, P> Bound<'q, P> {
     /// # }
     /// ```
     pub fn as_role(self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
-        BoundWith { bound: self, setup: Setup::default() }.as_role(role)
+        BoundWith::of(self).as_role(role)
     }
 
     /// Sets a setting of PostgreSQL for this call; see [`Query::with_setting`].
@@ -162,7 +163,12 @@ impl<'q, P> Bound<'q, P> {
         name: impl Into<Cow<'q, str>>,
         value: impl Into<Cow<'q, str>>,
     ) -> BoundWith<'q, P> {
-        BoundWith { bound: self, setup: Setup::default() }.with_setting(name, value)
+        BoundWith::of(self).with_setting(name, value)
+    }
+
+    /// Learns what the result of this call depends on; see [`Query::auto`].
+    pub fn auto(self) -> BoundWith<'q, P> {
+        BoundWith { learns: true, ..BoundWith::of(self) }
     }
 }
 
@@ -172,9 +178,31 @@ impl<'q, P> Bound<'q, P> {
 pub struct BoundWith<'q, P> {
     pub(super) bound: Bound<'q, P>,
     setup: Setup<'q>,
+    learns: bool,
 }
 
 impl<'q, P> BoundWith<'q, P> {
+    fn of(bound: Bound<'q, P>) -> BoundWith<'q, P> {
+        let learns = bound.query.learns;
+        BoundWith { bound, setup: Setup::default(), learns }
+    }
+
+    /// Learns what the result of this call depends on; see [`Query::auto`].
+    pub fn auto(self) -> BoundWith<'q, P> {
+        BoundWith { learns: true, ..self }
+    }
+
+    /// What is set for the load: by the call, and by the query.
+    fn into_setup(self) -> (Bound<'q, P>, Option<Arc<Setup<'static>>>) {
+        let BoundWith { bound, setup, .. } = self;
+        let setup = if setup.is_empty() {
+            bound.query.setup.clone()
+        } else {
+            Some(Arc::new(bound.query.over(&setup).into_owned()))
+        };
+        (bound, setup)
+    }
+
     /// Runs the query as this role; see [`Query::as_role`]. The last role is used.
     pub fn as_role(mut self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
         self.setup.set_role(role.into());
@@ -203,7 +231,7 @@ impl<P> BoundWith<'_, P> {
 impl<'q, P: Params> BoundWith<'q, P> {
     /// Binds the next parameter.
     pub fn bind<V: Param>(self, value: V) -> BoundWith<'q, Bind<P, V>> {
-        BoundWith { bound: self.bound.bind(value), setup: self.setup }
+        BoundWith { bound: self.bound.bind(value), setup: self.setup, learns: self.learns }
     }
 
     /// Returns the rows of the query under its role and settings: from memory, from Redis, or from
@@ -212,16 +240,38 @@ impl<'q, P: Params> BoundWith<'q, P> {
     /// # Errors
     ///
     /// Those of [`Bound::fetch`], of [`Query::as_role`] and of [`Query::with_setting`].
-    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
+    pub fn fetch<S: Source>(mut self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
     where
         P: SqlParams,
     {
-        let BoundWith { bound: Bound { query, params, tags }, setup } = self;
-        let call = query.call_with(Rows::shape(), &params, &setup);
-        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
-            let setup = Arc::new(query.over(&setup).into_owned());
-            query.load_of(source.clone(), params.into_owned(), Some(setup))
-        })
+        let query = self.bound.query;
+        match query.call_on(source, &self.bound.params, Some(&self.setup), self.learns) {
+            CallOn::Key(call, seen) => {
+                let tags = std::mem::take(&mut self.bound.tags);
+                Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+                    let (Bound { params, .. }, setup) = self.into_setup();
+                    query.load_of(source.clone(), params.into_owned(), setup, seen.into())
+                })
+            }
+            CallOn::Unknown => {
+                let (Bound { params, tags, .. }, setup) = self.into_setup();
+                let read = query.learn_and_read(source, params, setup, tags);
+                Read::of_unknown_key(query.inner(), read)
+            }
+        }
+    }
+
+    /// Reports what the result depends on; see [`Bound::dependencies`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Bound::dependencies`].
+    pub async fn dependencies<S: Source>(self, source: &S) -> Result<QueryDependencies, Error>
+    where
+        P: SqlParams,
+    {
+        let (Bound { query, params, .. }, setup) = self.into_setup();
+        query.dependencies_of(source, params.into_owned(), setup).await
     }
 }
 

@@ -109,6 +109,7 @@ impl Counters {
             sum.invalidated += query.invalidated;
             sum.loads += query.loads;
             sum.load_errors += query.load_errors;
+            sum.unfollowed += query.unfollowed;
             sum.loaded_bytes += query.loaded_bytes;
             sum.l2_bytes_read += query.l2_bytes_read;
             sum.l2_bytes_written += query.l2_bytes_written;

@@ -79,6 +79,8 @@ pub struct CacheStats {
     /// Results not stored because the codec would not have decoded them to the same value, or because
     /// the server that they came from was in recovery, as a replica is.
     pub unstorable: u64,
+    /// Loads of queries that [learn](crate::Query::auto) whose results could not be followed.
+    pub unfollowed: u64,
     /// Encoded bytes of the loaded results, of those that may be stored.
     pub loaded_bytes: u64,
     /// Bytes of entries read from Redis.

@@ -30,6 +30,9 @@ pub(crate) fn invalidated(
         let by = match slot {
             None => "a new epoch: redis had lost what it knew".to_owned(),
             Some(crate::value::tag::TagSlot::EVERYTHING) => "everything".to_owned(),
+            Some(crate::value::tag::TagSlot::FOLLOWED) => {
+                "all that is followed: what has changed could not be named".to_owned()
+            }
             Some(slot) => {
                 // An entry from Redis has only its slots; the query has the names of its tags.
                 let mut tags: Vec<&str> =
@@ -176,6 +179,18 @@ pub(crate) fn wholesale(reason: &'static str) {
         target: "larder",
         reason,
         "it is not known what a transaction has changed; all results are stale from now on"
+    );
+}
+
+/// The result of a load cannot be followed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn unfollowed(query: &str, reason: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        target: "larder",
+        query,
+        reason,
+        "what a result depends on cannot be followed; it is not stored, unless its query has a ttl"
     );
 }
 

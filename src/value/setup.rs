@@ -73,8 +73,18 @@ impl<'a> Setup<'a> {
         self.wrong.as_deref().map_or(Ok(()), Err)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.role.is_none() && self.wrong.is_none() && self.settings.iter().next().is_none()
+    }
+
     pub(crate) fn role(&self) -> Option<&str> {
         self.role.as_deref()
+    }
+
+    /// The value of a setting.
+    pub(crate) fn setting(&self, name: &str) -> Option<&str> {
+        let mut all = self.settings.iter();
+        all.find(|(set, _)| set.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The settings, by name.
@@ -106,12 +116,17 @@ impl<'s> Over<'s> {
         self.base.map_or(Ok(()), Setup::check).and_then(|()| self.setup.check())
     }
 
-    fn role(&self) -> Option<&'s str> {
+    pub(crate) fn role(&self) -> Option<&'s str> {
         self.setup.role().or_else(|| self.base.and_then(Setup::role))
     }
 
+    /// The value of a setting.
+    pub(crate) fn setting(&self, name: &str) -> Option<&'s str> {
+        self.setup.setting(name).or_else(|| self.base.and_then(|base| base.setting(name)))
+    }
+
     /// Calls a function for each setting, in the order of their names, without allocating.
-    fn each(&self, mut take: impl FnMut(&'s str, &'s str)) {
+    pub(crate) fn each(&self, mut take: impl FnMut(&'s str, &'s str)) {
         let mut last: Option<&str> = None;
         loop {
             // The call's come first: of two with the same name, the first one is taken.

@@ -16,6 +16,7 @@ mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
 mod json;
+mod learn;
 mod outdated;
 mod params;
 mod pooling;

@@ -83,6 +83,12 @@ pub(super) const ALL: &[Metric] = &[
         Kind::Query(None, &[("", |query| query.load_errors)]),
         "Loads that failed, or whose deadline passed before their turn",
     ),
+    metric(
+        "larder_unfollowed_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.unfollowed)]),
+        "Loads of queries that learn whose results could not be followed",
+    ),
     metric(LOADS, Unit::Seconds, Kind::Histogram, "How long loads took, failed ones included"),
     metric(
         "larder_loaded_bytes_total",
