@@ -7,6 +7,39 @@ use std::fmt;
 use crate::error::WrongSetting;
 use crate::value::key::{Digest, KeyEncoder, Shape};
 
+/// A value of a setting of PostgreSQL: text, a whole number or a `bool`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a value of a setting",
+    note = "a setting of PostgreSQL is text: `value.to_string()`"
+)]
+pub trait SettingValue<'a> {
+    /// As PostgreSQL is sent it.
+    fn into_text(self) -> Cow<'a, str>;
+}
+
+macro_rules! texts {
+    ($($text:ty)*) => {$(
+        impl<'a> SettingValue<'a> for $text {
+            fn into_text(self) -> Cow<'a, str> {
+                self.into()
+            }
+        }
+    )*};
+}
+
+macro_rules! written {
+    ($($type:ty)*) => {$(
+        impl<'a> SettingValue<'a> for $type {
+            fn into_text(self) -> Cow<'a, str> {
+                self.to_string().into()
+            }
+        }
+    )*};
+}
+
+texts! { &'a str &'a String String Cow<'a, str> }
+written! { i8 i16 i32 i64 u8 u16 u32 u64 usize isize bool }
+
 /// A shape that no result has: 0 is that of rows, and those of Rust types are odd.
 const SHAPE: Shape = Shape(2);
 
