@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_its_text_whatever_its_type() {
+        fn text<'a>(value: impl SettingValue<'a>) -> Cow<'a, str> {
+            value.into_text()
+        }
+        assert_eq!([text(7_i64), text(7_u8), text("7".to_owned())], ["7"; 3]);
+        assert_eq!([text(-7_i32), text(i64::MIN)], ["-7", "-9223372036854775808"]);
+        assert_eq!([text(true), text(false)], ["true", "false"]);
+        // Nothing is allocated for text.
+        let name = String::from("eu");
+        assert!(matches!((text(&name), text("eu")), (Cow::Borrowed("eu"), Cow::Borrowed("eu"))));
+    }
+
+    #[test]
     fn what_is_set_counts_and_the_order_and_case_of_names_do_not() {
         let base = setup(Some("r"), &[("app.tenant", "7"), ("TimeZone", "UTC")]);
         for same in [

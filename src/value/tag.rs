@@ -289,6 +289,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tag_is_its_text_whatever_its_type() {
+        let text = String::from("orders");
+        let tags = [
+            Tag::from("orders"),
+            Tag::from(&"orders"),
+            Tag::from(&text),
+            Tag::from(text.clone()),
+            Tag::from(Cow::from("orders")),
+            Tag::from(Box::<str>::from("orders")),
+            Tag::from(Arc::<str>::from("orders")),
+        ];
+        assert!(tags.iter().all(|tag| tag.as_str() == "orders"));
+        let listed: Vec<Tag> = [&text, &text].into_tags().collect();
+        assert_eq!(listed, ["orders"; 2].map(Tag::from));
+        assert_eq!(tags.into_tags().count(), 7);
+    }
+
+    #[test]
     fn a_tag_has_the_same_cell_in_every_build() {
         // Other processes of the fleet, perhaps of another version, must compute the same hash.
         assert_eq!(Tag::from("orders").slot().index(), 29_947);

@@ -155,17 +155,16 @@ fn variable(name: &str, default: &str) -> String {
 }
 
 async fn cache() -> Result<QueryCache, Failed> {
-    let mut tls = RedisTls::new();
-    if let Ok(path) = std::env::var("REDIS_CA") {
-        tls = tls.ca(std::fs::read(&path).map_err(|error| format!("read {path}: {error}"))?);
-    }
-    let cache = QueryCache::builder()
-        .namespace("shop")
+    let mut cache = QueryCache::builder()
+        .namespace("shop-sqlx") // not that of a service with other tags
         .redis(variable("REDIS_URL", "rediss://localhost:6379"))
-        .redis_tls(tls)
         .redis_optional() // it may be away at any time, at the start as well
         .ttl(Duration::from_secs(600))
         .load_deadline(Duration::from_secs(30));
+    if let Ok(path) = std::env::var("REDIS_CA") {
+        let ca = std::fs::read(&path).map_err(|error| format!("read {path}: {error}"))?;
+        cache = cache.redis_tls(RedisTls::new().ca(ca));
+    }
     Ok(cache.build().await?)
 }
 

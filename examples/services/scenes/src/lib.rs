@@ -204,15 +204,16 @@ pub async fn metrics_and_health_are_served_on_the_same_port(program: &str) {
     service.get(RANKING, "");
     // Counters are up to a second old.
     let wanted = [
-        r#"larder_reads_total{namespace="shop",query="revenue",origin="loaded"} 1"#,
-        r#"larder_reads_total{namespace="shop",query="revenue",origin="l1"} 2"#,
-        r#"larder_reads_total{namespace="shop",query="ranking",origin="loaded"} 1"#,
+        r#",query="revenue",origin="loaded"} 1"#,
+        r#",query="revenue",origin="l1"} 2"#,
+        r#",query="ranking",origin="loaded"} 1"#,
     ];
     until("the reads are counted", || {
         let scraped = service.get("/metrics", "");
         assert_eq!(scraped.status, 200);
         assert_eq!(scraped.header("content-type"), Some("text/plain; version=0.0.4"));
-        wanted.iter().all(|line| scraped.body.lines().any(|it| it == *line))
+        let reads = scraped.body.lines().filter(|it| it.starts_with("larder_reads_total{"));
+        wanted.iter().all(|end| reads.clone().any(|line| line.ends_with(end)))
     });
     let scraped = service.get("/metrics", "").body;
     assert!(!scraped.contains("secret7") && !scraped.contains("Anna"), "{scraped}");
