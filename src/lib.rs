@@ -107,6 +107,7 @@ mod currency;
 mod error;
 mod fleet;
 mod flight;
+mod follow;
 mod l1;
 // Without Redis and outside of tests nothing makes a shared tier.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
@@ -133,6 +134,8 @@ mod pages {
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/learning.md")]
     mod learning {}
+    #[doc = include_str!("../docs/guide/following.md")]
+    mod following {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
@@ -176,6 +179,7 @@ pub use self::cache::read::{Loader, Read, ReadAnswer};
 pub use self::cache::write::Written;
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
+pub use self::follow::Follow;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::l2::redis::credentials::RedisCredentials;
@@ -202,7 +206,8 @@ pub use self::value::tag::{Tag, Tagged, Tags};
 /// Statistics: counters and latencies of a cache and of each query.
 pub mod stats {
     pub use crate::telemetry::stats::{
-        CacheStats, FleetStats, Latency, ProcessStats, QueryStats, ViewStats,
+        CacheStats, FleetStats, FollowRole, FollowStats, Latency, ProcessStats, QueryStats,
+        ViewStats,
     };
 }
 

@@ -26,6 +26,7 @@ const ROOMS: &[&str] = &[
     "l1",
     "flight",
     "fleet",
+    "follow",
     "cache",
     "query",
     "refresh",

@@ -19,6 +19,7 @@ use crate::currency::Currency;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::flight::Flights;
+use crate::follow::Follower;
 use crate::l1::{L1, Sweeper};
 use crate::learn::known::Learning;
 use crate::policy::Policy;
@@ -76,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) l1: L1,
     /// Dropped with the cache, which stops its task.
     pub(crate) _sweeper: Sweeper,
+    /// Dropped with the cache, which stops its task.
+    pub(crate) follower: Option<Follower>,
     pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) flights: Flights,
     /// The large entries whose bodies were not read from the shared tier in time.

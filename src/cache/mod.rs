@@ -7,6 +7,7 @@ mod collector;
 pub(crate) mod config;
 mod fetch;
 mod fleet_stats;
+mod follow;
 pub(crate) mod inner;
 pub(crate) mod invalidation;
 pub(crate) mod judge;
@@ -124,6 +125,9 @@ impl QueryCache {
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
+        if let Some(follower) = &self.inner.follower {
+            follower.stop();
+        }
         let Some(fleet) = &self.inner.fleet else { return };
         if !self.inner.settle().await {
             return fleet.close();

@@ -7,9 +7,6 @@
 //!
 //! [`docs/protocol.md`]: https://github.com/larder-rs/larder/blob/main/docs/protocol.md
 
-// The follower itself is not here.
-#![allow(dead_code)]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -167,7 +167,9 @@ pub(crate) struct ReadSet {
 impl ReadSet {
     fn new(stamp: Stamp, relations: BTreeSet<RelationName>) -> ReadSet {
         let tags: Vec<Tag> = relations.iter().flat_map(RelationName::tags_of_read).collect();
-        let slots = tags.iter().map(Tag::slot).collect();
+        // A follower invalidates all that is followed where a function, an operator or a type was defined
+        // anew: what was learned before that may read something else now.
+        let slots = tags.iter().map(Tag::slot).chain([TagSlot::FOLLOWED]).collect();
         ReadSet { stamp, slots, tags, relations }
     }
 

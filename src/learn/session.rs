@@ -10,13 +10,14 @@ use crate::value::setup::Setup;
 /// The first column of the row that describes the session.
 pub(crate) const MARK: &str = "session";
 
+const DATABASE: &str = "database";
 const TEMPORARY: &str = "temporary objects";
 
 /// Who asks and where; not settings, but they decide as settings do.
 const IDENTITIES: &[(&str, &str)] = &[
     ("role", "current_user::pg_catalog.text"),
     ("session_authorization", "session_user::pg_catalog.text"),
-    ("database", "pg_catalog.current_database()::pg_catalog.text"),
+    (DATABASE, "pg_catalog.current_database()::pg_catalog.text"),
     (TEMPORARY, "(pg_catalog.pg_my_temp_schema() <> 0)::pg_catalog.text"),
 ];
 
@@ -122,6 +123,12 @@ impl Session {
     pub(crate) fn with_rest_of(mut self, all: Session) -> Session {
         self.values.extend(all.values.into_iter().skip(IDENTITIES.len() + SETTINGS.len()));
         self
+    }
+
+    /// The database that it is connected to.
+    pub(crate) fn database(&self) -> Option<&str> {
+        let value = self.values.iter().find(|(name, _)| name == DATABASE);
+        value.and_then(|(_, value)| value.as_deref())
     }
 
     /// Whether temporary tables may hide others. Then only locks tell which one was read.

@@ -6,6 +6,7 @@ mod open;
 mod outdated;
 mod query;
 mod replica;
+pub(crate) mod replication;
 mod run;
 #[cfg(feature = "sqlx")]
 mod sqlx;

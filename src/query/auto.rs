@@ -438,10 +438,15 @@ impl LearningLoad {
         call: Call,
     ) -> Result<LoadResult<Image>, Error> {
         let (value, conclusion) = self.conclude(source, call).await?;
+        let followed = self.inner.follower.as_ref().and_then(|follower| follower.database());
         let why = match conclusion {
-            Conclusion::Depends(read) => {
-                return Ok(LoadResult::new(value, LoadReport::of(read.tags().to_vec())));
-            }
+            Conclusion::Depends(read) => match self.reads_another(followed) {
+                Some(why) => why,
+                None => {
+                    let (tags, is_followed) = (read.tags().to_vec(), self.inner.follower.is_some());
+                    return Ok(LoadResult::new(value, LoadReport { tags, is_followed }));
+                }
+            },
             Conclusion::Unfollowed(why) => why,
             Conclusion::Unjudged(_) => "it has read what could not be judged".to_owned(),
             Conclusion::Redefined => {
@@ -458,6 +463,15 @@ impl LearningLoad {
         let is_kept = self.has_ttl && !verdict.acts && verdict.class() == QueryClass::Unfollowed;
         let tags = if is_kept { self.seen.learned.tags_by_name() } else { vec![] };
         Ok(LoadResult { value, report: LoadReport::of(tags), is_kept })
+    }
+
+    /// Says so if the source reads another database than the one that is followed: its changes would
+    /// never be announced.
+    fn reads_another(&self, followed: Option<&str>) -> Option<String> {
+        let (followed, read) = (followed?, self.seen.learned.session.database()?);
+        (followed != read).then(|| {
+            format!("it is loaded from the database {read:?}, and the cache follows {followed:?}")
+        })
     }
 
     /// Runs the query, and judges its result.

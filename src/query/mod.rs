@@ -57,6 +57,8 @@ pub struct Query {
     schema: u32,
     name: Option<Arc<str>>,
     tags: Vec<Tag>,
+    /// It has declared tables that it reads.
+    reads_tables: bool,
     settings: Settings,
     setup: Option<Arc<Setup<'static>>>,
     /// It learns what it depends on.
@@ -113,6 +115,7 @@ impl Query {
             schema: 0,
             name: None,
             tags: vec![],
+            reads_tables: false,
             settings: Settings::default(),
             setup: None,
             learns: false,
@@ -379,7 +382,11 @@ impl Query {
                     Over { setup, base: None }.digest(query)
                 }
             };
-            let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), query.slot()));
+            let mut depends = Dependencies::new(self.tags.iter().cloned(), query.slot());
+            if self.reads_tables && inner.follower.is_some() {
+                depends = depends.followed();
+            }
+            let depends = Arc::new(depends);
             let counters = self.counters(&query).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
             let (declared, slot) = (depends.clone(), query.slot());

@@ -194,6 +194,46 @@ pub(crate) fn unfollowed(query: &str, reason: &str) {
     );
 }
 
+/// The database cannot be followed now.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn not_followed(kind: &'static str, reason: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        kind,
+        reason,
+        "the database is not followed by this process now; it tries again"
+    );
+}
+
+/// This process announces what is committed in the database, from now on.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn leads(term: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: "larder", term, "this process follows the database for all processes");
+}
+
+/// Changes of the database were announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn followed(relations: impl FnOnce() -> String, round: u64) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::DEBUG) {
+        let relations = relations();
+        tracing::debug!(target: "larder", relations, round, "the database was changed");
+    }
+}
+
+/// Everything that is followed was invalidated.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn followed_wholesale(reason: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        reason,
+        "all results that are followed are stale from now on"
+    );
+}
+
 /// A load has ended.
 #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 pub(crate) fn loaded(key: &CacheKey, took: Duration, bytes: Option<usize>) {

@@ -5,7 +5,8 @@ pub(crate) mod answer;
 pub(crate) mod checksum;
 pub(crate) mod codec;
 pub(crate) mod key;
-#[allow(dead_code, reason = "for those who follow the database")]
+// Numbers are for the scripts in Redis.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
 pub(crate) mod lsn;
 pub(crate) mod param;
 pub(crate) mod relation;

@@ -75,6 +75,15 @@ impl RelationName {
         as_needed(&self.relation).into_owned()
     }
 
+    pub(crate) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// The name without the schema, as PostgreSQL has it.
+    pub(crate) fn relation(&self) -> &str {
+        &self.relation
+    }
+
     pub(crate) fn is_qualified(&self) -> bool {
         self.schema.is_some()
     }

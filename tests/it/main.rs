@@ -10,6 +10,7 @@ mod errors;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
+mod follow;
 mod harness;
 mod harness_faults;
 mod harness_pgbouncer;

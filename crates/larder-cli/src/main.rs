@@ -12,6 +12,7 @@ mod connection;
 mod explain;
 mod failure;
 mod fleet;
+mod follow;
 mod inspect;
 mod invalidate;
 mod ls;
@@ -66,6 +67,7 @@ enum Command {
     BenchReader,
     Check(check::Check),
     Explain(explain::Explain),
+    Follow(follow::Follow),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
     Ls(ls::Ls),
@@ -116,6 +118,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             Command::Bench(bench) => bench.run(&config).await,
             Command::Check(check) => check.run(&config).await,
             Command::Explain(explain) => explain.run(&config).await,
+            Command::Follow(follow) => follow.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
             Command::Ls(ls) => ls.run(&config).await,

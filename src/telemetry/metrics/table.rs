@@ -18,7 +18,7 @@ pub(super) enum Kind {
     /// A counter by `namespace`, and by one more label if it is named here.
     Cache(Option<&'static str>, Parts<CacheStats>),
     /// A gauge by `namespace`.
-    Gauge(fn(&CacheStats) -> u64),
+    Gauge(fn(&CacheStats) -> f64),
     /// A gauge that is always one, by `version`.
     Build,
     /// A counter by `namespace` and `view`, reported at each event.
@@ -196,17 +196,61 @@ pub(super) const ALL: &[Metric] = &[
         Kind::Cache(None, &[("", |cache| cache.unpublished)]),
         "How often the numbers for the command could not be written to Redis",
     ),
-    metric("larder_entries", Unit::Count, Kind::Gauge(|cache| cache.entries), "Results in memory"),
+    metric(
+        "larder_follow_changes_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.followed_relations)]),
+        "Relations announced as changed by a process that follows the database",
+    ),
+    metric(
+        "larder_follow_wholesale_total",
+        Unit::Count,
+        Kind::Cache(
+            Some("reason"),
+            &[
+                ("gap", |cache| cache.followed_gaps),
+                ("unseen", |cache| cache.followed_unseen),
+                ("unnamed", |cache| cache.followed_unnamed),
+                ("unreadable", |cache| cache.followed_unreadable),
+                ("definition", |cache| cache.followed_definitions),
+            ],
+        ),
+        "How often everything that is followed was invalidated",
+    ),
+    metric(
+        "larder_follow_failures_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.follow_failures)]),
+        "How often the database could not be followed, or not any longer",
+    ),
+    metric(
+        "larder_follow_leads",
+        Unit::Count,
+        Kind::Gauge(|cache| cache.follow_leads as f64),
+        "One if this process follows the database for all, else zero",
+    ),
+    metric(
+        "larder_follow_lag_seconds",
+        Unit::Seconds,
+        Kind::Gauge(|cache| cache.follow_lag.as_secs_f64()),
+        "How long the last round of the process took that follows the database",
+    ),
+    metric(
+        "larder_entries",
+        Unit::Count,
+        Kind::Gauge(|cache| cache.entries as f64),
+        "Results in memory",
+    ),
     metric(
         "larder_memory_bytes",
         Unit::Bytes,
-        Kind::Gauge(|cache| cache.memory_bytes),
+        Kind::Gauge(|cache| cache.memory_bytes as f64),
         "What results in memory take of the limit",
     ),
     metric(
         "larder_memory_limit_bytes",
         Unit::Bytes,
-        Kind::Gauge(|cache| cache.max_bytes),
+        Kind::Gauge(|cache| cache.max_bytes as f64),
         "What results in memory may take",
     ),
     metric(

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod connection;
 mod explain;
+mod follow;
 mod inspect;
 mod invalidate;
 mod ls;
