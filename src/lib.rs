@@ -201,7 +201,7 @@ pub use self::telemetry::metrics::DURATION_BUCKETS;
 pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint, PrometheusRecorder};
 pub use self::value::answer::{Answer, Origin, Staleness};
 pub use self::value::codec::Codec;
-pub use self::value::tag::{Tag, Tagged};
+pub use self::value::tag::{Tag, Tagged, Tags};
 
 /// Statistics: counters and latencies of a cache and of each query.
 pub mod stats {
@@ -217,6 +217,7 @@ pub mod params {
     #[doc(hidden)]
     pub use crate::value::param::Bind;
     pub use crate::value::param::{OwnedParams, Param, Params, SqlParam, SqlParams};
+    pub use crate::value::setup::SettingValue;
 }
 
 /// For tests: a clock that the test advances, and a shared tier in memory.

@@ -156,7 +156,7 @@ impl QueryCacheBuilder {
             closing: watch::Sender::new(Phase::Open),
             background,
         };
-        Ok(QueryCache::new(Arc::new(inner)))
+        Ok(QueryCache::over(Arc::new(inner)))
     }
 
     fn checked_blindness(&self) -> Result<Duration, BuildError> {

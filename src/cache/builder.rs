@@ -94,6 +94,7 @@ impl Default for QueryCacheBuilder {
 
 impl QueryCache {
     /// Returns a builder with the default settings.
+    #[doc(alias = "new")]
     pub fn builder() -> QueryCacheBuilder {
         QueryCacheBuilder::default()
     }

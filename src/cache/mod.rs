@@ -72,7 +72,7 @@ pub struct QueryCache {
 }
 
 impl QueryCache {
-    pub(crate) fn new(inner: Arc<Inner>) -> QueryCache {
+    pub(crate) fn over(inner: Arc<Inner>) -> QueryCache {
         QueryCache { _last: Arc::new(LastHandle(inner.clone())), inner }
     }
 

@@ -100,7 +100,10 @@ use crate::rows::Image;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
-    note = "a `sqlx::PgPool` needs the feature `sqlx`, of sqlx 0.9",
+    note = "give the pool itself, `&pool`, and not a connection of it, nor an `Arc` of it: its clones are \
+            of one pool",
+    note = "put a client into an `Arc`: `Arc::new(client)`, which its users share",
+    note = "a `sqlx::PgPool` needs the feature `sqlx`, of sqlx 0.9; for other clients, see `load_rows`",
     note = "a transaction sees what others do not, and neither reads nor fills the cache: run its \
             queries on itself"
 )]

@@ -15,7 +15,7 @@ use crate::postgres::Source;
 use crate::rows::{Image, Rows};
 use crate::value::key::{CacheKey, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params, SqlParams};
-use crate::value::setup::{Over, Setup};
+use crate::value::setup::{Over, SettingValue, Setup};
 use crate::value::tag::Tag;
 
 impl Query {
@@ -96,8 +96,9 @@ impl Query {
     /// It ends with [`ErrorKind::Query`](crate::ErrorKind::Query), which names the setting, if
     /// PostgreSQL refuses it.
     #[must_use = "setters return the query they changed"]
-    pub fn with_setting(self, name: impl Into<String>, value: impl Into<String>) -> Query {
-        self.set_up(|setup| setup.set(Cow::Owned(name.into()), Cow::Owned(value.into())))
+    pub fn with_setting<'v>(self, name: impl Into<String>, value: impl SettingValue<'v>) -> Query {
+        let value = Cow::Owned(value.into_text().into_owned());
+        self.set_up(|setup| setup.set(Cow::Owned(name.into()), value))
     }
 
     fn set_up(self, change: impl FnOnce(&mut Setup<'static>)) -> Query {
@@ -161,7 +162,7 @@ impl<'q, P> Bound<'q, P> {
     pub fn with_setting(
         self,
         name: impl Into<Cow<'q, str>>,
-        value: impl Into<Cow<'q, str>>,
+        value: impl SettingValue<'q>,
     ) -> BoundWith<'q, P> {
         BoundWith::of(self).with_setting(name, value)
     }
@@ -213,9 +214,9 @@ impl<'q, P> BoundWith<'q, P> {
     pub fn with_setting(
         mut self,
         name: impl Into<Cow<'q, str>>,
-        value: impl Into<Cow<'q, str>>,
+        value: impl SettingValue<'q>,
     ) -> BoundWith<'q, P> {
-        self.setup.set(name.into(), value.into());
+        self.setup.set(name.into(), value.into_text());
         self
     }
 }

@@ -1,5 +1,6 @@
 //! [`Tag`]: the name of something that results depend on.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::value::checksum;
 /// on a tag. The number of tags is not limited.
 ///
 /// Any text can be a tag. Two tags are equal if their bytes are equal. `From` converts a `&str`, a
-/// `String` or an `Arc<str>`.
+/// `String`, references to them, a `Cow`, a `Box<str>` and an `Arc<str>`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -31,9 +32,28 @@ impl Tag {
     }
 }
 
-impl<T: Into<Arc<str>>> From<T> for Tag {
-    fn from(text: T) -> Tag {
-        Tag(text.into())
+macro_rules! texts {
+    ($($text:ty)*) => {$(
+        impl From<$text> for Tag {
+            fn from(text: $text) -> Tag {
+                Tag(text.into())
+            }
+        }
+    )*};
+}
+
+texts! { &str String Arc<str> Box<str> Cow<'_, str> }
+
+// What iterators over names yield.
+impl From<&&str> for Tag {
+    fn from(text: &&str) -> Tag {
+        Tag::from(*text)
+    }
+}
+
+impl From<&String> for Tag {
+    fn from(text: &String) -> Tag {
+        Tag::from(text.as_str())
     }
 }
 
@@ -52,6 +72,25 @@ impl fmt::Display for Tag {
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tag({:?})", self.as_str())
+    }
+}
+
+/// The tags of one call, as a list: an array, a slice, a `Vec` or an iterator of text or [`Tag`]s.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list of tags",
+    label = "expected a list of tags",
+    note = "a single tag is a list of one: `[\"orders\"]`; a tag is text"
+)]
+pub trait Tags {
+    /// The tags.
+    fn into_tags(self) -> impl Iterator<Item = Tag>;
+}
+
+// Whoever gives a single text is told of lists, and not that it is no iterator.
+#[diagnostic::do_not_recommend]
+impl<T: Into<Tag>, I: IntoIterator<Item = T>> Tags for I {
+    fn into_tags(self) -> impl Iterator<Item = Tag> {
+        self.into_iter().map(Into::into)
     }
 }
 
@@ -98,8 +137,8 @@ impl<T> Tagged<T> {
 
     /// Adds tags.
     #[must_use = "this returns the tagged value"]
-    pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Tagged<T> {
-        self.tags.extend(tags.into_iter().map(Into::into));
+    pub fn tags(mut self, tags: impl Tags) -> Tagged<T> {
+        self.tags.extend(tags.into_tags());
         self
     }
 
@@ -248,6 +287,24 @@ fn sorted(slots: impl Iterator<Item = TagSlot>) -> Box<[TagSlot]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_its_text_whatever_its_type() {
+        let text = String::from("orders");
+        let tags = [
+            Tag::from("orders"),
+            Tag::from(&"orders"),
+            Tag::from(&text),
+            Tag::from(text.clone()),
+            Tag::from(Cow::from("orders")),
+            Tag::from(Box::<str>::from("orders")),
+            Tag::from(Arc::<str>::from("orders")),
+        ];
+        assert!(tags.iter().all(|tag| tag.as_str() == "orders"));
+        let listed: Vec<Tag> = [&text, &text].into_tags().collect();
+        assert_eq!(listed, ["orders"; 2].map(Tag::from));
+        assert_eq!(tags.into_tags().count(), 7);
+    }
 
     #[test]
     fn a_tag_has_the_same_cell_in_every_build() {
