@@ -187,11 +187,11 @@ impl Chance {
     pub(super) fn operation(&mut self, pair: &Pair) -> Operation {
         let key = self.key();
         match self.chance.u32(..100) {
-            0..25 => Operation::Read(key),
-            25..46 => Operation::Lease(key, self.ask(pair, &key)),
-            46..53 => Operation::Renew(key, self.token(pair, &key)),
-            53..71 => self.fill(pair, key),
-            71..79 => {
+            0..23 => Operation::Read(key),
+            23..44 => Operation::Lease(key, self.ask(pair, &key)),
+            44..51 => Operation::Renew(key, self.token(pair, &key)),
+            51..69 => self.fill(pair, key),
+            69..77 => {
                 let done = self.one(&[
                     LeaseOutcome::Filled,
                     LeaseOutcome::NoResult,
@@ -199,12 +199,13 @@ impl Chance {
                 ]);
                 Operation::Release(key, self.token(pair, &key), done)
             }
-            79..89 => {
+            77..87 => {
                 // Pages of one to five slots, since there are few slots.
                 let most = if self.percent(50) { self.chance.usize(1..6) } else { 1000 };
                 Operation::Beat(self.position(), most, self.percent(50))
             }
-            89..91 => Operation::BeginFollowing(self.position(), self.term(pair)),
+            // The first operation after a directory was lost is rarely this one.
+            87..91 => Operation::BeginFollowing(self.position(), self.term(pair)),
             91..94 => {
                 let slots = if self.percent(50) { self.slots() } else { vec![] };
                 Operation::Follow(self.position(), self.round(pair), slots)
