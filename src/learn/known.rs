@@ -224,11 +224,17 @@ pub(crate) enum Conclusion {
 }
 
 impl Learned {
-    /// `stamp` was taken before PostgreSQL was asked.
-    pub(crate) fn new(verdict: Verdict, session: Session, stamp: Stamp, now: Instant) -> Learned {
+    /// `stamp` was taken before PostgreSQL was asked. `follows`: the cache follows the database.
+    pub(crate) fn new(
+        verdict: Verdict,
+        session: Session,
+        follows: bool,
+        stamp: Stamp,
+        now: Instant,
+    ) -> Learned {
         let named = ReadSet::new(stamp, verdict.relations.values().cloned().collect());
         let state = State { checked: Some(now), ..State::default() };
-        let (digest, outdated) = (session.digest(), AtomicBool::new(false));
+        let (digest, outdated) = (session.digest(follows), AtomicBool::new(false));
         let ask_session = session::question(verdict.settings.iter().map(String::as_str));
         // One statement: the locks are listed when it begins, and the settings do not change.
         let ask_locks = format!("{} UNION ALL {ask_session}", locks::QUESTION).into();
@@ -419,7 +425,7 @@ mod tests {
 
     fn learned(verdict: Verdict) -> Learned {
         let session = Session::read(&[session_row(None)], []).unwrap();
-        Learned::new(verdict, session, Currency::alone().stamp(), Instant::from_nanos(0))
+        Learned::new(verdict, session, false, Currency::alone().stamp(), Instant::from_nanos(0))
     }
 
     fn verdict() -> Verdict {

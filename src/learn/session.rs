@@ -137,9 +137,14 @@ impl Session {
         value.is_none_or(|(_, value)| value.as_deref() != Some("false"))
     }
 
-    /// A hash of all names and values.
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    /// A hash of all names and values. `follows`: the cache follows the database.
+    ///
+    /// Results that are followed are served while a follower's rounds prove them. Those of a process that
+    /// does not follow have no such proof, and a process that follows must not take them for its own:
+    /// they have keys of their own, also while a deployment goes from one to the other.
+    pub(crate) fn digest(&self, follows: bool) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(if follows { b"followed" } else { b"" });
         let mut text = |text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         };
@@ -178,7 +183,7 @@ mod tests {
         for changed in ["role", "TimeZone", "app.x", "search_path"] {
             let other = session(|name| (name != changed).then(|| name.to_owned()));
             assert_eq!(other.differs(&usual, None), Some(changed));
-            assert_ne!(other.digest(), usual.digest());
+            assert_ne!(other.digest(false), usual.digest(false));
             let mut setup = Setup::default();
             if changed == "role" {
                 setup.set_role(Cow::Borrowed("other"));
@@ -188,14 +193,15 @@ mod tests {
             assert_eq!(other.differs(&usual, Some(&setup)), None, "{changed}");
         }
         assert_eq!(usual.differs(&usual.clone(), None), None);
-        assert_eq!(usual.digest(), usual.clone().digest());
+        assert_eq!(usual.digest(false), usual.clone().digest(false));
+        assert_ne!(usual.digest(true), usual.digest(false));
     }
 
     #[test]
     fn an_unset_setting_is_not_an_empty_one_and_a_short_reply_is_none() {
         let unset = session(|name| (name != "app.x").then(String::new));
         let empty = session(|_| Some(String::new()));
-        assert_ne!(unset.digest(), empty.digest());
+        assert_ne!(unset.digest(false), empty.digest(false));
         let row = vec![Some(MARK.to_owned()), None, None, None, Some("[\"a\"]".to_owned()), None];
         assert_eq!(Session::read(&[row], []), None);
         assert_eq!(Session::read(&[], []), None);

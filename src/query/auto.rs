@@ -101,8 +101,11 @@ impl Query {
     /// # Consistency
     ///
     /// What is promised is what is promised for tags: it holds for writes by `write` and for names
-    /// given to `invalidate_table`. **A write that the cache is not told of, by another program or on
-    /// another connection, changes no result**, until its [`ttl`](Query::ttl) ends. So choose a `ttl`.
+    /// given to `invalidate_table`. If the cache [follows](crate::QueryCacheBuilder::follow) the database,
+    /// it holds for what anybody commits and defines, within milliseconds, and within
+    /// [`max_blind`](crate::Follow::max_blind) whatever fails. **Without that, a write that the cache is not
+    /// told of, by another program or on another connection, changes no result**, until its
+    /// [`ttl`](Query::ttl) ends. So follow, or choose a `ttl`.
     ///
     /// The user, the `search_path`, `TimeZone` and the other settings that rows depend on are part of
     /// the key, with the values that the connections of the source have. A load on a connection that
@@ -411,7 +414,8 @@ async fn learn<S: Source>(
             let stamp = inner.currency.stamp();
             let taught = postgres::learn(source.clone(), lesson).await?;
             let (verdict, session) = (taught.verdict, taught.session);
-            let learned = Arc::new(Learned::new(verdict, session, stamp, inner.clock.now()));
+            let (follows, now) = (inner.follower.is_some(), inner.clock.now());
+            let learned = Arc::new(Learned::new(verdict, session, follows, stamp, now));
             learner.keep(learned.clone());
             learned
         }

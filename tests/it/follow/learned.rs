@@ -128,3 +128,32 @@ async fn what_no_log_shows_is_not_stored_and_another_database_is_not_followed() 
     let because = of_query.unfollowed_because.as_deref().unwrap_or_default();
     assert!(because.contains("and the cache follows"), "{because}");
 }
+
+/// A deployment that begins to follow: the old processes still load, and nobody proves their results.
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn a_process_that_follows_takes_no_result_of_one_that_does_not() {
+    use larder::Follow;
+    use tokio_postgres::NoTls;
+
+    use crate::support::{namespace, over_redis, until};
+
+    let (database, client) = database(SCHEMA).await;
+    let (pool, namespace) = (database.pool(2), namespace());
+    let old = over_redis(&namespace).build().await.unwrap();
+    let new = over_redis(&namespace).follow(Follow::new(database.config(), NoTls));
+    let new = new.build().await.unwrap();
+    super::leads(&new).await;
+    let query = |cache: &larder::QueryCache| {
+        cache.query("SELECT total FROM spent WHERE user_id = $1").auto()
+    };
+    let (by_old, by_new) = (query(&old), query(&new));
+    assert_eq!(read(&by_old, &pool).await, (10, Origin::Loaded));
+    until("it is in redis", || old.stats().l2_writes == 1).await;
+    assert_eq!(read(&by_new, &pool).await, (10, Origin::Loaded), "not from Redis");
+    // Both know of the change: the one that follows tells all.
+    run(&client, "INSERT INTO orders (user_id, amount) VALUES (1, 5)").await;
+    new.caught_up().await.unwrap();
+    assert_eq!(read(&by_new, &pool).await, (15, Origin::Loaded));
+    becomes(&by_old, &pool, 15).await;
+}
