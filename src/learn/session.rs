@@ -22,7 +22,7 @@ const IDENTITIES: &[(&str, &str)] = &[
 ];
 
 /// The settings that decide what a query means, which rows it finds, or what its values look like.
-const SETTINGS: &[&str] = &[
+pub(crate) const SETTINGS: &[&str] = &[
     "search_path",
     "TimeZone",
     "DateStyle",

@@ -1,6 +1,7 @@
 //! The sources of [`Rows`](crate::Rows): PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
+pub(crate) mod catalogs;
 pub(crate) mod learn;
 mod open;
 mod outdated;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use super::server::{Server, limited};
+use crate::postgres::catalogs::IS_KNOWN;
 use crate::postgres::replication::error::ReplicationError;
 use crate::value::checksum;
 use crate::value::relation::RelationName;
@@ -219,7 +220,7 @@ async fn relations(server: &Server) -> Result<HashMap<u32, Described>, Replicati
 async fn all_know(server: &Server) -> Result<(), ReplicationError> {
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
-        let asked = async { Ok(server.client().query_one(sql::IS_KNOWN, &[]).await?) };
+        let asked = async { Ok(server.client().query_one(IS_KNOWN, &[]).await?) };
         if limited("asking whether definitions are known", asked).await?.get(0) {
             return Ok(());
         }

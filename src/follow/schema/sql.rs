@@ -1,45 +1,9 @@
-//! What is asked of the catalogs.
+//! What is asked of the catalogs, in a session whose `search_path` is `pg_catalog`.
 //!
-//! A definition is named by the transaction that wrote its catalog row (`xmin`) and its key. The sum of
-//! a hash of both over a catalog changes with every definition, and costs a scan without sorting.
+//! The sum of a hash of a row's key and its transaction over a [catalog](crate::postgres::catalogs) changes
+//! with every definition, and costs a scan without sorting.
 
-/// What expressions are made of: functions, operators, types. A change of one may change any result.
-const OF_THE_DATABASE: &[(&str, &str, &str)] = &[
-    ("pg_proc", "x.oid::int8", "x.pronamespace IN (SELECT oid FROM lasting)"),
-    ("pg_aggregate", "x.aggfnoid::oid::int8", "true"),
-    ("pg_language", "x.oid::int8", "true"),
-    ("pg_transform", "x.oid::int8", "true"),
-    ("pg_operator", "x.oid::int8", "true"),
-    ("pg_opfamily", "x.oid::int8", "true"),
-    ("pg_opclass", "x.oid::int8", "true"),
-    ("pg_amop", "x.oid::int8", "true"),
-    ("pg_amproc", "x.oid::int8", "true"),
-    ("pg_am", "x.oid::int8", "true"),
-    ("pg_cast", "x.oid::int8", "true"),
-    ("pg_conversion", "x.oid::int8", "true"),
-    ("pg_collation", "x.oid::int8", "true"),
-    // Domains, enums, ranges and base types. Each table has a type too, and an array of it.
-    (
-        "pg_type",
-        "x.oid::int8",
-        "x.typtype <> 'c' AND x.typcategory <> 'A' AND x.typnamespace IN (SELECT oid FROM lasting)",
-    ),
-    ("pg_enum", "x.oid::int8", "true"),
-    ("pg_range", "x.rngtypid::int8", "true"),
-    ("pg_constraint", "x.oid::int8", "x.contypid <> 0"),
-    ("pg_ts_config", "x.oid::int8", "true"),
-    ("pg_ts_config_map", "x.mapcfg::int8", "true"),
-    ("pg_ts_dict", "x.oid::int8", "true"),
-    ("pg_ts_parser", "x.oid::int8", "true"),
-    ("pg_ts_template", "x.oid::int8", "true"),
-    ("pg_extension", "x.oid::int8", "true"),
-    // Composite types that are no table's.
-    (
-        "pg_attribute",
-        "x.attrelid::int8",
-        "x.attrelid IN (SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'c')",
-    ),
-];
+use crate::postgres::catalogs::{LASTING, OF_THE_DATABASE};
 
 /// What relations are made of. If it changes, each of them is compared.
 const OF_RELATIONS: &[(&str, &str, &str)] = &[
@@ -58,22 +22,29 @@ const OF_THE_SERVER: &[(&str, &str, &str)] = &[
     ("pg_auth_members", "x.roleid::int8 << 32 | x.member::int8", "true"),
 ];
 
-fn sums(catalogs: &[(&str, &str, &str)]) -> String {
-    let sums = catalogs.iter().map(|(catalog, key, rows)| {
+fn sums<'c>(catalogs: impl Iterator<Item = (&'c str, &'c str, &'c str)>) -> String {
+    let sums = catalogs.map(|(catalog, key, rows)| {
         format!(
-            "(SELECT coalesce(sum(hashint8extended(x.xmin::text::int8, {key})), 0) \
+            "(SELECT coalesce(sum(hashint8extended(x.xmin::text::int8, ({key})::int8)), 0) \
              FROM pg_catalog.{catalog} x WHERE {rows})"
         )
     });
     sums.collect::<Vec<_>>().join(", ")
 }
 
+/// Composite types that are no table's.
+const COMPOSITES: (&str, &str, &str) = (
+    "pg_attribute",
+    "x.attrelid",
+    "x.attrelid IN (SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'c')",
+);
+
 /// Three texts: of the server, of the database, and of its relations. A session's own objects are in
 /// none of them.
 pub(super) fn fingerprint() -> String {
+    let of_the_database = OF_THE_DATABASE.iter().map(|it| (it.name, it.key, it.rows));
     format!(
-        "WITH lasting AS (SELECT oid, nspname FROM pg_catalog.pg_namespace \
-            WHERE nspname !~ '^pg_(toast_)?temp_'), \
+        "WITH {LASTING}, \
           relations AS MATERIALIZED (SELECT oid FROM pg_catalog.pg_class \
             WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND relpersistence <> 't') \
         SELECT {server}, \
@@ -87,8 +58,8 @@ pub(super) fn fingerprint() -> String {
           concat_ws('/', {relations}, \
             (SELECT sum(hashtextextended(nspname, oid::int8)) FROM lasting))",
         server = of_the_server(),
-        database = sums(OF_THE_DATABASE),
-        relations = sums(OF_RELATIONS),
+        database = sums(of_the_database.chain([COMPOSITES])),
+        relations = sums(OF_RELATIONS.iter().copied()),
     )
 }
 
@@ -104,7 +75,7 @@ fn of_the_server() -> String {
           (SELECT sum(hashtextextended(concat_ws(' ', rolname, rolsuper, rolinherit, rolbypassrls), \
             oid::int8)) FROM pg_catalog.pg_roles), \
           (SELECT datdba FROM pg_catalog.pg_database WHERE datname = current_database()))",
-        sums = sums(OF_THE_SERVER),
+        sums = sums(OF_THE_SERVER.iter().copied()),
     )
 }
 
@@ -142,21 +113,6 @@ pub(super) const RELATIONS: &str = "\
       ON i.inhrelid = c.oid \
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' \
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
-
-/// Whether every session has been notified of the definitions that are visible by now.
-///
-/// A transaction that commits becomes visible first, and notifies other sessions of what it has
-/// changed a moment later. In between, a load that begins runs an old function that its session keeps
-/// in memory. The transaction holds the lock of its own number until it has sent the notices. See
-/// `CommitTransaction` in PostgreSQL's `xact.c`.
-pub(super) const IS_KNOWN: &str = "\
-    SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_locks l, \
-      LATERAL (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next) s, \
-      LATERAL (SELECT s.next - ((s.next - l.transactionid::text::int8) & 4294967295) AS full) f \
-      WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' \
-        AND l.pid IS NOT NULL \
-        AND CASE WHEN f.full > 2 THEN pg_xact_status(f.full::text::xid8) = 'committed' \
-          ELSE false END)";
 
 /// Relations by name, each with itself and all that it is a partition or a child of.
 pub(super) const FAMILIES: &str = "\

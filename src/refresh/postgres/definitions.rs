@@ -15,51 +15,17 @@ use tokio::time::sleep;
 use tokio_postgres::types::Type;
 
 use super::session::Session;
+use crate::learn::session::SETTINGS;
+use crate::postgres::catalogs::{IS_KNOWN, LASTING, OF_THE_DATABASE};
 
-/// What a definition of the whole database is read from: the catalog, its key, and the rows.
-const OF_THE_DATABASE: &[(&str, &str, &str)] = &[
-    // Functions with their bodies and settings. Those of a session's own belong to no view that
-    // could be skipped.
-    ("pg_proc", "x.oid", "x.pronamespace IN (SELECT oid FROM lasting)"),
-    (
-        "pg_aggregate",
-        "x.aggfnoid::oid",
-        "x.aggfnoid IN (SELECT oid FROM pg_proc WHERE pronamespace IN (SELECT oid FROM lasting))",
-    ),
-    ("pg_language", "x.oid", "true"),
-    ("pg_transform", "x.oid", "true"),
-    ("pg_operator", "x.oid", "x.oprnamespace IN (SELECT oid FROM lasting)"),
-    ("pg_opfamily", "x.oid", "true"),
-    ("pg_opclass", "x.oid", "true"),
-    ("pg_amop", "x.oid", "true"),
-    ("pg_amproc", "x.oid", "true"),
-    ("pg_am", "x.oid", "true"),
-    ("pg_cast", "x.oid", "true"),
-    ("pg_conversion", "x.oid", "true"),
-    ("pg_collation", "x.oid", "x.collnamespace IN (SELECT oid FROM lasting)"),
-    // Domains, enums, ranges and base types. Each table has a type too, and an array of it.
-    ("pg_type", "x.oid", "x.oid IN (SELECT oid FROM types)"),
-    ("pg_enum", "x.oid", "x.enumtypid IN (SELECT oid FROM types)"),
-    ("pg_range", "x.rngtypid", "x.rngtypid IN (SELECT oid FROM types)"),
-    // The constraints of domains.
-    ("pg_constraint", "x.oid", "x.contypid IN (SELECT oid FROM types)"),
-    ("pg_ts_config", "x.oid", "true"),
-    ("pg_ts_config_map", "x.mapcfg, x.maptokentype, x.mapseqno", "true"),
-    ("pg_ts_dict", "x.oid", "true"),
-    ("pg_ts_parser", "x.oid", "true"),
-    ("pg_ts_template", "x.oid", "true"),
-    ("pg_extension", "x.oid", "true"),
-    // The bodies of functions name schemas. A schema that holds tables only does not count.
-    (
-        "pg_namespace",
-        "x.oid",
-        "x.oid IN (SELECT pronamespace FROM pg_proc UNION SELECT oprnamespace FROM pg_operator \
-         UNION SELECT collnamespace FROM pg_collation UNION SELECT cfgnamespace FROM pg_ts_config \
-         UNION SELECT dictnamespace FROM pg_ts_dict \
-         UNION SELECT typnamespace FROM pg_type WHERE oid IN (SELECT oid FROM types)) \
-         AND x.oid IN (SELECT oid FROM lasting)",
-    ),
-];
+/// The schemas that functions and types are in. Their bodies name them. A schema that holds tables only
+/// does not count.
+const SCHEMAS: &str = "\
+    x.oid IN (SELECT pronamespace FROM pg_proc UNION SELECT oprnamespace FROM pg_operator \
+      UNION SELECT collnamespace FROM pg_collation UNION SELECT cfgnamespace FROM pg_ts_config \
+      UNION SELECT dictnamespace FROM pg_ts_dict \
+      UNION SELECT typnamespace FROM pg_type WHERE oid IN (SELECT oid FROM types)) \
+    AND x.oid IN (SELECT oid FROM lasting)";
 
 /// What a definition of the scanned relations is read from.
 const OF_RELATIONS: &[(&str, &str, &str)] = &[
@@ -77,52 +43,31 @@ const OF_RELATIONS: &[(&str, &str, &str)] = &[
     ("pg_auth_members", "x.roleid, x.member", "x.member IN (SELECT oid FROM roles)"),
 ];
 
-/// The settings that what a query returns may depend on, and that every role may see. They count as
-/// they are in the session that refreshes: `ALTER ROLE … SET` applies to later connections only.
-const SETTINGS: &[&str] = &[
-    "DateStyle",
-    "IntervalStyle",
-    "TimeZone",
-    "timezone_abbreviations",
-    "array_nulls",
-    "backslash_quote",
-    "bytea_output",
-    "client_encoding",
-    "default_text_search_config",
-    "extra_float_digits",
-    "gin_fuzzy_search_limit",
-    "lc_messages",
-    "lc_monetary",
-    "lc_numeric",
-    "lc_time",
-    "row_security",
-    "search_path",
-    "session_replication_role",
-    "standard_conforming_strings",
-    "transform_null_equals",
-    "xmlbinary",
-    "xmloption",
-];
-
 fn sql() -> String {
-    let parts = OF_THE_DATABASE.iter().chain(OF_RELATIONS).map(|(catalog, key, rows)| {
+    let part = |catalog: &str, key: &str, rows: &str| {
         format!(
             "(SELECT string_agg(concat_ws(' ', {key}, x.xmin), ',' ORDER BY {key}) \
              FROM {catalog} x WHERE {rows})"
         )
+    };
+    let of_the_database = OF_THE_DATABASE.iter().map(|it| {
+        let keys = [it.key, it.further].join(", ");
+        part(it.name, keys.trim_end_matches(", "), it.rows)
     });
-    let parts: Vec<String> = parts.collect();
-    // The setting of PL/pgSQL is there when a session has called such a function once.
-    let settings = SETTINGS.iter().map(|name| format!("current_setting('{name}', true)"));
-    let settings: Vec<String> = settings.collect();
+    let of_relations = OF_RELATIONS.iter().map(|(catalog, key, rows)| part(catalog, key, rows));
+    let schemas = part("pg_namespace", "x.oid", SCHEMAS);
+    let parts: Vec<String> = of_the_database.chain([schemas]).chain(of_relations).collect();
+    // They count as they are in the session that refreshes: `ALTER ROLE … SET` applies to later
+    // connections only.
+    let settings = SETTINGS.iter().chain(["client_encoding"].iter());
+    let settings: Vec<String> =
+        settings.map(|name| format!("current_setting('{name}', true)")).collect();
     format!(
         "WITH RECURSIVE family AS ( \
           SELECT unnest($1::oid[]) AS oid \
           UNION \
           SELECT i.inhrelid FROM pg_inherits i JOIN family f ON i.inhparent = f.oid), \
-        lasting AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'), \
-        types AS (SELECT oid FROM pg_type WHERE typtype <> 'c' AND typcategory <> 'A' \
-          AND typnamespace IN (SELECT oid FROM lasting)), \
+        {LASTING}, \
         shapes AS ( \
           SELECT oid FROM family \
           UNION \
@@ -158,7 +103,7 @@ fn sql() -> String {
 /// on the way to them.
 ///
 /// It is read before the rows are. If a definition changes in between, the next digest differs.
-/// `None` if the refresh may not see all that the digest contains; see [`is_known`].
+/// `None` if the refresh may not see all that the digest contains; see [`IS_KNOWN`].
 pub(crate) async fn read(
     session: &mut Session,
     view: u32,
@@ -172,7 +117,7 @@ pub(crate) async fn read(
     ];
     let rows = session.query_catalogs(&sql(), &params).await?;
     for _ in 0..TRIES {
-        if is_known(session).await? {
+        if session.query(IS_KNOWN, &[]).await?[0].get(0) {
             return Ok(Some(rows[0].get(0)));
         }
         sleep(PAUSE).await;
@@ -183,25 +128,6 @@ pub(crate) async fn read(
 /// How often, and in which intervals, to look whether all sessions know what has changed.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Whether every session has been notified of the definitions that are visible by now.
-///
-/// A transaction that commits becomes visible to queries first, and notifies other sessions of
-/// what it has changed a moment later. In between, a refresh would run an old function that its
-/// session keeps in memory, while the digest is of the new one. The transaction holds the lock of
-/// its own number until it has sent the notices. See `CommitTransaction` in PostgreSQL's `xact.c`.
-async fn is_known(session: &mut Session) -> Result<bool, tokio_postgres::Error> {
-    // `full` is the number with its epoch: the latest one that ends with these 32 bits.
-    let sql = "\
-        SELECT NOT EXISTS (SELECT FROM pg_locks l, \
-          LATERAL (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next) s, \
-          LATERAL (SELECT s.next - ((s.next - l.transactionid::text::int8) & 4294967295) AS full) f \
-          WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' \
-            AND l.pid IS NOT NULL \
-            AND CASE WHEN f.full > 2 THEN pg_xact_status(f.full::text::xid8) = 'committed' \
-              ELSE false END)";
-    Ok(session.query(sql, &[]).await?[0].get(0))
-}
 
 #[cfg(all(test, feature = "redis"))]
 mod tests {
