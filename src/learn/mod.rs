@@ -11,10 +11,11 @@
 //! | dynamic | calls functions that may read anything | its locks |
 //! | unfollowed | may change by itself, or by what nobody is told of | nothing; it is not stored |
 //!
-//! [`known`] keeps verdicts for each source of rows, and [`session`] what a result depends on that is
-//! no row: the user, the schemas, the settings.
+//! [`learned`] puts them together for a query, and judges each load; [`known`] keeps that for each source
+//! of rows. [`session`] is what a result depends on that is no row: the user, the schemas, the settings.
 
 pub(crate) mod known;
+pub(crate) mod learned;
 pub(crate) mod locks;
 pub(crate) mod session;
 pub(crate) mod settled;

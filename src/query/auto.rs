@@ -11,33 +11,20 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::dependencies::QueryDependencies;
-use super::{Bound, Prepared, Query};
+use super::learning_load::{Lead, Seen, learn};
+use super::{Prepared, Query};
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::{Inner, LoadResult};
 use crate::error::Error;
-use crate::learn::QueryClass;
-use crate::learn::known::{Conclusion, Learned, Plan, SourceId, Subject};
-use crate::postgres::learn::{Lesson, Questions, Replies};
-use crate::postgres::{self, Call, Source};
-use crate::rows::{Image, Rows};
-use crate::telemetry::counters::{QueryCounters, count};
-use crate::telemetry::trace;
+use crate::learn::known::Subject;
+use crate::postgres::{self, Source};
+use crate::rows::Rows;
+use crate::telemetry::counters::count;
 use crate::value::Value;
 use crate::value::answer::Answer;
-use crate::value::key::{CacheKey, Digest, KeyEncoder};
-use crate::value::param::{OwnedParams, Params, SqlParams};
+use crate::value::key::{CacheKey, KeyEncoder};
+use crate::value::param::{Params, SqlParams};
 use crate::value::setup::{Over, Setup};
-use crate::value::tag::{LoadReport, Tag, TagSlot};
-
-/// What was learned of a query over one source.
-pub(crate) struct Seen {
-    source: SourceId,
-    subject: Subject,
-    pub(super) learned: Arc<Learned>,
-    /// The digest of a call under the query's own setup.
-    digest: Digest,
-}
+use crate::value::tag::Tag;
 
 /// The key of a call, if all is known that it consists of.
 pub(super) enum CallOn<'q> {
@@ -278,7 +265,7 @@ impl Query {
     }
 
     /// Learns what a load that runs under `setup` depends on, within the load's deadline.
-    async fn learn<S: Source>(
+    pub(super) async fn learn<S: Source>(
         &self,
         prepared: &Prepared,
         source: &S,
@@ -291,235 +278,5 @@ impl Query {
         let lead = inner.with_timers(async { timeout(deadline, lead).await });
         let lead = lead.await.map_err(|_| Error::deadline(deadline))??;
         Ok(self.saw(prepared, lead))
-    }
-
-    pub(super) fn learning_load(&self, seen: Arc<Seen>) -> LearningLoad {
-        let counters = self.prepared().ok().map(|prepared| prepared.config.counters.clone());
-        LearningLoad {
-            inner: self.inner().clone(),
-            seen,
-            has_ttl: self.settings.ttl.is_some(),
-            slot: self.digest().slot(),
-            counters,
-        }
-    }
-
-    /// Reports what the results depend on, as far as it is known before the query is run.
-    ///
-    /// PostgreSQL parses the query, under its [role](Query::as_role) and
-    /// [settings](Query::with_setting), in a transaction that is rolled back. It is not run. What the
-    /// functions of a [dynamic](QueryClass::Dynamic) query read is not among the relations: that is
-    /// found by each load, and by [`Bound::dependencies`]. The query need not be one that
-    /// [learns](Query::auto).
-    ///
-    /// ```no_run
-    /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
-    /// let query = cache.query("SELECT * FROM recent_orders WHERE at > now() - interval '1 day'");
-    /// for reason in &query.dependencies(&pool).await?.unfollowed {
-    ///     println!("{reason}");       // it calls now()
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Connect`](crate::ErrorKind::Connect), [`Query`](crate::ErrorKind::Query) if the
-    /// connection is lost, and [`Setting`](crate::ErrorKind::Setting) for a source over which nothing can
-    /// be learned. A query that PostgreSQL refuses is no error: the refusal is in
-    /// [`unfollowed`](QueryDependencies::unfollowed).
-    pub async fn dependencies<S: Source>(&self, source: &S) -> Result<QueryDependencies, Error> {
-        let taught = self.learn(self.prepared()?, source, self.setup.as_ref()).await;
-        let seen = taught.map_err(|error| self.named(error))?;
-        Ok(QueryDependencies::of(&seen.learned.verdict))
-    }
-
-    pub(super) async fn dependencies_of<S: Source>(
-        &self,
-        source: &S,
-        params: OwnedParams,
-        setup: Option<Arc<Setup<'static>>>,
-    ) -> Result<QueryDependencies, Error> {
-        let found = async {
-            let seen = self.learn(self.prepared()?, source, setup.as_ref()).await?;
-            let mut found = QueryDependencies::of(&seen.learned.verdict);
-            if found.class != QueryClass::Dynamic {
-                return Ok(found);
-            }
-            let load = self.learning_load(seen);
-            let call = self.call_of_load(params, setup);
-            let deadline = self.prepared()?.config.policy.load_deadline;
-            let load = timeout(deadline, load.conclude(source.clone(), call)).await;
-            match load.map_err(|_| Error::deadline(deadline))??.1 {
-                Conclusion::Depends(read) => found.relations = read.relations().collect(),
-                Conclusion::Unfollowed(why) => found.unfollow(why),
-                Conclusion::Redefined | Conclusion::Unjudged(_) => {
-                    found.unfollow("it was defined anew meanwhile".to_owned());
-                }
-            }
-            Ok(found)
-        };
-        self.inner().with_timers(found).await.map_err(|error| self.named(error))
-    }
-}
-
-impl<P: SqlParams> Bound<'_, P> {
-    /// Reports what the result of this call depends on.
-    ///
-    /// A [dynamic](QueryClass::Dynamic) query is run once with these parameters, and its rows are
-    /// dropped. Another one is not run; see [`Query::dependencies`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Query::dependencies`], and of [`fetch`](Bound::fetch) if the query is run.
-    pub async fn dependencies<S: Source>(self, source: &S) -> Result<QueryDependencies, Error> {
-        let Bound { query, params, .. } = self;
-        query.dependencies_of(source, params.into_owned(), query.setup.clone()).await
-    }
-}
-
-/// What was learned, and where it is kept.
-struct Lead {
-    source: SourceId,
-    subject: Subject,
-    learned: Arc<Learned>,
-}
-
-/// Learns what a query depends on, unless that is known. `further`: relations that must be judged.
-async fn learn<S: Source>(
-    inner: &Inner,
-    sql: &Arc<str>,
-    source: &S,
-    setup: Option<&Arc<Setup<'static>>>,
-    further: &[u32],
-) -> Result<Lead, Error> {
-    let id = postgres::id(source).ok_or_else(Error::auto_of_shared_client)?;
-    let over = setup.map(|setup| Over { setup, base: None });
-    let subject = Subject::new(sql, over);
-    let learner = inner.learning.learner(&id, &subject);
-    // One asks, the others wait for what it learns. If its caller leaves, the next one asks.
-    let gate = learner.gate.lock().await;
-    let known = learner.learned();
-    let learned = match known {
-        Some(known) if further.iter().all(|oid| known.verdict.judged.contains(oid)) => known,
-        known => {
-            let mut further = further.to_vec();
-            further.extend(known.iter().flat_map(|known| &known.verdict.judged));
-            let lesson = Lesson {
-                sql: sql.clone(),
-                setup: setup.cloned(),
-                further,
-                statements: inner.statements.clone(),
-            };
-            let stamp = inner.currency.stamp();
-            let taught = postgres::learn(source.clone(), lesson).await?;
-            let (verdict, session) = (taught.verdict, taught.session);
-            let (follows, now) = (inner.follower.is_some(), inner.clock.now());
-            let learned = Arc::new(Learned::new(verdict, session, follows, stamp, now));
-            learner.keep(learned.clone());
-            learned
-        }
-    };
-    drop(gate);
-    Ok(Lead { source: id, subject, learned })
-}
-
-/// A load that learns what its result depends on.
-pub(super) struct LearningLoad {
-    inner: Arc<Inner>,
-    seen: Arc<Seen>,
-    /// The query has a `ttl` of its own, for which an unfollowed result is stored.
-    has_ttl: bool,
-    /// That of the query.
-    slot: TagSlot,
-    counters: Option<Arc<QueryCounters>>,
-}
-
-impl LearningLoad {
-    pub(super) async fn run<S: Source>(
-        self,
-        source: S,
-        call: Call,
-    ) -> Result<LoadResult<Image>, Error> {
-        let (value, conclusion) = self.conclude(source, call).await?;
-        let followed = self.inner.follower.as_ref().and_then(|follower| follower.database());
-        let why = match conclusion {
-            Conclusion::Depends(read) => match self.reads_another(followed) {
-                Some(why) => why,
-                None => {
-                    let (tags, is_followed) = (read.tags().to_vec(), self.inner.follower.is_some());
-                    return Ok(LoadResult::new(value, LoadReport { tags, is_followed }));
-                }
-            },
-            Conclusion::Unfollowed(why) => why,
-            Conclusion::Unjudged(_) => "it has read what could not be judged".to_owned(),
-            Conclusion::Redefined => {
-                // What other loads have stored may depend on the definition before.
-                self.inner.invalidate(&[self.slot]).await;
-                "something that it depends on was defined anew meanwhile".to_owned()
-            }
-        };
-        if let Some(counters) = &self.counters {
-            trace::unfollowed(counters.name(), &why);
-            counters.unfollowed(&why);
-        }
-        let verdict = &self.seen.learned.verdict;
-        let is_kept = self.has_ttl && !verdict.acts && verdict.class() == QueryClass::Unfollowed;
-        let tags = if is_kept { self.seen.learned.tags_by_name() } else { vec![] };
-        Ok(LoadResult { value, report: LoadReport::of(tags), is_kept })
-    }
-
-    /// Says so if the source reads another database than the one that is followed: its changes would
-    /// never be announced.
-    fn reads_another(&self, followed: Option<&str>) -> Option<String> {
-        let (followed, read) = (followed?, self.seen.learned.session.database()?);
-        (followed != read).then(|| {
-            format!("it is loaded from the database {read:?}, and the cache follows {followed:?}")
-        })
-    }
-
-    /// Runs the query, and judges its result.
-    async fn conclude<S: Source>(
-        &self,
-        source: S,
-        call: Call,
-    ) -> Result<(Image, Conclusion), Error> {
-        let (inner, learned) = (&self.inner, &self.seen.learned);
-        // The stamp first, then the load: what is invalidated meanwhile may define anew what it reads.
-        let stamp = inner.currency.stamp();
-        let plan = learned.plan(&inner.currency, inner.clock.now());
-        let questions = Arc::new(Questions::of(&plan, learned));
-        let (sql, setup) = (call.sql.clone(), call.setup.clone());
-        let asked = (!questions.questions.is_empty()).then(|| questions.clone());
-        let image = postgres::rows(source.clone(), Call { questions: asked, ..call }).await?;
-        let replies = match questions.take_replies() {
-            Some(Replies::Skipped) => {
-                if let Some(conclusion) = Learned::skipped(&plan) {
-                    return Ok((image, conclusion));
-                }
-                None
-            }
-            Some(Replies::Rows(rows)) => Some(rows),
-            None => None,
-        };
-        let judge = |learned: &Learned, plan: &Plan| {
-            let now = inner.clock.now();
-            learned.conclude(plan, replies.as_deref(), setup.as_deref(), stamp, now)
-        };
-        let conclusion = judge(learned, &plan);
-        let Conclusion::Unjudged(unjudged) = &conclusion else { return Ok((image, conclusion)) };
-        // A function has read something for the first time. It is judged, once.
-        let unjudged: Vec<u32> = unjudged.iter().copied().collect();
-        // If that fails, the next load tries it again.
-        let Ok(lead) = learn(inner, &sql, &source, setup.as_ref(), &unjudged).await else {
-            return Ok((image, conclusion));
-        };
-        // Another session would be another key.
-        if lead.learned.digest != learned.digest {
-            return Ok((image, conclusion));
-        }
-        // The definitions were compared with those of the verdict before.
-        let plan = plan.without_definitions();
-        Ok((image, judge(&lead.learned, &plan)))
     }
 }

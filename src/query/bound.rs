@@ -8,7 +8,8 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::auto::{CallOn, Seen};
+use super::auto::CallOn;
+use super::learning_load::Seen;
 use super::{Query, of_tagged, of_user};
 use crate::cache::inner::{LoadFn, LoadResult};
 use crate::cache::read::{Loader, Read};

@@ -6,6 +6,7 @@ pub(crate) mod dependencies;
 mod fetched;
 #[cfg(test)]
 mod followed_tests;
+mod learning_load;
 mod reads;
 mod setup;
 mod table;
@@ -17,8 +18,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use self::auto::Seen;
 pub use self::bound::Bound;
+use self::learning_load::Seen;
 pub use self::setup::BoundWith;
 
 use crate::cache::QueryCache;

@@ -12,6 +12,8 @@
 //! ROLLBACK
 //! ```
 
+mod evidence;
+mod functions;
 mod judge;
 mod on_client;
 mod questions;

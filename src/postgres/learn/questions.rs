@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::rows::text_rows;
 use crate::error::Error;
-use crate::learn::known::{Asks, DEFINITIONS, Learned, Plan};
+use crate::learn::learned::{Asks, DEFINITIONS, Learned, Plan};
 use crate::learn::{TextRow, locks, oids, session};
 use crate::postgres::outdated::{Failed, of_postgres};
 use crate::postgres::statements::{Compared, Session};
