@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::locks::{self, Locks};
 use super::session::{self, Session};
-use super::{QueryClass, TextRow, Verdict};
+use super::{QueryClass, TextRow, Verdict, definitions};
 use crate::clock::{self, Instant};
 use crate::currency::{Currency, Stamp};
 use crate::sync::Mutex;
@@ -22,18 +22,20 @@ const DEFINITIONS_LAST: Duration = Duration::from_secs(1);
 /// After this many loads in a row whose sessions all differed in the same way, the source has changed.
 const DIFFERING: u32 = 3;
 
-/// The first column of the row that has the version of the definitions.
-pub(crate) const DEFINITIONS: &str = "definitions";
-
 /// What was learned of one query.
 pub(crate) struct Learned {
     pub(crate) verdict: Verdict,
     /// That of the source, and a hash of it.
     pub(crate) session: Session,
     pub(crate) digest: [u8; 32],
-    /// The question for the session, and the one for locks and session, made once.
+    /// The questions for the session, for locks and session, and for the version of the definitions.
     pub(crate) ask_session: Arc<str>,
     pub(crate) ask_locks: Arc<str>,
+    pub(crate) ask_definitions: Arc<str>,
+    /// What loads run. PostgreSQL goes on with what the names in a prepared statement meant when it was
+    /// prepared, so that each version has a text of its own, for poolers as well, which know a
+    /// statement by its text.
+    pub(crate) text: Arc<str>,
     /// What its trees name, as of when it was learned.
     named: ReadSet,
     outdated: AtomicBool,
@@ -121,6 +123,7 @@ pub(crate) enum Conclusion {
 impl Learned {
     /// `stamp` was taken before PostgreSQL was asked. `follows`: the cache follows the database.
     pub(crate) fn new(
+        sql: &str,
         verdict: Verdict,
         session: Session,
         follows: bool,
@@ -133,7 +136,10 @@ impl Learned {
         let ask_session = session::question(verdict.settings.iter().map(String::as_str));
         // One statement: the locks are listed when it begins, and the settings do not change.
         let ask_locks = format!("{} UNION ALL {ask_session}", locks::QUESTION).into();
+        let text = format!("{sql}\n/* larder: {} */", verdict.version).into();
         Learned {
+            ask_definitions: definitions::question(&verdict).into(),
+            text,
             verdict,
             session,
             digest,
@@ -212,7 +218,7 @@ impl Learned {
         }
         let Some(replies) = replies else { return unanswered() };
         if plan.definitions {
-            match version(replies) {
+            match definitions::version(replies) {
                 Some(version) if version == self.verdict.version => {
                     self.state.lock().checked = Some(now);
                 }
@@ -284,11 +290,6 @@ impl Learned {
     }
 }
 
-fn version(replies: &[TextRow]) -> Option<&str> {
-    let mark = |row: &&TextRow| row.first().is_some_and(|it| it.as_deref() == Some(DEFINITIONS));
-    replies.iter().find(mark)?.get(4)?.as_deref()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,7 +321,14 @@ mod tests {
 
     fn learned(verdict: Verdict) -> Learned {
         let session = Session::read(&[session_row(None)], []).unwrap();
-        Learned::new(verdict, session, false, Currency::alone().stamp(), Instant::from_nanos(0))
+        Learned::new(
+            "SELECT 1",
+            verdict,
+            session,
+            false,
+            Currency::alone().stamp(),
+            Instant::from_nanos(0),
+        )
     }
 
     fn verdict() -> Verdict {
@@ -362,7 +370,7 @@ mod tests {
         let currency = Currency::alone();
         let now = Instant::from_nanos(2 * SECOND);
         let definitions =
-            |version: &str| vec![text(DEFINITIONS), None, None, None, text(version), None];
+            |version: &str| vec![text(definitions::MARK), None, None, None, text(version), None];
         let conclude = |learned: &Learned, replies: Option<&[TextRow]>| {
             let plan = learned.plan(&currency, now);
             assert!(plan.definitions);

@@ -11,9 +11,10 @@
 //! | dynamic | calls functions that may read anything | its locks |
 //! | unfollowed | may change by itself, or by what nobody is told of | nothing; it is not stored |
 //!
-//! [`learned`] puts them together for a query, and judges each load; [`known`] keeps that for each source
-//! of rows. [`session`] is what a result depends on that is no row: the user, the schemas, the settings.
+//! [`learned`] puts them together for a query, and judges each load; [`definitions`] is the version of what
+//! a verdict was made of; [`known`] keeps that for each source of rows. [`session`] is what a result depends on that is no row: the user, the schemas, the settings.
 
+pub(crate) mod definitions;
 pub(crate) mod known;
 pub(crate) mod learned;
 pub(crate) mod locks;
@@ -68,6 +69,12 @@ pub(crate) struct Verdict {
     /// The functions and domains that were judged.
     pub(crate) functions: BTreeSet<u32>,
     pub(crate) domains: BTreeSet<u32>,
+    /// The types of a user that are part of what was judged.
+    pub(crate) types: BTreeSet<u32>,
+    /// The names that bodies call, and the schemas in which names without one are looked for: what is
+    /// defined in them later may be meant instead.
+    pub(crate) called: BTreeSet<String>,
+    pub(crate) schemas: BTreeSet<String>,
     /// The types of the parameters, as SQL writes them.
     pub(crate) parameters: Vec<String>,
     /// Changes when one of the definitions changes that were judged.
@@ -100,8 +107,26 @@ impl Verdict {
 /// A row of a reply: texts, however the driver got them.
 pub(crate) type TextRow = Vec<Option<String>>;
 
+/// The list of these texts in SQL, whatever the session makes of backslashes.
+pub(crate) fn texts<'t>(texts: impl IntoIterator<Item = &'t String>) -> String {
+    let quoted = |text: &String| format!("E'{}'", text.replace('\\', r"\\").replace('\'', "''"));
+    let texts: Vec<String> = texts.into_iter().map(quoted).collect();
+    format!("ARRAY[{}]::pg_catalog.text[]", texts.join(", "))
+}
+
 /// The list of these OIDs in SQL.
 pub(crate) fn oids<'o>(oids: impl IntoIterator<Item = &'o u32>) -> String {
     let oids: Vec<String> = oids.into_iter().map(u32::to_string).collect();
     format!("'{{{}}}'::pg_catalog.oid[]", oids.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_could_end_its_quotes_does_not() {
+        let names = BTreeSet::from([r"a'b\'c".to_owned(), r"\".to_owned()]);
+        assert_eq!(texts(&names), r"ARRAY[E'\\', E'a''b\\''c']::pg_catalog.text[]");
+    }
 }

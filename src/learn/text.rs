@@ -26,6 +26,18 @@ const TIMES: &[&str] =
     &["current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"];
 const WHO: &[&str] =
     &["current_user", "session_user", "current_role", "user", "current_catalog", "current_schema"];
+/// The types whose values are numbers of rows of catalogs, and their names as texts.
+const NAMES: &[&str] = &[
+    "regproc",
+    "regprocedure",
+    "regoper",
+    "regoperator",
+    "regclass",
+    "regtype",
+    "regnamespace",
+    "regrole",
+    "regcollation",
+];
 /// Literals that PostgreSQL replaces by the present when it reads a date or a time.
 const PRESENT: &[&str] = &["now", "today", "tomorrow", "yesterday"];
 
@@ -80,6 +92,11 @@ impl Body {
 
     pub(crate) fn asks_who_asks(&self) -> bool {
         WHO.iter().any(|word| self.has(word))
+    }
+
+    /// Whether it may read or write a number of a catalog's row as a name.
+    pub(crate) fn names_objects(&self) -> bool {
+        NAMES.iter().any(|word| self.has(word))
     }
 }
 
@@ -241,6 +258,7 @@ mod tests {
         assert!(!body.asks_for_the_time() && !body.asks_who_asks());
         assert!(Body::read("x < Current_Date").asks_for_the_time());
         assert!(Body::read("who = USER").asks_who_asks());
+        assert!(Body::read("x::regclass::text").names_objects());
         assert!(Body::read("execute format('x')").has("execute"));
     }
 

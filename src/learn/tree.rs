@@ -16,6 +16,9 @@ pub(crate) struct Named {
     pub(crate) relations: BTreeSet<u32>,
     /// Domains whose checks are carried out.
     pub(crate) domains: BTreeSet<u32>,
+    /// The types of its values, but where only a number is asked of a value that is the name of
+    /// something; see [`is_name`].
+    pub(crate) types: BTreeSet<u32>,
     /// The settings whose values it asks for; `None` for one whose name is computed.
     pub(crate) settings: BTreeSet<Option<String>>,
     /// The time is asked for, by `CURRENT_DATE` and its relatives.
@@ -36,6 +39,21 @@ const TIMES: &[u32] = &[1082, 1083, 1114, 1184, 1266, 1182, 1183, 1115, 1185, 12
 /// `current_setting(text)`, `current_setting(text, bool)`.
 const CURRENT_SETTING: &[u32] = &[2077, 3294];
 const TEXT: &str = "25";
+/// A value of these is the number of a catalog's row, which is written as its name, and read from it:
+/// `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass`, `regtype`, `regconfig`,
+/// `regdictionary`, `regnamespace`, `regrole`, `regcollation`.
+const NAMES: &[u32] =
+    &[24, 2202, 2203, 2204, REGCLASS, REGTYPE, REGCONFIG, REGDICTIONARY, 4089, 4096, 4191];
+const REGCLASS: u32 = 2205;
+const REGTYPE: u32 = 2206;
+const REGCONFIG: u32 = 3734;
+const REGDICTIONARY: u32 = 3769;
+/// `pg_typeof`: the type of a value is told by the query, whatever its name is.
+const PG_TYPEOF: u32 = 1619;
+/// Smaller numbers in a field of this kind are no types.
+const FIRST_TYPE: u32 = 16;
+/// What PostgreSQL defines itself has smaller numbers.
+pub(crate) const FIRST_OF_USER: u32 = 16384;
 /// The last `op` of a `SQLVALUEFUNCTION` that asks for the time.
 const LAST_OF_TIME: u32 = 8;
 
@@ -50,7 +68,10 @@ struct Open<'t> {
     /// It is a call of `current_setting`, whose argument was not seen yet.
     asks_setting: bool,
     is_text: bool,
-    is_range: bool,
+    /// It is a call of `pg_typeof`.
+    is_typeof: bool,
+    /// The type of a constant that is the name of something.
+    names: Option<u32>,
 }
 
 /// Reads a tree.
@@ -87,10 +108,17 @@ pub(crate) fn read(tree: &str) -> Named {
                 constant(&mut named, &mut open, &bytes);
             }
             _ => {
-                let Some(node) = open.last_mut() else { continue };
+                let (above, node) = match open.as_mut_slice() {
+                    [] => continue,
+                    [.., above, node] => (Some(&*above), node),
+                    [node] => (None, node),
+                };
                 match token.strip_prefix(':') {
                     Some(field) => node.field = field,
-                    None => value(&mut named, node, token),
+                    None => {
+                        value(&mut named, node, token);
+                        type_of(&mut named, above, node, token);
+                    }
                 }
             }
         }
@@ -115,17 +143,19 @@ fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
             | "startInRangeFunc" | "endInRangeFunc",
         ) => {
             named.functions.extend(number);
-            if number.is_some_and(|oid| CURRENT_SETTING.contains(&oid)) {
-                node.asks_setting = true;
-            }
+            node.asks_setting |= number.is_some_and(|oid| CURRENT_SETTING.contains(&oid));
+            node.is_typeof |= number == Some(PG_TYPEOF);
         }
         ("RTE" | "RANGETBLENTRY" | "RTEPERMISSIONINFO", "relid") => named.relations.extend(number),
         ("COERCETODOMAIN", "resulttype") => named.domains.extend(number),
+        // A body in another language makes its result one by itself.
+        ("FUNCEXPR", "funcresulttype") => {
+            named.domains.extend(number.filter(|&oid| oid >= FIRST_OF_USER));
+        }
         ("COERCEVIAIO", "resulttype") => named.text_as_time |= is_time(number),
         // What a JSON or an XML function makes of a text.
         ("JSONRETURNING", "typid") => named.text_as_time |= is_time(number),
         ("TABLEFUNC", "coltypes") => named.text_as_time |= is_time(number),
-        ("RTE" | "RANGETBLENTRY", "rtekind") => node.is_range = true,
         ("SQLVALUEFUNCTION", "op") => match token.parse::<u32>() {
             Ok(op) if op > LAST_OF_TIME => named.who = true,
             _ => named.time = true,
@@ -137,12 +167,64 @@ fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
     }
 }
 
+/// Takes note of the type of a value. Only its name can change by itself, and only if it is asked for: a
+/// number that is compared, or returned, is what it is.
+fn type_of(named: &mut Named, above: Option<&Open<'_>>, node: &mut Open<'_>, token: &str) {
+    let Some(oid) = token.parse::<u32>().ok().filter(|&oid| oid >= FIRST_TYPE) else { return };
+    let field = node.field;
+    if !ENDS.iter().any(|end| field.to_ascii_lowercase().ends_with(end)) {
+        return;
+    }
+    if is_name(oid) {
+        let as_number = above.is_some_and(|above| above.node == "RELABELTYPE");
+        match node.node {
+            "CONST" => {
+                // What it names is seen by its value.
+                node.names = Some(oid).filter(|_| as_number || is_of_words(oid));
+                if node.names.is_some() {
+                    return;
+                }
+            }
+            "PARAM" if as_number => return,
+            "FUNCEXPR" if node.is_typeof => return,
+            _ => {}
+        }
+    }
+    named.types.insert(oid);
+}
+
+/// The ends of the names of fields that are types, in all kinds of nodes; and of others, whose numbers are
+/// small, such as `jointype`.
+const ENDS: &[&str] = &["type", "types", "typeid", "typid"];
+
+/// Whether values of a type are written as the name of something that may be renamed.
+pub(crate) fn is_name(oid: u32) -> bool {
+    NAMES.contains(&oid)
+}
+
+/// What decides how words are found in a text, and is no value that a query returns.
+fn is_of_words(oid: u32) -> bool {
+    matches!(oid, REGCONFIG | REGDICTIONARY)
+}
+
 fn is_time(oid: Option<u32>) -> bool {
     oid.is_some_and(|oid| TIMES.contains(&oid))
 }
 
-/// The first argument of `current_setting`, if that is what this constant is.
+/// What a constant names: a relation, a type, or a setting if it is the first argument of
+/// `current_setting`.
 fn constant(named: &mut Named, open: &mut [Open<'_>], bytes: &[u8]) {
+    if let Some(kind) = open.last().and_then(|constant| constant.names) {
+        let oid = bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        match kind {
+            REGCLASS if oid != 0 => named.relations.insert(oid),
+            REGTYPE if oid != 0 => named.types.insert(oid),
+            REGCONFIG | REGDICTIONARY => false,
+            // Who is meant by it may be another one later.
+            _ => named.types.insert(kind),
+        };
+        return;
+    }
     let [.., call, constant] = open else { return };
     if call.asks_setting && call.children == 1 && constant.node == "CONST" && constant.is_text {
         // After the length of the value.
@@ -205,6 +287,39 @@ mod tests {
         assert_eq!(named.settings, BTreeSet::from([Some("app.tenant".to_owned())]));
         assert_eq!((named.who, named.time, named.writes), (true, false, false));
         assert_eq!((named.queries, named.locks_rows, named.samples), (1, false, false));
+        assert_eq!(named.types, BTreeSet::from([16, 19, 25, 16400]));
+    }
+
+    #[test]
+    fn a_value_that_is_the_name_of_something_is_told_from_its_number() {
+        let one = |kind: u32, oid: u8| {
+            format!(
+                "{{CONST :consttype {kind} :constlen 4 :constvalue 4 [ {oid} 64 0 0 0 0 0 0 ]}}"
+            )
+        };
+        let number = |arg: &str| format!("{{RELABELTYPE :arg {arg} :resulttype 26}}");
+        let oid = BTreeSet::from([26]);
+        let table = read(&number(&one(2205, 7)));
+        assert_eq!((table.relations, table.types), (BTreeSet::from([16391]), oid.clone()));
+        assert_eq!(read(&number(&one(2206, 9))).types, BTreeSet::from([26, 16393]));
+        assert_eq!(read(&number("{PARAM :paramtype 2205}")).types, oid);
+        let words =
+            format!("{{FUNCEXPR :funcid 3749 :funcresulttype 3614 :args ({})}}", one(3734, 1));
+        assert_eq!(read(&words).types, BTreeSet::from([3614]));
+        let kind = "{FUNCEXPR :funcid 1619 :funcresulttype 2206 :args ({VAR :vartype 23})}";
+        assert_eq!(read(kind).types, BTreeSet::from([23]));
+        // As a name.
+        for tree in [
+            format!("{{COERCEVIAIO :arg {} :resulttype 25}}", one(2205, 7)),
+            "{RELABELTYPE :arg {VAR :vartype 26} :resulttype 2205}".to_owned(),
+            "{VAR :vartype 2205}".to_owned(),
+            number("{VAR :vartype 2205}"),
+            "{FUNCEXPR :funcid 1079 :funcresulttype 2205}".to_owned(),
+            number(&one(4096, 7)),
+            number("{CONST :consttype 2205 :constvalue 4 [ 0 0 0 0 0 0 0 0 ]}"),
+        ] {
+            assert!(read(&tree).types.iter().any(|&oid| is_name(oid)), "{tree}");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(super) async fn learn<S: Source>(
             let taught = postgres::learn(source.clone(), lesson).await?;
             let (verdict, session) = (taught.verdict, taught.session);
             let (follows, now) = (inner.follower.is_some(), inner.clock.now());
-            let learned = Arc::new(Learned::new(verdict, session, follows, stamp, now));
+            let learned = Arc::new(Learned::new(sql, verdict, session, follows, stamp, now));
             learner.keep(learned.clone());
             learned
         }
@@ -152,7 +152,9 @@ impl LearningLoad {
         let questions = Arc::new(Questions::of(&plan, learned));
         let (sql, setup) = (call.sql.clone(), call.setup.clone());
         let asked = (!questions.questions.is_empty()).then(|| questions.clone());
-        let image = postgres::rows(source.clone(), Call { questions: asked, ..call }).await?;
+        let text = if learned.verdict.is_refused { sql.clone() } else { learned.text.clone() };
+        let call = Call { sql: text, questions: asked, ..call };
+        let image = postgres::rows(source.clone(), call).await?;
         let replies = match questions.take_replies() {
             Some(Replies::Skipped) => {
                 if let Some(conclusion) = Learned::skipped(&plan) {

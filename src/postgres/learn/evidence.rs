@@ -21,6 +21,7 @@ pub(super) struct Evidence<'s> {
 pub(super) struct Next {
     pub(super) relations: BTreeSet<u32>,
     pub(super) domains: BTreeSet<u32>,
+    pub(super) types: BTreeSet<u32>,
     pub(super) functions: BTreeSet<u32>,
     /// The functions that the bodies of functions call, by name.
     pub(super) called: BTreeSet<String>,
@@ -29,6 +30,8 @@ pub(super) struct Next {
     /// The operators that they use, by name, and whether they cast.
     pub(super) operators: BTreeSet<String>,
     pub(super) casts: bool,
+    /// All words of bodies.
+    pub(super) words: BTreeSet<String>,
     /// Words of bodies that catch errors: what they read may leave no lock.
     pub(super) unseen: BTreeSet<String>,
     /// What IMMUTABLE functions read: the function, and words after FROM and the like.
@@ -41,6 +44,7 @@ impl Evidence<'_> {
         self.next.functions.extend(&named.functions);
         self.next.relations.extend(&named.relations);
         self.next.domains.extend(&named.domains);
+        self.next.types.extend(&named.types);
         self.settings(named.settings);
         if named.who {
             self.verdict.needs(&["role"]);
@@ -89,6 +93,7 @@ impl Evidence<'_> {
                (SELECT pg_catalog.string_agg(p.polqual::pg_catalog.text, ' ') \
                   FROM pg_catalog.pg_policy p \
                   WHERE p.polrelid = c.oid AND c.relrowsecurity AND p.polcmd IN ('r', '*')), \
+               c.reltype::pg_catalog.text, \
                (WITH RECURSIVE below AS ( \
                   SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid \
                   UNION SELECT i.inhrelid FROM below b \
@@ -122,8 +127,9 @@ impl Evidence<'_> {
             if let Some(why) = why {
                 self.verdict.because(format!("it reads {shown}, {why}"));
             }
-            if !text(8).is_empty() {
-                let child = text(8);
+            self.next.types.extend(text(8).parse::<u32>());
+            if !text(9).is_empty() {
+                let child = text(9);
                 self.verdict.because(format!(
                     "it reads {shown}, whose child {child} is foreign, unlogged or temporary"
                 ));
@@ -154,6 +160,40 @@ impl Evidence<'_> {
                 self.verdict.domains.extend(oid.parse::<u32>());
             }
             self.tree(row.get(1).and_then(Option::as_deref).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// The types of values, with what they are made of.
+    pub(super) async fn types(&mut self, all: &BTreeSet<u32>) -> Result<(), Error> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "WITH RECURSIVE t AS (SELECT oid, typelem, typbasetype, typrelid FROM pg_catalog.pg_type \
+                 WHERE oid = ANY ({}) \
+               UNION SELECT p.oid, p.typelem, p.typbasetype, p.typrelid FROM t \
+                 CROSS JOIN LATERAL (SELECT t.typelem AS part UNION ALL SELECT t.typbasetype \
+                   UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid \
+                   UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a \
+                     WHERE a.attrelid = t.typrelid AND a.attnum > 0) parts \
+                 JOIN pg_catalog.pg_type p ON p.oid = parts.part) \
+             SELECT t.oid::pg_catalog.text FROM t",
+            oids(all)
+        );
+        for row in self.session.ask(&sql, None).await? {
+            let Some(oid) = column(&[row], 0).and_then(|oid| oid.parse::<u32>().ok()) else {
+                continue;
+            };
+            if tree::is_name(oid) {
+                self.verdict.because(
+                    "a value of it is the name of a relation, a type or a role (regclass or the like), \
+                     which may be renamed",
+                );
+            }
+            if oid >= tree::FIRST_OF_USER {
+                self.verdict.types.insert(oid);
+            }
         }
         Ok(())
     }

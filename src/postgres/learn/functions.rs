@@ -121,11 +121,19 @@ impl Evidence<'_> {
         if body.asks_who_asks() {
             self.verdict.needs(&["role"]);
         }
+        if body.names_objects() {
+            self.verdict.because(format!(
+                "{name}() uses the name of a relation, a type or a role (regclass or the like), which may \
+                 be renamed"
+            ));
+        }
         if body.has("exception") {
             self.verdict.catches = true;
             self.next.unseen.extend(body.words.iter().cloned());
         }
         self.settings(body.settings);
+        self.next.words.extend(body.words);
+        self.verdict.called.extend(body.calls.iter().cloned());
         self.next.called.extend(body.calls.into_iter().map(|call| format!("{name}\n{call}")));
         self.next.members.extend(body.members);
         self.next.operators.extend(body.operators);
@@ -203,6 +211,26 @@ impl Evidence<'_> {
         for row in self.session.ask(&sql, Some(&names)).await? {
             if let Some(Some(oid)) = row.first() {
                 functions.extend(oid.parse::<u32>());
+            }
+        }
+        Ok(())
+    }
+
+    /// The domains that bodies may cast to.
+    pub(super) async fn cast_to(
+        &mut self,
+        words: &BTreeSet<String>,
+        domains: &mut BTreeSet<u32>,
+    ) -> Result<(), Error> {
+        if words.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<String> = words.iter().cloned().collect();
+        let sql = "SELECT t.oid::pg_catalog.text FROM pg_catalog.pg_type t \
+             WHERE t.typname = ANY ($1) AND t.typtype = 'd' AND t.oid >= 16384";
+        for row in self.session.ask(sql, Some(&words)).await? {
+            if let Some(Some(oid)) = row.first() {
+                domains.extend(oid.parse::<u32>());
             }
         }
         Ok(())

@@ -9,9 +9,8 @@ use std::collections::BTreeSet;
 
 use super::Ask;
 use super::evidence::{Evidence, Next, column, is_true};
-use super::questions::definitions;
 use crate::error::Error;
-use crate::learn::{REFUSED, Verdict, text, tree};
+use crate::learn::{REFUSED, Verdict, definitions, text, tree};
 
 /// Of the function whose body the query is.
 const PROBE: &str = "larder_probe";
@@ -50,11 +49,21 @@ pub(super) async fn judge(
              track_counts = on",
         );
     }
-    let version = definitions(&verdict.judged, &verdict.functions, &verdict.domains);
-    let rows = session.ask(&version, None).await?;
-    verdict.version = column(&rows, 4).unwrap_or_default();
+    let rows = session.ask(SCHEMAS, None).await?;
+    verdict.schemas = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+    let rows = session.ask(&definitions::question(&verdict), None).await?;
+    verdict.version = definitions::version(&rows).unwrap_or_default().to_owned();
     Ok(verdict)
 }
+
+/// The schemas in which names without one are looked for, those included that are not there yet.
+const SCHEMAS: &str = "\
+    SELECT s::pg_catalog.text FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) s \
+      WHERE s::pg_catalog.text NOT LIKE 'pg\\_temp\\_%' \
+    UNION SELECT CASE s WHEN '$user' THEN current_user::pg_catalog.text ELSE s END \
+      FROM pg_catalog.unnest(pg_catalog.string_to_array( \
+        pg_catalog.current_setting('search_path'), ',')) x, \
+      pg_catalog.btrim(x, ' \"') s";
 
 impl Evidence<'_> {
     /// What the session may do. Returns whether reads before a caught error can be seen.
@@ -159,7 +168,9 @@ impl Evidence<'_> {
                 all.difference(known).copied().collect()
             };
             let relations = new(next.relations, &self.verdict.judged);
-            let domains = new(next.domains, &self.verdict.domains);
+            let mut domains = next.domains;
+            self.cast_to(&next.words, &mut domains).await?;
+            let domains = new(domains, &self.verdict.domains);
             let mut functions = next.functions;
             self.called(&next.called, &mut functions).await?;
             self.members(&next.members, &mut functions).await?;
@@ -167,6 +178,7 @@ impl Evidence<'_> {
             let functions = new(functions, &self.verdict.functions);
             self.unseen(&next.unseen).await?;
             self.pretenders(next.pretenders).await?;
+            self.types(&next.types).await?;
             if relations.is_empty() && domains.is_empty() && functions.is_empty() {
                 return Ok(());
             }

@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 
 use super::rows::text_rows;
 use crate::error::Error;
-use crate::learn::learned::{Asks, DEFINITIONS, Learned, Plan};
-use crate::learn::{TextRow, locks, oids, session};
+use crate::learn::learned::{Asks, Learned, Plan};
+use crate::learn::{TextRow, locks, session};
 use crate::postgres::outdated::{Failed, of_postgres};
 use crate::postgres::statements::{Compared, Session};
 use crate::rows::Image;
@@ -57,9 +57,7 @@ impl Questions {
             questions.push(learned.ask_session.clone());
         }
         if plan.definitions {
-            questions.push(
-                definitions(verdict.judged.iter(), &verdict.functions, &verdict.domains).into(),
-            );
+            questions.push(learned.ask_definitions.clone());
         }
         let skips = plan.asks == Asks::Session && !plan.definitions;
         Questions {
@@ -175,39 +173,4 @@ async fn ask(
         session.keep_statement(sql, statement);
     }
     rows.map_err(of_postgres).and_then(text_rows)
-}
-
-/// The question for the version of everything that a verdict was made of.
-///
-/// Views, policies, functions and checks change with their catalog rows. The row of a relation changes
-/// by a `TRUNCATE` as well, so only what decides is compared.
-pub(super) fn definitions<'o>(
-    relations: impl IntoIterator<Item = &'o u32>,
-    functions: impl IntoIterator<Item = &'o u32>,
-    domains: impl IntoIterator<Item = &'o u32>,
-) -> String {
-    let (relations, functions) = (oids(relations), oids(functions));
-    let domains = oids(domains);
-    let rows = |of: &str, columns: &str, table: &str, by: &str, oids: &str| {
-        format!(
-            "(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', {columns}), ' ' ORDER BY {of}) \
-             FROM pg_catalog.{table} WHERE {by} = ANY ({oids}))"
-        )
-    };
-    format!(
-        "SELECT '{DEFINITIONS}', NULL, NULL, NULL, \
-         pg_catalog.hashtextextended(pg_catalog.concat_ws('|', {}, {}, {}, {}, {}), 0)::pg_catalog.text, \
-         NULL",
-        rows(
-            "oid",
-            "oid, relname, relnamespace, relkind, relpersistence, relrowsecurity, relforcerowsecurity",
-            "pg_class",
-            "oid",
-            &relations
-        ),
-        rows("oid", "oid, xmin", "pg_rewrite", "ev_class", &relations),
-        rows("oid", "oid, xmin", "pg_policy", "polrelid", &relations),
-        rows("oid", "oid, xmin", "pg_proc", "oid", &functions),
-        rows("oid", "oid, xmin", "pg_constraint", "contypid", &domains),
-    )
 }

@@ -109,6 +109,26 @@ async fn what_others_define_anew_is_learned_anew() {
 }
 
 #[tokio::test]
+async fn a_function_that_fits_better_is_what_counts_from_then_on() {
+    let (database, client) = database(SCHEMA).await;
+    run(&client, "CREATE FUNCTION found(numeric) RETURNS int8 LANGUAGE sql AS 'SELECT 0::int8'")
+        .await;
+    let (cache, pool) = (following(&database).await, database.pool(2));
+    let query = cache.query("SELECT found(id) FROM users WHERE id = $1").auto();
+    assert_eq!((read(&query, &pool).await.0, read(&query, &pool).await), (0, (0, Origin::L1)));
+    let better =
+        "CREATE FUNCTION found(int) RETURNS int8 LANGUAGE sql AS 'SELECT count(*) FROM apart'";
+    run(&client, better).await;
+    run(&client, "INSERT INTO apart VALUES (1)").await;
+    becomes(&query, &pool, 1).await;
+    for rows in 2..5 {
+        run(&client, "INSERT INTO apart VALUES (1)").await;
+        cache.caught_up().await.unwrap();
+        assert_eq!(read(&query, &pool).await.0, rows);
+    }
+}
+
+#[tokio::test]
 async fn what_no_log_shows_is_not_stored_and_another_database_is_not_followed() {
     let (database, client) = database(SCHEMA).await;
     let (cache, pool) = (following(&database).await, database.pool(2));

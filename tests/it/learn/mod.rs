@@ -4,6 +4,7 @@
 mod hostile;
 #[cfg(feature = "redis")]
 mod pooled;
+mod resolution;
 mod serving;
 mod sessions;
 mod shapes;

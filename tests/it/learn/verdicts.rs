@@ -58,6 +58,11 @@ const SCHEMA: &str = "
     CREATE AGGREGATE agg(int) (SFUNC = sf, STYPE = bigint, INITCOND = '0');
     CREATE FUNCTION dchk(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN now() IS NOT NULL; END $$;
     CREATE DOMAIN dom AS int CHECK (dchk(value));
+    CREATE TYPE pair AS (a int, b regclass); CREATE TABLE watch (id int, watched regclass[], pairs pair[]);
+    CREATE FUNCTION f_name() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 't'::regclass::text; END $$;
+    CREATE FUNCTION f_watch() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT max(pairs::text) FROM watch; END;
+    CREATE FUNCTION f_domain(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1::dom; END $$;
+    CREATE FUNCTION f_returns_domain(int) RETURNS dom LANGUAGE plpgsql AS $$ BEGIN RETURN $1; END $$;
     CREATE TABLE rls (id int, who text); ALTER TABLE rls ENABLE ROW LEVEL SECURITY;
     CREATE POLICY pol ON rls USING (who = current_user);
     CREATE TABLE rls2 (id int, until timestamptz); ALTER TABLE rls2 ENABLE ROW LEVEL SECURITY;
@@ -124,6 +129,22 @@ const CASES: &[(&str, QueryClass)] = &[
     ("SELECT words::date FROM t", Unfollowed),
     ("SELECT $1::text::timestamptz", Unfollowed),
     ("SELECT f_today()", Unfollowed),
+    // The name of something may change, and its number does not.
+    ("SELECT 't'::regclass::text, v FROM t", Unfollowed),
+    ("SELECT tableoid::regclass FROM t", Unfollowed),
+    ("SELECT tableoid FROM t WHERE tableoid = 't'::regclass", Static),
+    ("SELECT words::regtype::text FROM t", Unfollowed),
+    ("SELECT pg_typeof(v)::text FROM t", Static),
+    ("SELECT v FROM t WHERE pg_typeof(v) = 'int'::regtype", Static),
+    ("SELECT $1::regclass::oid, v FROM t", Static),
+    ("SELECT concat($1::regclass, v) FROM t", Unfollowed),
+    ("SELECT watched::text FROM watch", Unfollowed),
+    ("SELECT id FROM watch", Unfollowed),
+    ("SELECT row_to_json(w) FROM watch w", Unfollowed),
+    ("SELECT f_name()", Unfollowed),
+    ("SELECT f_watch()", Unfollowed),
+    ("SELECT f_domain(1)", Unfollowed),
+    ("SELECT f_returns_domain(1)", Unfollowed),
     ("SELECT f_default()", Unfollowed),
     ("SELECT f_member()", Unfollowed),
     ("SELECT t.f_of_row FROM t", Unfollowed),
