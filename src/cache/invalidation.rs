@@ -5,7 +5,8 @@ use crate::cache::inner::Inner;
 use crate::error::Error;
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace::{self, Span};
-use crate::value::tag::{TagSlot, Tags};
+use crate::value::relation;
+use crate::value::tag::{Tag, TagSlot, Tags};
 
 /// What became of an invalidation: it is in force in this process, and Redis has acknowledged it or
 /// will receive it again.
@@ -112,7 +113,13 @@ impl QueryCache {
     /// like one that Redis has not acknowledged, and is counted like it. Before its first poll it
     /// does nothing.
     pub async fn invalidate(&self, tags: impl Tags) -> Invalidated {
-        let mut slots: Vec<TagSlot> = tags.into_tags().map(|tag| tag.slot()).collect();
+        let tags = tags.into_tags().flat_map(|tag| {
+            // It may be the name of a table of which results have read some rows.
+            let rows = self.inner.follower.is_some().then(|| relation::tags_of_rows_of(&tag));
+            let rows: Vec<Tag> = rows.into_iter().flatten().collect();
+            rows.into_iter().chain([tag])
+        });
+        let mut slots: Vec<TagSlot> = tags.map(|tag| tag.slot()).collect();
         slots.sort();
         slots.dedup();
         self.inner.invalidate(&slots).await

@@ -1,49 +1,22 @@
 //! [`Decoded`]: the transactions that a follower has read from the stream and may have to announce.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::changes::{ChangedRows, Changes, KeyColumns};
 use super::snapshot::Snapshot;
+use crate::postgres::replication::row;
 use crate::postgres::replication::test_decoding::{self, Encoding, Line};
 use crate::value::lsn::Lsn;
 use crate::value::relation::RelationName;
-
-/// What a transaction, or several, have changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) relations: BTreeSet<RelationName>,
-    /// It is not known what was changed.
-    pub(super) anything: bool,
-    /// There was not one line: a definition may have been changed.
-    pub(super) definitions: bool,
-}
-
-/// Of how many relations names are kept for one transaction.
-const MOST_RELATIONS: usize = 10_000;
 
 /// How many transactions are kept one by one.
 pub(super) const KEPT_ONE_BY_ONE: usize = 4_096;
 
 /// The prefix of the messages that a follower itself emits, to have the log flushed.
 pub(super) const OWN_MESSAGE: &str = "larder.flush";
-
-impl Changes {
-    pub(super) fn add(&mut self, more: &Changes) {
-        self.relations.extend(more.relations.iter().cloned());
-        self.anything |= more.anything;
-        self.definitions |= more.definitions;
-        self.bound();
-    }
-
-    /// Takes care that a transaction that writes to very many relations takes no more memory.
-    fn bound(&mut self) {
-        if self.relations.len() > MOST_RELATIONS {
-            self.relations.clear();
-            self.anything = true;
-        }
-    }
-}
 
 /// A committed transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +45,11 @@ pub(super) struct Decoded {
     encoding: Encoding,
     open: Option<Open>,
     all: VecDeque<Transaction>,
-    /// The beginning of the last line that named one relation.
+    /// The beginning of the last line that named one relation, and that.
     last: Vec<u8>,
+    last_name: Option<RelationName>,
+    /// Of which columns values are read.
+    key_columns: Arc<KeyColumns>,
     /// The numbers of the transactions that were read since they were asked for.
     ended: Vec<u32>,
 }
@@ -96,12 +72,31 @@ pub(super) struct Visible {
 
 impl Decoded {
     pub(super) fn new(encoding: Encoding) -> Decoded {
-        Decoded { encoding, open: None, all: VecDeque::new(), last: vec![], ended: vec![] }
+        Decoded {
+            encoding,
+            open: None,
+            all: VecDeque::new(),
+            last: vec![],
+            last_name: None,
+            key_columns: Arc::default(),
+            ended: vec![],
+        }
+    }
+
+    /// From now on the values of these columns are read.
+    pub(super) fn read_keys(&mut self, of: &Arc<KeyColumns>) {
+        self.key_columns = of.clone();
     }
 
     /// Takes a line that was streamed. Returns where the commit ends, if it is one.
     pub(super) fn take(&mut self, at: Lsn, text: &Bytes, is_whole: bool) -> Option<Lsn> {
-        if self.open.is_some() && test_decoding::is_alike(text, &self.last) {
+        if let (Some(open), Some(name)) = (&mut self.open, &self.last_name)
+            && test_decoding::is_alike(text, &self.last)
+        {
+            if !open.changes.is_any(name) {
+                let rows = rows(&self.key_columns, name, text, is_whole, self.encoding);
+                open.changes.changed(name, rows);
+            }
             return None;
         }
         match test_decoding::read(text, is_whole, self.encoding) {
@@ -118,11 +113,14 @@ impl Decoded {
                     return None;
                 };
                 open.has_lines = true;
-                if let [_] = names.as_slice() {
+                if let [name] = names.as_slice() {
                     self.last = test_decoding::beginning(text).to_vec();
+                    self.last_name = Some(name.clone());
                 }
-                open.changes.relations.extend(names);
-                open.changes.bound();
+                for name in &names {
+                    let rows = rows(&self.key_columns, name, text, is_whole, self.encoding);
+                    open.changes.changed(name, rows);
+                }
             }
             Line::Message(prefix) => {
                 if let Some(open) = &mut self.open {
@@ -253,6 +251,23 @@ impl Decoded {
     }
 }
 
+/// The rows of the relation that a line is of.
+fn rows(
+    key_columns: &KeyColumns,
+    name: &RelationName,
+    line: &[u8],
+    is_whole: bool,
+    encoding: Encoding,
+) -> ChangedRows {
+    let columns = key_columns.get(name).filter(|columns| !columns.is_empty());
+    match (columns, test_decoding::change(line)) {
+        (Some(columns), Some(change)) => {
+            ChangedRows::of(columns, row::values(change, columns, is_whole, encoding))
+        }
+        _ => ChangedRows::Any,
+    }
+}
+
 fn is_visible(xid: Option<u32>, snapshot: &Snapshot) -> bool {
     xid.is_none_or(|xid| snapshot.has_ended(snapshot.whole(xid)))
 }
@@ -284,7 +299,7 @@ mod tests {
 
         fn visible(&self, snapshot: &str) -> (Vec<String>, bool, bool) {
             let changes = self.0.visible(&Snapshot::parse(snapshot).unwrap()).changes;
-            let names = changes.relations.iter().map(RelationName::canonical).collect();
+            let names = changes.relations.keys().map(RelationName::canonical).collect();
             (names, changes.anything, changes.definitions)
         }
     }
@@ -379,9 +394,9 @@ mod tests {
         stream.announce("101:1000000:101", 59);
         let all = Snapshot::parse("1000000:1000000:").unwrap();
         let last = stream.0.visible(&all).changes.relations;
-        assert_eq!(last.into_iter().collect::<Vec<_>>(), [RelationName::of("public", "t1")]);
+        assert_eq!(last.into_keys().collect::<Vec<_>>(), [RelationName::of("public", "t1")]);
         stream.lines(&["BEGIN 900000"]);
-        for relation in 0..=MOST_RELATIONS {
+        for relation in 0..=10_000 {
             stream.lines(&[&format!("table public.r{relation}: INSERT: x")]);
         }
         stream.lines(&["COMMIT 900000"]);

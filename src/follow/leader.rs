@@ -208,10 +208,7 @@ impl Run {
                 slot.stream.reply().await.map_err(failed)?;
             }
             slot.stream.reply().await.map_err(failed)?;
-            slot.definitions
-                .keep_up(&slot.server, slot.stream.transactions)
-                .await
-                .map_err(failed)?;
+            slot.keep_up().await.map_err(failed)?;
             if slot.stream.decoded.len() > KEPT_ONE_BY_ONE {
                 let snapshot = slot.snapshot().await.map_err(failed)?;
                 slot.stream.decoded.bound(&snapshot);

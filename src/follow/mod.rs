@@ -7,6 +7,7 @@
 //! instead ([`definitions`], [`schema`]). One process of a fleet leads and another one stands by
 //! ([`leader`]).
 
+mod changes;
 mod decoded;
 mod definitions;
 pub(crate) mod failure;

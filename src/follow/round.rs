@@ -1,11 +1,12 @@
 //! A round: samples the database's position, reads up to there, and finds what is to be announced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::changes::ChangedRows;
 use super::decoded::Visible;
 use super::failure::Failure;
-use super::schema::families;
+use super::schema::{Schema, families};
 use super::slot::Slot;
 use super::snapshot::Snapshot;
 use crate::clock::{Clock, Instant};
@@ -13,7 +14,7 @@ use crate::fleet::following::Findings;
 use crate::postgres::replication::error::ReplicationError;
 use crate::value::lsn::Lsn;
 use crate::value::relation::RelationName;
-use crate::value::tag::TagSlot;
+use crate::value::tag::{Tag, TagSlot};
 
 /// How long the log may stay unflushed before a follower has it flushed. Commits that wait for no
 /// flush (`synchronous_commit = off`) are visible before they can be streamed.
@@ -119,13 +120,13 @@ impl Slot {
         let is_younger = |name| schema.family_of(name).is_none();
         if visible.changes.definitions
             || visible.changes.anything
-            || visible.changes.relations.iter().any(is_younger)
+            || visible.changes.relations.keys().any(is_younger)
         {
             self.definitions.owe();
         }
         // After the snapshot: it sees what is visible in that.
-        self.definitions.keep_up(&self.server, self.stream.transactions).await?;
-        let mut relations = self.named(&visible, &mut wholesale).await?;
+        self.keep_up().await?;
+        let mut announced = self.announced_by(&visible, &mut wholesale).await?;
         let redefined = self.definitions.pending();
         if redefined.anything || self.redefined_unseen {
             wholesale.insert(Wholesale::Definition);
@@ -136,9 +137,8 @@ impl Slot {
             let now = self.sample().await?.insert;
             high = high.max(self.server.reachable(now));
         }
-        relations.extend(redefined.relations);
-        let mut slots: Vec<TagSlot> =
-            relations.iter().flat_map(RelationName::tags).map(|tag| tag.slot()).collect();
+        redefined.relations.into_iter().for_each(|name| announced.any_row(name));
+        let mut slots = announced.slots();
         if !wholesale.is_empty() {
             slots.push(TagSlot::FOLLOWED);
         }
@@ -152,6 +152,7 @@ impl Slot {
             let held = visible.held.map(|end| Lsn::of(end.number() - 1));
             held.unwrap_or(self.stream.passed())
         };
+        let relations = announced.into_names();
         Ok(Found { began, slots, low, high, snapshot, visible, settled, relations, wholesale })
     }
 
@@ -172,22 +173,33 @@ impl Slot {
         Ok(self.unknown.iter().copied().filter(|&xid| first.has_ended(xid)).collect())
     }
 
+    /// Compares the definitions if it is time to, and reads the keys of the present ones from now on.
+    pub(super) async fn keep_up(&mut self) -> Result<(), ReplicationError> {
+        self.definitions.keep_up(&self.server, self.stream.transactions).await?;
+        self.stream.decoded.read_keys(self.definitions.schema().key_columns());
+        Ok(())
+    }
+
     /// The relations that were changed, with all that they are partitions or children of.
-    async fn named(
+    async fn announced_by(
         &mut self,
         visible: &Visible,
         wholesale: &mut BTreeSet<Wholesale>,
-    ) -> Result<BTreeSet<RelationName>, ReplicationError> {
+    ) -> Result<Announced, ReplicationError> {
         let redefined = self.definitions.pending();
-        let (mut all, mut younger) = (BTreeSet::new(), vec![]);
-        for name in &visible.changes.relations {
-            // Under whatever name it is read: also if its definition is another one by now.
-            all.insert(name.clone());
-            match self.definitions.schema().family_of(name) {
-                Some(family) => all.extend(family.cloned()),
-                // It was dropped or renamed, and its family is known to have changed.
-                None if redefined.relations.contains(name) => {}
-                None => younger.push(name),
+        let schema = self.definitions.schema();
+        let (mut all, mut younger) = (Announced::default(), vec![]);
+        for (name, rows) in &visible.changes.relations {
+            match schema.family_of(name) {
+                Some(family) => family.for_each(|reader| all.rows(reader, rows, name, schema)),
+                None => {
+                    // Under whatever name it is read: also if its definition is another one by now.
+                    all.any_row(name.clone());
+                    // It was dropped or renamed, and its family is known to have changed.
+                    if !redefined.relations.contains(name) {
+                        younger.push(name);
+                    }
+                }
             }
         }
         if younger.is_empty() {
@@ -196,7 +208,7 @@ impl Slot {
         let mut found = families(&self.server, &younger).await?;
         for name in younger {
             match found.remove(name) {
-                Some(family) => all.extend(family),
+                Some(family) => family.into_iter().for_each(|name| all.any_row(name)),
                 None => {
                     wholesale.insert(Wholesale::Unnamed);
                 }
@@ -204,5 +216,106 @@ impl Slot {
         }
         self.definitions.owe();
         Ok(all)
+    }
+}
+
+/// The relations that a round announces, and which rows of them: the tags of keys, or `None` for any.
+#[derive(Default)]
+struct Announced(BTreeMap<RelationName, Option<BTreeSet<Tag>>>);
+
+impl Announced {
+    fn any_row(&mut self, name: RelationName) {
+        self.0.insert(name, None);
+    }
+
+    /// Rows of `table`, which `reader` is, or has among its partitions or children.
+    fn rows(
+        &mut self,
+        reader: &RelationName,
+        rows: &ChangedRows,
+        table: &RelationName,
+        schema: &Schema,
+    ) {
+        let Some(tags) = keys(reader, rows, table, schema) else {
+            return self.any_row(reader.clone());
+        };
+        let known = self.0.entry(reader.clone()).or_insert_with(|| Some(BTreeSet::new()));
+        known.iter_mut().for_each(|known| known.extend(tags.iter().cloned()));
+    }
+
+    fn slots(&self) -> Vec<TagSlot> {
+        let mut slots = vec![];
+        for (name, keys) in &self.0 {
+            match keys {
+                None => slots.extend(name.tags().map(|tag| tag.slot())),
+                Some(keys) => {
+                    slots.extend(name.tags_of_some_rows().map(|tag| tag.slot()));
+                    slots.extend(keys.iter().map(Tag::slot));
+                }
+            }
+        }
+        slots
+    }
+
+    fn into_names(self) -> BTreeSet<RelationName> {
+        self.0.into_keys().collect()
+    }
+}
+
+/// The tags of the rows, by all keys that a result may have read them by. `None` if that is not known.
+fn keys(
+    reader: &RelationName,
+    rows: &ChangedRows,
+    table: &RelationName,
+    schema: &Schema,
+) -> Option<BTreeSet<Tag>> {
+    let ChangedRows::Some { columns, values } = rows else { return None };
+    // It was read when the table had other keys: a result may have been loaded meanwhile that depends on
+    // one of the present ones.
+    let present = schema.key_columns().get(table)?;
+    let common = schema.common_keys(reader)?;
+    if present != columns || !common.iter().all(|column| columns.contains(column)) {
+        return None;
+    }
+    let of_reader = values.iter().filter(|(at, _)| common.contains(&columns[*at]));
+    Some(of_reader.map(|(at, value)| reader.tag_of_key(&columns[*at], value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_were_read_by_the_keys_of_before_may_be_any_by_those_of_now() {
+        let name = RelationName::of("public", "t");
+        let of = |columns: &[&str]| columns.iter().map(|&it| it.to_owned()).collect();
+        let rows =
+            |columns: &[&str]| ChangedRows::of(&of(columns), Some(vec![(0, "7".to_owned())]));
+        let schema = Schema::of_tables(&[("t", &["id", "org"]), ("u", &[])]);
+        let tags = keys(&name, &rows(&["id", "org"]), &name, &schema).unwrap();
+        assert_eq!(tags, BTreeSet::from([Tag::from("public.t[id=7]")]));
+        for before in [&["id"][..], &["org", "id"], &["id", "org", "v"]] {
+            assert_eq!(keys(&name, &rows(before), &name, &schema), None, "{before:?}");
+        }
+        assert_eq!(keys(&name, &ChangedRows::Any, &name, &schema), None);
+        let without = RelationName::of("public", "u");
+        assert_eq!(keys(&without, &rows(&[]), &without, &schema), None);
+    }
+
+    #[test]
+    fn a_relation_of_which_any_row_has_changed_has_no_keys_whatever_comes_later() {
+        let name = RelationName::of("public", "t");
+        let schema = Schema::of_tables(&[("t", &["id"])]);
+        let columns: std::sync::Arc<[String]> = ["id".to_owned()].into();
+        let rows = ChangedRows::of(&columns, Some(vec![(0, "7".to_owned())]));
+        let whole: Vec<TagSlot> = name.tags().map(|tag| tag.slot()).collect();
+        let mut announced = Announced::default();
+        announced.rows(&name, &rows, &name, &schema);
+        let slots = announced.slots();
+        assert!(slots.contains(&name.tag_of_key("id", "7").slot()));
+        assert!(!whole.iter().all(|slot| slots.contains(slot)));
+        announced.any_row(name.clone());
+        announced.rows(&name, &rows, &name, &schema);
+        assert_eq!(announced.slots(), whole);
     }
 }

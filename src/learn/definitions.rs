@@ -64,11 +64,35 @@ pub(crate) fn question(verdict: &Verdict) -> String {
         rows("oid", "oid, xmin", &format!("pg_type WHERE typname = ANY ({type_names})")),
         rows("oid", "oid, xmin", "pg_operator WHERE oid >= 16384"),
         rows("oid", "oid, xmin", "pg_cast WHERE oid >= 16384"),
+        identities(verdict),
     ];
     format!(
         "SELECT '{MARK}', NULL, NULL, NULL, \
          pg_catalog.hashtextextended(pg_catalog.concat_ws('|', {}), 0)::pg_catalog.text, NULL",
         parts.join(", ")
+    )
+}
+
+/// What decides on the key columns of relations that are read by keys: the replica identities of all tables
+/// that hold rows of them.
+fn identities(verdict: &Verdict) -> String {
+    let keyed = verdict.relations.iter().filter(|(_, name)| verdict.keys.contains_key(*name));
+    let keyed: Vec<u32> = keyed.map(|(oid, _)| *oid).collect();
+    if keyed.is_empty() {
+        return "NULL".to_owned();
+    }
+    let index = rows(
+        "indexrelid",
+        "indexrelid, indisprimary, indisreplident, indisvalid",
+        "pg_index x WHERE x.indrelid = c.oid AND (x.indisprimary OR x.indisreplident)",
+    );
+    format!(
+        "(WITH RECURSIVE below AS (SELECT pg_catalog.unnest({}) AS oid \
+            UNION SELECT i.inhrelid FROM below b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid) \
+          SELECT pg_catalog.string_agg( \
+            pg_catalog.concat_ws(',', c.oid, c.relreplident, {index}), ' ' ORDER BY c.oid) \
+          FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid)",
+        oids(&keyed)
     )
 }
 

@@ -12,6 +12,7 @@ use super::{QueryClass, TextRow, Verdict, definitions};
 use crate::clock::{self, Instant};
 use crate::currency::{Currency, Stamp};
 use crate::sync::Mutex;
+use crate::value::param::OwnedParams;
 use crate::value::relation::RelationName;
 use crate::value::setup::Setup;
 use crate::value::tag::{Tag, TagSlot};
@@ -36,6 +37,8 @@ pub(crate) struct Learned {
     /// prepared, so that each version has a text of its own, for poolers as well, which know a
     /// statement by its text.
     pub(crate) text: Arc<str>,
+    /// The cache follows the database.
+    follows: bool,
     /// What its trees name, as of when it was learned.
     named: ReadSet,
     outdated: AtomicBool,
@@ -57,27 +60,31 @@ pub(crate) struct ReadSet {
     /// Taken before the load began.
     stamp: Stamp,
     slots: Vec<TagSlot>,
-    tags: Vec<Tag>,
     relations: BTreeSet<RelationName>,
 }
 
 impl ReadSet {
-    fn new(stamp: Stamp, relations: BTreeSet<RelationName>) -> ReadSet {
-        let tags: Vec<Tag> = relations.iter().flat_map(RelationName::tags_of_read).collect();
+    fn new(stamp: Stamp, relations: BTreeSet<RelationName>, follows: bool) -> ReadSet {
+        let tags: Vec<Tag> = if follows {
+            // Not those of rows.
+            relations.iter().flat_map(RelationName::tags_of_read_by_key).collect()
+        } else {
+            relations.iter().flat_map(RelationName::tags_of_read).collect()
+        };
         // A follower invalidates all that is followed where a function, an operator or a type was defined
         // anew: what was learned before that may read something else now.
         let slots = tags.iter().map(Tag::slot).chain([TagSlot::FOLLOWED]).collect();
-        ReadSet { stamp, slots, tags, relations }
+        ReadSet { stamp, slots, relations }
     }
 
-    /// Whether nothing that was read has been invalidated since. A view, a policy or a partition is
+    /// Whether nothing that was read may have been defined anew since. A view, a policy or a partition is
     /// defined anew by an invalidation of its relation.
     fn is_current(&self, currency: &Currency) -> bool {
         currency.is_current(&self.stamp, self.slots.iter().copied())
     }
 
-    pub(crate) fn tags(&self) -> &[Tag] {
-        &self.tags
+    fn tags(&self) -> Vec<Tag> {
+        self.relations.iter().flat_map(RelationName::tags_of_read).collect()
     }
 
     pub(crate) fn relations(&self) -> impl Iterator<Item = String> + '_ {
@@ -130,7 +137,7 @@ impl Learned {
         stamp: Stamp,
         now: Instant,
     ) -> Learned {
-        let named = ReadSet::new(stamp, verdict.relations.values().cloned().collect());
+        let named = ReadSet::new(stamp, verdict.relations.values().cloned().collect(), follows);
         let state = State { checked: Some(now), ..State::default() };
         let (digest, outdated) = (session.digest(follows), AtomicBool::new(false));
         let ask_session = session::question(verdict.settings.iter().map(String::as_str));
@@ -145,6 +152,7 @@ impl Learned {
             digest,
             ask_session: ask_session.into(),
             ask_locks,
+            follows,
             named,
             outdated,
             state: Mutex::new(state),
@@ -163,7 +171,28 @@ impl Learned {
 
     /// The tags of what the query reads according to its trees.
     pub(crate) fn tags_by_name(&self) -> Vec<Tag> {
-        self.named.tags.clone()
+        self.named.tags()
+    }
+
+    /// The tags of a result with these parameters.
+    pub(crate) fn tags(&self, read: &ReadSet, params: &OwnedParams) -> Vec<Tag> {
+        let mut tags = vec![];
+        for relation in &read.relations {
+            match self.tags_of_keys(relation, params) {
+                Some(keys) => tags.extend(keys.into_iter().chain(relation.tags_of_read_by_key())),
+                None => tags.extend(relation.tags_of_read()),
+            }
+        }
+        tags
+    }
+
+    /// `None` if all rows count: also where nobody says which ones have changed.
+    fn tags_of_keys(&self, relation: &RelationName, params: &OwnedParams) -> Option<Vec<Tag>> {
+        let types = &self.verdict.parameters;
+        let keys = self.verdict.keys.get(relation).filter(|_| self.follows)?.iter();
+        let tags =
+            keys.map(|keyed| keyed.tag(relation, params, types)).collect::<Result<Vec<_>, _>>();
+        Some(tags.ok()?.into_iter().flatten().collect())
     }
 
     /// Plans a load, which must not have begun yet.
@@ -250,7 +279,7 @@ impl Learned {
         }
         let mut relations = locks.relations;
         relations.extend(self.verdict.relations.values().cloned());
-        let read = Arc::new(ReadSet::new(stamp, relations));
+        let read = Arc::new(ReadSet::new(stamp, relations, self.follows));
         self.state.lock().read = Some(read.clone());
         Conclusion::Depends(read)
     }

@@ -15,6 +15,7 @@
 //! a verdict was made of; [`known`] keeps that for each source of rows. [`session`] is what a result depends on that is no row: the user, the schemas, the settings.
 
 pub(crate) mod definitions;
+pub(crate) mod keys;
 pub(crate) mod known;
 pub(crate) mod learned;
 pub(crate) mod locks;
@@ -25,6 +26,7 @@ pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::keys::Keyed;
 use crate::value::relation::RelationName;
 
 /// How the results of a query that [learns](crate::Query::auto) are kept current.
@@ -64,6 +66,10 @@ pub(crate) struct Verdict {
     pub(crate) settings: BTreeSet<String>,
     /// What the query, its views and policies name.
     pub(crate) relations: BTreeMap<u32, RelationName>,
+    /// Those of them of which it reads only rows that have one of these values in a column.
+    pub(crate) keys: BTreeMap<RelationName, BTreeSet<Keyed>>,
+    /// Its plan shows other names of columns than their tables have.
+    pub(crate) renames_columns: bool,
     /// All relations that were judged.
     pub(crate) judged: BTreeSet<u32>,
     /// The functions and domains that were judged.

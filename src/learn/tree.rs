@@ -30,6 +30,8 @@ pub(crate) struct Named {
     pub(crate) locks_rows: bool,
     /// A text is read as a date or a time, which `now` and `today` are as well.
     pub(crate) text_as_time: bool,
+    /// Columns have other names in it than in their tables (`FROM t AS t (a, b)`).
+    pub(crate) renames_columns: bool,
     /// The number of queries at the top.
     pub(crate) queries: usize,
 }
@@ -68,6 +70,8 @@ struct Open<'t> {
     /// It is a call of `current_setting`, whose argument was not seen yet.
     asks_setting: bool,
     is_text: bool,
+    /// It is an alias that somebody wrote, and not one that PostgreSQL made.
+    is_of_user: bool,
     /// It is a call of `pg_typeof`.
     is_typeof: bool,
     /// The type of a constant that is the name of something.
@@ -87,10 +91,12 @@ pub(crate) fn read(tree: &str) -> Named {
                     named.queries += 1;
                 }
                 entered(&mut named, node);
+                let mut is_of_user = false;
                 if let Some(parent) = open.last_mut() {
                     parent.children += 1;
+                    is_of_user = parent.field != "eref";
                 }
-                open.push(Open { node, ..Open::default() });
+                open.push(Open { node, is_of_user, ..Open::default() });
             }
             "}" => {
                 if open.pop().is_some_and(|node| node.asks_setting) {
@@ -161,6 +167,7 @@ fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
             _ => named.time = true,
         },
         ("QUERY", "commandType") => named.writes |= token != "1",
+        ("ALIAS", "colnames") => named.renames_columns |= node.is_of_user && token != "<>",
         ("ROWMARKCLAUSE", "pushedDown") => named.locks_rows |= token == "false",
         ("CONST", "consttype") => node.is_text = token == TEXT,
         _ => {}
@@ -334,6 +341,14 @@ mod tests {
     #[test]
     fn writes_row_locks_samples_and_the_time_are_found() {
         assert!(read("({QUERY :commandType 3})").writes);
+        let aliases = |of: &str, made: &str| {
+            format!(
+                "{{RTE :alias {{ALIAS :aliasname o :colnames {of}}} :eref {{ALIAS :aliasname o \
+                 :colnames {made}}}}}"
+            )
+        };
+        assert!(read(&aliases("(\"a\" \"b\")", "(\"a\" \"b\")")).renames_columns);
+        assert!(!read(&aliases("<>", "(\"a\" \"b\")")).renames_columns);
         assert!(read("{QUERY :commandType 1 :cteList ({X :q {QUERY :commandType 4}})}").writes);
         assert!(
             read("{ROWMARKCLAUSE :rti 1 :strength 4 :waitPolicy 0 :pushedDown false}").locks_rows

@@ -1,11 +1,13 @@
 //! [`QueryDependencies`]: what the results of a query depend on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::time::timeout;
 
 use super::{Bound, Query};
 use crate::error::Error;
+use crate::learn::keys::Keyed;
 use crate::learn::learned::Conclusion;
 use crate::learn::{QueryClass, REFUSED, Verdict};
 use crate::postgres::Source;
@@ -23,6 +25,11 @@ pub struct QueryDependencies {
     /// The relations that it reads, such as `public.orders` or `"Sales"."Orders"`, in order: views and
     /// what is below them, materialized views, tables. For partitions their parent.
     pub relations: Vec<String>,
+    /// The relations of which it reads only some rows, such as `public.orders[user_id = $1]`, in order. A
+    /// change of others leaves its results as they are, if the cache
+    /// [follows](crate::QueryCacheBuilder::follow) the database. The column is part of the table's replica
+    /// identity.
+    pub keys: Vec<String>,
     /// What else decides its rows: names of settings, and `role` for the user who asks. Their values are
     /// part of the key.
     pub needs: Vec<String>,
@@ -37,6 +44,12 @@ impl QueryDependencies {
         let mut relations: Vec<String> =
             verdict.relations.values().map(RelationName::canonical).collect();
         relations.sort();
+        let shown = |(name, keys): (&RelationName, &BTreeSet<Keyed>)| {
+            let name = name.canonical();
+            keys.iter().map(|keyed| keyed.shown(&name)).collect::<Vec<_>>()
+        };
+        let mut keys: Vec<String> = verdict.keys.iter().flat_map(shown).collect();
+        keys.sort();
         let reason = |reason: &String| match &verdict.refusal {
             Some(refusal) if reason == REFUSED => format!("{reason}: {refusal}"),
             _ => reason.clone(),
@@ -44,6 +57,7 @@ impl QueryDependencies {
         QueryDependencies {
             class: verdict.class(),
             relations,
+            keys,
             needs: verdict.needs.iter().cloned().collect(),
             unfollowed: verdict.reasons.iter().map(reason).collect(),
             parameters: verdict.parameters.clone(),

@@ -102,13 +102,15 @@ impl LearningLoad {
         source: S,
         call: Call,
     ) -> Result<LoadResult<Image>, Error> {
+        let params = call.params.clone();
         let (value, conclusion) = self.conclude(source, call).await?;
         let followed = self.inner.follower.as_ref().and_then(|follower| follower.database());
         let why = match conclusion {
             Conclusion::Depends(read) => match self.reads_another(followed) {
                 Some(why) => why,
                 None => {
-                    let (tags, is_followed) = (read.tags().to_vec(), self.inner.follower.is_some());
+                    let tags = self.seen.learned.tags(&read, &params);
+                    let is_followed = self.inner.follower.is_some();
                     return Ok(LoadResult::new(value, LoadReport { tags, is_followed }));
                 }
             },

@@ -133,11 +133,36 @@ pub(crate) fn tags_of_query(given: &str) -> BTreeSet<String> {
 }
 
 impl RelationName {
-    /// The tags that a change of the relation makes stale.
+    /// The tags that a change of the relation makes stale, whatever rows it is of.
     pub(crate) fn tags(&self) -> impl Iterator<Item = Tag> {
         // Without a schema, the relation of any schema may be meant.
         let any = (!self.is_qualified()).then(|| self.in_any_schema());
-        self.spellings().into_iter().chain(any).map(Tag::from)
+        let names = self.spellings().into_iter().chain(any).map(Tag::from);
+        names.chain(self.tags_of_any_rows())
+    }
+
+    /// The tags that a change of some rows makes stale, but for those of [keys](Self::tag_of_key).
+    pub(crate) fn tags_of_some_rows(&self) -> impl Iterator<Item = Tag> {
+        self.spellings().into_iter().map(Tag::from)
+    }
+
+    /// The tag of a result that has read only rows with this value in a column.
+    pub(crate) fn tag_of_key(&self, column: &str, value: &str) -> Tag {
+        format!("{}[{}={value}]", self.canonical(), as_needed(column)).into()
+    }
+
+    /// What else such a result depends on: a change of which it is not known which rows it is of.
+    pub(crate) fn tags_of_read_by_key(&self) -> impl Iterator<Item = Tag> {
+        let any = self.schema.as_deref() != Some(DEFAULT_SCHEMA);
+        let any = any.then(|| any_rows(&self.in_any_schema()));
+        [any_rows(&self.canonical())].into_iter().chain(any)
+    }
+
+    fn tags_of_any_rows(&self) -> impl Iterator<Item = Tag> {
+        let usual = || format!("{DEFAULT_SCHEMA}.{}", self.unqualified());
+        let named = if self.is_qualified() { self.canonical() } else { usual() };
+        let any = (!self.is_qualified()).then(|| any_rows(&self.in_any_schema()));
+        [any_rows(&named)].into_iter().chain(any)
     }
 
     /// The tags of a result that was found to have read the relation. The name is one that PostgreSQL
@@ -163,7 +188,20 @@ impl RelationName {
 /// The tags that a refresh of a view makes stale, under whatever name it was given.
 pub(crate) fn tags_of_refresh(given: &str, relation: &RelationName) -> BTreeSet<Tag> {
     let given = [given.to_owned(), canonical(given)];
-    relation.spellings().into_iter().chain(given).map(Tag::from).collect()
+    relation.tags().chain(given.map(Tag::from)).collect()
+}
+
+/// The tags of results that have read some rows of a table, if a person makes a tag stale that is one of
+/// its names.
+pub(crate) fn tags_of_rows_of(tag: &Tag) -> impl Iterator<Item = Tag> {
+    RelationName::parse(tag.as_str())
+        .into_iter()
+        .flat_map(|name| name.tags_of_any_rows().collect::<Vec<_>>())
+}
+
+/// A name and what no column is called.
+fn any_rows(name: &str) -> Tag {
+    format!("{name}[*]").into()
 }
 
 /// The name of the relation in a name as it was given; `None` if that cannot be read.
@@ -302,6 +340,30 @@ mod tests {
         for stale in ["tenant_8.\"Daily\"", "public.\"Daily\"", "daily"] {
             assert!(!meets(stale, &tenant), "{stale}");
         }
+    }
+
+    #[test]
+    fn what_was_read_by_a_key_is_met_unless_it_is_known_that_other_rows_have_changed() {
+        let stale = |name: &str| RelationName::parse(name).unwrap().tags().collect::<Vec<_>>();
+        let meets = |stale: &[Tag], read: &RelationName| {
+            read.tags_of_read_by_key().any(|tag| stale.contains(&tag))
+        };
+        let usual = RelationName::of("public", "daily");
+        assert!(SPELLINGS.iter().all(|spelling| meets(&stale(spelling), &usual)));
+        assert!(
+            SPELLINGS
+                .iter()
+                .all(|it| { meets(&tags_of_rows_of(&Tag::from(*it)).collect::<Vec<_>>(), &usual) })
+        );
+        assert!(meets(&Vec::from_iter(tags_of_refresh("d", &usual)), &usual));
+        let tenant = RelationName::of("tenant_7", "Daily");
+        assert!(
+            meets(&stale("tenant_7.\"Daily\""), &tenant) && meets(&stale("\"Daily\""), &tenant)
+        );
+        assert!(!meets(&stale("tenant_8.\"Daily\""), &tenant));
+        let some: Vec<Tag> = usual.tags_of_some_rows().collect();
+        assert!(!meets(&some, &usual) && usual.tags_of_read().iter().all(|tag| some.contains(tag)));
+        assert_eq!(usual.tag_of_key("Id", "7"), Tag::from("public.daily[\"Id\"=7]"));
     }
 
     #[test]

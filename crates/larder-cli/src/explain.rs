@@ -94,6 +94,7 @@ fn as_json(found: &QueryDependencies) -> serde_json::Value {
     json!({
         "class": class(found),
         "relations": found.relations,
+        "keys": found.keys,
         "needs": found.needs,
         "unfollowed": found.unfollowed,
         "parameters": found.parameters,
@@ -116,6 +117,7 @@ fn as_text(found: &QueryDependencies, was_run: bool, width: usize) -> String {
     for (title, lines) in [
         ("because", &found.unfollowed),
         (relations, &found.relations),
+        ("only these rows, if the cache follows the database", &found.keys),
         ("needs", &found.needs),
         ("parameters", &parameters),
     ] {

@@ -1,5 +1,7 @@
 //! `larder follow`.
 
+mod identities;
+
 use std::error::Error as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use tokio_postgres::NoTls;
 use super::config::Config;
 use super::connection::Postgres;
 use super::failure::Failure;
-use super::text::read_duration;
+use super::text::{self, read_duration};
 use larder::stats::{FollowRole, FollowStats};
 use larder::{Follow as Settings, QueryCache};
 
@@ -32,6 +34,10 @@ enum What {
 /// It does what a process does that follows: it connects for replication, makes a temporary slot,
 /// reads the stream for a moment, and ends. Nothing is left on the server. If a setting, a right or
 /// the address does not allow it, it names what to change, and the exit code is 1.
+///
+/// A hint names a table whose changes make more results stale than they need, since the log does not
+/// tell the value of a column that queries look rows up by; and the SQL that changes it. Hints do not
+/// count for the exit code.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -82,6 +88,18 @@ impl Check {
             "ok     the database can be followed: the first round ended after {took:.0?}"
         );
         anstream::println!("ok     a round takes {:.1?}", stats.lag);
+        let hints = match postgres.client().await? {
+            Ok(client) => identities::hints(&client).await,
+            Err(error) => Err(error),
+        };
+        match hints {
+            Ok(hints) => hints.iter().for_each(|hint| {
+                anstream::print!("{}", text::paragraph("hint   ", 7, hint, text::width()));
+            }),
+            Err(error) => {
+                anstream::println!("hint   the tables' replica identities were not read: {error}");
+            }
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -6,11 +6,13 @@
 mod sql;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
+use super::changes::KeyColumns;
 use super::server::{Server, limited};
 use crate::postgres::catalogs::IS_KNOWN;
 use crate::postgres::replication::error::ReplicationError;
@@ -25,6 +27,10 @@ pub(super) struct Schema {
     of_relations: String,
     relations: HashMap<u32, Described>,
     by_name: HashMap<RelationName, u32>,
+    /// Of all relations that hold rows.
+    key_columns: Arc<KeyColumns>,
+    /// The key columns of all tables that hold rows of a relation, if there are any.
+    common: HashMap<u32, BTreeSet<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,9 @@ struct Described {
     parents: Vec<u32>,
     /// What is written to it is decoded.
     is_logged: bool,
+    /// It may have rows of its own, unlike a view or a partitioned table.
+    holds_rows: bool,
+    key_columns: Arc<[String]>,
 }
 
 /// Which definitions have changed.
@@ -78,7 +87,46 @@ impl Schema {
 
     fn of(relations: HashMap<u32, Described>) -> Schema {
         let by_name = relations.iter().map(|(&oid, it)| (it.name.clone(), oid)).collect();
-        Schema { relations, by_name, ..Schema::default() }
+        let keyed = relations.values().filter(|it| !it.key_columns.is_empty());
+        let key_columns = keyed.map(|it| (it.name.clone(), it.key_columns.clone())).collect();
+        let mut schema =
+            Schema { relations, by_name, key_columns: Arc::new(key_columns), ..Schema::default() };
+        let mut common: HashMap<u32, BTreeSet<String>> = HashMap::new();
+        for (&oid, holder) in schema.relations.iter().filter(|(_, it)| it.holds_rows) {
+            for reader in schema.family_with_oids(oid).into_keys() {
+                common
+                    .entry(reader)
+                    .and_modify(|all| all.retain(|column| holder.key_columns.contains(column)))
+                    .or_insert_with(|| holder.key_columns.iter().cloned().collect());
+            }
+        }
+        common.retain(|_, columns| !columns.is_empty());
+        schema.common = common;
+        schema
+    }
+
+    /// Tables with these key columns.
+    #[cfg(test)]
+    pub(super) fn of_tables(tables: &[(&str, &[&str])]) -> Schema {
+        let described = |&(name, columns): &(&str, &[&str])| Described {
+            name: RelationName::of("public", name),
+            definition: 0,
+            parents: vec![],
+            is_logged: true,
+            holds_rows: true,
+            key_columns: columns.iter().map(|&column| column.to_owned()).collect(),
+        };
+        Schema::of((1..).zip(tables.iter().map(described)).collect())
+    }
+
+    /// The key columns of all relations, whose values are read with each change.
+    pub(super) fn key_columns(&self) -> &Arc<KeyColumns> {
+        &self.key_columns
+    }
+
+    /// The key columns of a relation that are those of all its partitions and children as well.
+    pub(super) fn common_keys(&self, name: &RelationName) -> Option<&BTreeSet<String>> {
+        self.common.get(self.by_name.get(name)?)
     }
 
     /// Compares the catalogs with these definitions. If something has changed, it returns the present
@@ -136,6 +184,9 @@ impl Schema {
             if before.definition != now.definition {
                 with_family(oid, &mut names);
             }
+            if self.common.get(&oid) != present.common.get(&oid) {
+                names.insert(now.name.clone());
+            }
             let mut parents = before.parents.iter().chain(&now.parents);
             for &parent in parents.by_ref() {
                 if before.parents.contains(&parent) != now.parents.contains(&parent) {
@@ -160,6 +211,10 @@ impl Schema {
 
     /// A relation and all that it is a partition or a child of.
     fn family(&self, oid: u32) -> impl Iterator<Item = &RelationName> {
+        self.family_with_oids(oid).into_values()
+    }
+
+    fn family_with_oids(&self, oid: u32) -> BTreeMap<u32, &RelationName> {
         let (mut all, mut next) = (BTreeMap::new(), vec![oid]);
         while let Some(oid) = next.pop() {
             if let Some(relation) = self.relations.get(&oid)
@@ -168,7 +223,7 @@ impl Schema {
                 next.extend(&relation.parents);
             }
         }
-        all.into_values()
+        all
     }
 
     /// A relation by its name, and all that it is a partition or a child of. `None` if it is not known.
@@ -205,13 +260,15 @@ async fn fingerprint(server: &Server) -> Result<[String; 3], ReplicationError> {
 }
 
 async fn relations(server: &Server) -> Result<HashMap<u32, Described>, ReplicationError> {
-    let asked = async { Ok(server.client().query(sql::RELATIONS, &[]).await?) };
+    let asked = async { Ok(server.client().query(&sql::relations(), &[]).await?) };
     let rows = limited("reading the definitions of all relations", asked).await?;
     let described = |row: &Row| Described {
         name: RelationName::of(row.get("nspname"), row.get("relname")),
         definition: checksum::of_name(row.get("definition")),
         parents: row.get("parents"),
         is_logged: row.get("logged"),
+        holds_rows: row.get("holds_rows"),
+        key_columns: row.get::<_, Vec<String>>("key_columns").into(),
     };
     Ok(rows.iter().map(|row| (row.get("oid"), described(row))).collect())
 }
@@ -235,7 +292,8 @@ mod tests {
 
     fn relation(name: &str, definition: u64, parents: &[u32]) -> Described {
         let (name, parents) = (RelationName::of("public", name), parents.to_vec());
-        Described { name, definition, parents, is_logged: true }
+        let key_columns = ["id", name.relation()].map(str::to_owned).into();
+        Described { name, definition, parents, is_logged: true, holds_rows: true, key_columns }
     }
 
     /// A parent, two partitions of it, one of them with a partition of its own, and a table.
@@ -272,6 +330,29 @@ mod tests {
         assert_eq!(different(|all| drop(all.insert(6, relation("n", 0, &[1])))), ["n"]);
         let unlogged = Described { is_logged: false, ..relation("n", 0, &[3]) };
         assert_eq!(different(|all| drop(all.insert(6, unlogged))), ["n", "p", "p2"]);
+    }
+
+    #[test]
+    fn a_key_counts_if_all_tables_below_have_it() {
+        let common = |change: &dyn Fn(&mut HashMap<u32, Described>)| {
+            let mut all = before();
+            all.get_mut(&1).unwrap().holds_rows = false;
+            change(&mut all);
+            let schema = Schema::of(all);
+            let of = |name: &str| {
+                let columns = schema.common_keys(&RelationName::of("public", name));
+                columns.map(|it| it.iter().cloned().collect::<Vec<_>>().join(" "))
+            };
+            (of("p").unwrap_or_default(), of("p21").unwrap_or_default())
+        };
+        assert_eq!(common(&|_| ()), ("id".to_owned(), "id p21".to_owned()));
+        let without = |all: &mut HashMap<u32, Described>| {
+            all.get_mut(&4).unwrap().key_columns = ["p".to_owned()].into();
+        };
+        assert_eq!(common(&without), (String::new(), "p".to_owned()));
+        let new = |all: &mut HashMap<u32, Described>| drop(all.insert(6, relation("n", 0, &[3])));
+        assert_eq!(common(&new).0, "id");
+        assert_eq!(different(without), ["p", "p2", "p21"]);
     }
 
     #[test]

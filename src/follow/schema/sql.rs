@@ -3,7 +3,7 @@
 //! The sum of a hash of a row's key and its transaction over a [catalog](crate::postgres::catalogs) changes
 //! with every definition, and costs a scan without sorting.
 
-use crate::postgres::catalogs::{LASTING, OF_THE_DATABASE};
+use crate::postgres::catalogs::{KEY_COLUMNS, LASTING, OF_THE_DATABASE};
 
 /// What relations are made of. If it changes, each of them is compared.
 const OF_RELATIONS: &[(&str, &str, &str)] = &[
@@ -13,6 +13,8 @@ const OF_RELATIONS: &[(&str, &str, &str)] = &[
     ("pg_rewrite", "x.oid::int8", "x.ev_class IN (SELECT oid FROM relations)"),
     ("pg_policy", "x.oid::int8", "true"),
     ("pg_inherits", "x.inhrelid::int8 << 32 | x.inhparent::int8", "true"),
+    // The replica identity.
+    ("pg_index", "x.indexrelid::int8", "x.indisprimary OR x.indisreplident"),
 ];
 
 /// What all databases of the server share. Another database's session may change it, so it is not in
@@ -85,7 +87,11 @@ fn of_the_server() -> String {
 /// Values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
 /// rewrite the same rows. A table's file is not among them, since `VACUUM FULL` changes it and
 /// `TRUNCATE` is decoded; that of a materialized view is, since a refresh is not.
-pub(super) const RELATIONS: &str = "\
+pub(super) fn relations() -> String {
+    RELATIONS.replace("{KEY_COLUMNS}", KEY_COLUMNS)
+}
+
+const RELATIONS: &str = "\
     SELECT c.oid, n.nspname::text, c.relname::text, \
       c.relpersistence = 'p' AND c.relkind <> 'f' AS logged, \
       concat_ws('/', \
@@ -94,7 +100,8 @@ pub(super) const RELATIONS: &str = "\
           CASE WHEN c.relkind = 'v' THEN c.reloptions::text END, \
           CASE WHEN c.relkind = 'm' THEN concat_ws(' ', c.relfilenode, c.relispopulated) END), 0), \
         a.sum, d.sum, r.sum, p.sum) AS definition, \
-      coalesce(i.parents, '{}') AS parents \
+      coalesce(i.parents, '{}') AS parents, \
+      c.relkind IN ('r', 'm', 'f') AS holds_rows, {KEY_COLUMNS} AS key_columns \
     FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN (SELECT attrelid, sum(hashtextextended(concat_ws(' ', attnum, attname, atttypid, \

@@ -7,13 +7,11 @@
 
 use std::collections::BTreeSet;
 
-use super::Ask;
 use super::evidence::{Evidence, Next, column, is_true};
+use super::keys::keys;
+use super::{Ask, FORGET, PROBE};
 use crate::error::Error;
-use crate::learn::{REFUSED, Verdict, definitions, text, tree};
-
-/// Of the function whose body the query is.
-const PROBE: &str = "larder_probe";
+use crate::learn::{QueryClass, REFUSED, Verdict, definitions, text, tree};
 
 /// How many levels are looked up. Views cannot be nested more deeply by hand.
 const DEEPEST: usize = 200;
@@ -48,6 +46,9 @@ pub(super) async fn judge(
             "one of its functions catches errors; what it reads before that is seen only with \
              track_counts = on",
         );
+    }
+    if verdict.class() == QueryClass::Static && !verdict.renames_columns {
+        verdict.keys = keys(session, sql, &verdict).await?;
     }
     let rows = session.ask(SCHEMAS, None).await?;
     verdict.schemas = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
@@ -190,6 +191,3 @@ impl Evidence<'_> {
         Ok(())
     }
 }
-
-/// Drops the statement that was prepared.
-pub(super) const FORGET: &str = "DEALLOCATE larder_probe";

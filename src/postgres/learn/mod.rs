@@ -15,6 +15,7 @@
 mod evidence;
 mod functions;
 mod judge;
+mod keys;
 mod on_client;
 mod questions;
 mod rows;
@@ -65,10 +66,20 @@ pub(super) trait Ask: Send {
 }
 
 /// The beginning of the transaction. Some pools make all their transactions read-only.
-pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+///
+/// All that is asked is answered by one snapshot, the version of the definitions included. What PostgreSQL
+/// looks up by itself is as new or newer: if a definition changes in between, the version is the older
+/// one, and the next comparison finds the difference.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE";
 
 /// The end of the transaction.
 pub(super) const END: &str = "ROLLBACK";
+
+/// Of the function whose body the query is, and of the statement that is planned.
+const PROBE: &str = "larder_probe";
+
+/// Drops the statement that was prepared. A rollback does not.
+pub(super) const FORGET: &str = "DEALLOCATE larder_probe";
 
 impl Lesson {
     /// Asks everything in a transaction that is open, and that the caller rolls back.

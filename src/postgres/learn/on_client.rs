@@ -9,9 +9,8 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::judge::FORGET;
 use super::rows::text_rows;
-use super::{Ask, BEGIN, END, Lesson, Taught};
+use super::{Ask, BEGIN, END, FORGET, Lesson, Taught};
 use crate::error::Error;
 use crate::learn::TextRow;
 use crate::postgres::outdated::of_postgres;

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod dial;
 pub(crate) mod error;
 mod login;
+pub(crate) mod row;
 pub(crate) mod test_decoding;
 #[cfg(all(test, feature = "redis"))]
 mod tests;

@@ -66,6 +66,12 @@ pub(crate) fn beginning(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
+/// What a line of a row says of it, from the kind of its change on.
+pub(crate) fn change(line: &[u8]) -> Option<&[u8]> {
+    let change = &line[end_of_names(line)?..];
+    ROW_CHANGES.iter().any(|it| change.starts_with(it)).then_some(change)
+}
+
 /// Whether a line is of a row of the relation that another line, with this beginning, is of. It saves
 /// reading the name of each row of a large transaction.
 pub(crate) fn is_alike(line: &[u8], beginning: &[u8]) -> bool {
@@ -111,7 +117,7 @@ fn changes(mut rest: &[u8], encoding: Encoding) -> Option<Vec<RelationName>> {
 }
 
 /// A name as `quote_identifier` writes it, and what comes after it.
-fn identifier(text: &[u8], encoding: Encoding) -> Option<(String, &[u8])> {
+pub(super) fn identifier(text: &[u8], encoding: Encoding) -> Option<(String, &[u8])> {
     let (name, rest) = match text.strip_prefix(b"\"") {
         None => {
             let end = text.iter().position(|&byte| !is_plain(byte)).unwrap_or(text.len());

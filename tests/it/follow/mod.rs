@@ -3,6 +3,7 @@
 mod faults;
 #[cfg(feature = "redis")]
 mod fleet;
+mod keys;
 mod learned;
 mod operations;
 mod refused;
