@@ -23,7 +23,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("usage: cargo run --example servers -- COMMAND [ARGUMENT…]");
         return Ok(ExitCode::from(2));
     };
-    let (redis, postgres) = (Redis::start()?, Postgres::start()?);
+    let (redis, postgres) = (Redis::start()?, Postgres::start_with(&["wal_level=logical"])?);
     let database = postgres.database().await?;
     let mut child = Command::new(&program)
         .args(words)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::super::failure::Failure;
+use super::report::Followed;
 use super::report::Mode;
 use super::value::{self, Capacity, Writes};
 
@@ -73,6 +74,13 @@ pub(in super::super) struct Bench {
     /// 50/s
     #[arg(long, value_name = "SHARE|RATE", default_value = "1%")]
     writes: Writes,
+
+    /// Follow the database: queries learn what they read, writers tell nobody, and an answer may be
+    /// behind a commit for --max-staleness. It needs wal_level=logical and a role with REPLICATION,
+    /// and makes logged tables
+    #[arg(long, value_name = "BY", num_args = 0..=1, require_equals = true,
+        default_missing_value = "keys")]
+    follow: Option<Followed>,
 
     /// How long results live
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::duration)]
@@ -156,7 +164,7 @@ pub(in super::super) struct Bench {
 }
 
 /// Arguments about a run, which a report that is there already has had.
-const MEASURING: [&str; 22] = [
+const MEASURING: [&str; 23] = [
     "workload",
     "skew",
     "keys",
@@ -167,6 +175,7 @@ const MEASURING: [&str; 22] = [
     "duration",
     "reads",
     "writes",
+    "follow",
     "ttl",
     "stale_while_revalidate",
     "max_staleness",
@@ -182,6 +191,9 @@ const MEASURING: [&str; 22] = [
 ];
 
 const SWEEP: &str = "1%,2%,5%,10%,25%,50%,100%";
+
+/// No cache that follows a database may be blind for less.
+const LEAST_BLIND: Duration = Duration::from_millis(200);
 
 /// More results than this would not fit into the memory of most machines.
 const LARGEST_ROW: u64 = 1 << 20;
@@ -217,6 +229,7 @@ pub(super) struct Plan {
     pub(super) duration: Option<Duration>,
     pub(super) reads: Option<u64>,
     pub(super) writes: Writes,
+    pub(super) follow: Option<Followed>,
     pub(super) ttl: Duration,
     pub(super) stale_while_revalidate: Duration,
     pub(super) max_staleness: Duration,
@@ -258,6 +271,9 @@ impl Bench {
                 modes.remove(number);
             }
         }
+        if self.follow.is_some() && self.max_staleness < LEAST_BLIND {
+            return refuse("--max-staleness is below 200ms, which is too short to --follow");
+        }
         let reads_end_it = self.reads.is_some();
         Ok(Plan {
             keys,
@@ -271,6 +287,7 @@ impl Bench {
                 .then(|| self.duration.unwrap_or(const { Duration::from_secs(10) })),
             reads: self.reads,
             writes: self.writes,
+            follow: self.follow,
             ttl: self.ttl,
             stale_while_revalidate: self.stale_while_revalidate.unwrap_or_default(),
             max_staleness: self.max_staleness,
@@ -349,6 +366,8 @@ mod tests {
             ("--skew -1", "-1"),
             ("--skew nan", "NaN"),
             ("--tasks 0", "--tasks"),
+            ("--follow=rows", "keys, tables"),
+            ("--follow --max-staleness 100ms", "--max-staleness"),
             ("--processes 0", "--processes"),
             ("--keys 0", "--keys"),
             ("--reads 5 --duration 1s", "--duration"),

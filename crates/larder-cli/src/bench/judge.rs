@@ -89,6 +89,8 @@ impl History {
 pub(super) struct Judge {
     mode: Mode,
     max_staleness: Duration,
+    /// The caches follow the database, and are told by nobody else.
+    follows: bool,
     all: HashMap<u32, History>,
     /// Those of this process.
     own: HashMap<u32, History>,
@@ -96,7 +98,13 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(mode: Mode, max_staleness: Duration) -> Judge {
-        Judge { mode, max_staleness, all: HashMap::new(), own: HashMap::new() }
+        Judge { mode, max_staleness, follows: false, all: HashMap::new(), own: HashMap::new() }
+    }
+
+    /// Of caches that follow the database: an answer may be behind a commit by no more than
+    /// `max_staleness`, whoever has made it and wherever it comes from.
+    pub(super) fn following(self, follows: bool) -> Judge {
+        Judge { follows, ..self }
     }
 
     pub(super) fn add(&mut self, ack: Ack, own: bool) {
@@ -114,7 +122,10 @@ impl Judge {
         let own = self.own.get(&key).and_then(|own| own.behind(version, begun)).is_some();
         // Who waited for another read is told what memory would tell.
         let of_memory = matches!(source, Source::L1 | Source::Coalesced | Source::Stale);
-        if self.mode.needs_redis() && of_memory && !own && behind < self.max_staleness {
+        let is_told = self.mode.needs_redis() && of_memory && !own;
+        // What this read waited for may be what another process had loaded meanwhile.
+        let may_be_behind = if self.follows { source != Source::Postgres } else { is_told };
+        if may_be_behind && behind < self.max_staleness {
             return Verdict::Behind(behind);
         }
         Verdict::Violation(Violation {
@@ -168,6 +179,20 @@ mod tests {
         }
         assert!(is_violation(&judged(Mode::L1, Source::L1, false, 1001)));
         assert!(is_violation(&judged(Mode::None, Source::Postgres, false, 1001)));
+    }
+
+    #[test]
+    fn one_that_follows_may_be_behind_any_commit_for_as_long_as_is_promised() {
+        let judged = |source, own, begun| {
+            let mut judge = Judge::new(Mode::Both, BLIND).following(true);
+            judge.add(Ack { key: 1, version: 5, at: 1000 }, own);
+            judge.judge(&Shown { key: 1, version: 4, begun, source })
+        };
+        for (source, own) in [(Source::L1, true), (Source::L2, false), (Source::Loaded, true)] {
+            assert_eq!(judged(source, own, 1099), Verdict::Behind(Duration::from_nanos(99)));
+            assert!(is_violation(&judged(source, own, 1100)));
+        }
+        assert!(is_violation(&judged(Source::Postgres, false, 1001)));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
+use tokio_postgres::NoTls;
 
 use super::super::connection::Postgres;
-use super::super::failure::with_sources;
+use super::super::failure::{Failure, with_sources};
 use super::report::Mode;
 use super::wire::Task;
 use super::workload::Workload;
-use larder::{Query, QueryCache};
+use larder::{Follow, Query, QueryCache};
 
 /// All that a reader process needs, ready to be used.
 pub(super) struct Opened {
@@ -55,8 +56,14 @@ impl Opened {
     }
 
     pub(super) fn query(&self, cache: &QueryCache, key: u32) -> &Query {
-        self.queries[key as usize]
-            .get_or_init(|| cache.query(self.task.query.as_str()).tag(tag(key)))
+        self.queries[key as usize].get_or_init(|| {
+            let query = cache.query(self.task.query.as_str());
+            match self.task.follow {
+                // It depends on what it reads.
+                Some(_) => query.auto(),
+                None => query.tag(tag(key)),
+            }
+        })
     }
 }
 
@@ -77,7 +84,28 @@ async fn cache(task: &Task) -> Result<QueryCache, String> {
     if task.mode == Mode::L2 {
         builder = builder.memory_off();
     }
-    builder.build().await.map_err(|error| with_sources(&error))
+    if task.follow.is_some() {
+        builder = builder.follow(follow(task)?);
+    }
+    let cache = builder.build().await.map_err(|error| with_sources(&error))?;
+    if task.follow.is_some() {
+        // Making a slot is not what is measured either.
+        cache.caught_up().await.map_err(|error| {
+            let why = cache.follow_stats().and_then(|stats| stats.reason);
+            why.unwrap_or_else(|| with_sources(&error))
+        })?;
+    }
+    Ok(cache)
+}
+
+fn follow(task: &Task) -> Result<Follow, String> {
+    let told = |failure: Failure| failure.message().to_owned();
+    let postgres = Postgres::read(&task.postgres).map_err(told)?;
+    let follow = match postgres.connector().map_err(told)? {
+        Some(tls) => Follow::new(postgres.config.clone(), tls),
+        None => Follow::new(postgres.config.clone(), NoTls),
+    };
+    Ok(follow.max_blind(Duration::from_nanos(task.max_staleness_ns)))
 }
 
 pub(super) fn pool(url: &str, size: usize) -> Result<Pool, String> {

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use super::super::connection::Postgres;
 use super::super::failure::{Failure, with_sources};
+use super::report::Followed;
 
 /// What names of schemas of ours look like, and how the comment on one begins.
 const PREFIX: &str = "larder_bench_";
@@ -73,17 +74,28 @@ impl Place {
     }
 
     /// Makes the keys.
-    pub(super) async fn fill(&mut self, keys: u32) -> Result<(), Failure> {
+    pub(super) async fn fill(
+        &mut self,
+        keys: u32,
+        follow: Option<Followed>,
+    ) -> Result<(), Failure> {
         let Place { client, schema, .. } = self;
         // Unlogged: reading is the same, and the server's log and its replicas are spared. Half
-        // empty, so that a new version of a key finds room beside the old one.
+        // empty, so that a new version of a key finds room beside the old one. What is in no log cannot
+        // be followed.
+        let (unlogged, identity) = match follow {
+            None => ("UNLOGGED", "DEFAULT"),
+            Some(Followed::Keys) => ("", "DEFAULT"),
+            Some(Followed::Tables) => ("", "NOTHING"),
+        };
         client
             .batch_execute(&format!(
-                "CREATE UNLOGGED TABLE {schema}.keys
+                "CREATE {unlogged} TABLE {schema}.keys
                      (key int4 PRIMARY KEY, version int8 NOT NULL DEFAULT 0)
                      WITH (fillfactor = 50);
                  INSERT INTO {schema}.keys SELECT key FROM generate_series(0, {keys} - 1) AS key;
-                 CREATE UNLOGGED TABLE {schema}.facts
+                 ALTER TABLE {schema}.keys REPLICA IDENTITY {identity};
+                 CREATE {unlogged} TABLE {schema}.facts
                      (id int4 PRIMARY KEY, amount float8 NOT NULL);
                  ANALYZE {schema}.keys"
             ))

@@ -138,7 +138,8 @@ impl<'r> Court<'r> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Court {
             reading,
-            judge: Judge::new(task.mode, Duration::from_nanos(task.max_staleness_ns)),
+            judge: Judge::new(task.mode, Duration::from_nanos(task.max_staleness_ns))
+                .following(task.follow.is_some()),
             ticks,
             complete: vec![0; task.processes as usize],
             own: task.process as usize,

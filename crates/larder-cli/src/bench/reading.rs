@@ -213,9 +213,18 @@ impl Reading {
         let Some(cache) = &self.opened.cache else {
             return Ok((source.rows(sql, parameter).await?, Source::Postgres));
         };
-        let query = self.opened.query(cache, key);
-        let read = query.bind(parameter).load_rows(move |sql, _| source.rows(sql, parameter));
-        let answer = read.answer().await?;
+        let query = self.opened.query(cache, key).bind(parameter);
+        let answer = match self.opened.task.follow {
+            None => query.load_rows(move |sql, _| source.rows(sql, parameter)).answer().await?,
+            Some(_) => {
+                let begun = clock::now();
+                let answer = query.fetch(&self.opened.pool).answer().await?;
+                if answer.origin() == Origin::Loaded {
+                    source.took(begun, clock::now());
+                }
+                answer
+            }
+        };
         let source = match answer.origin() {
             Origin::L1 => Source::L1,
             Origin::L2 => Source::L2,
@@ -257,6 +266,8 @@ impl Reading {
             Err(error) => return self.failed(number, &error).await,
         };
         let announced = match (&self.opened.cache, self.opened.task.mode) {
+            // Whoever follows the database finds out.
+            (Some(_), _) if self.opened.task.follow.is_some() => true,
             (Some(cache), mode) => {
                 let done = cache.invalidate([tag(key)]).await.is_acknowledged();
                 if mode == Mode::L1 && self.opened.task.processes > 1 {

@@ -99,6 +99,9 @@ pub(crate) struct Setup {
     pub(crate) write_share: Option<f64>,
     /// Writes per second in all, if they were given as a rate.
     pub(crate) write_rate: Option<f64>,
+    /// Whether the caches followed the database, so that writers told nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) follow: Option<Followed>,
     pub(crate) ttl_seconds: f64,
     /// For how long after its time to live a result could be served; 0 if it was not allowed.
     pub(crate) stale_while_revalidate_seconds: f64,
@@ -115,6 +118,16 @@ pub(crate) struct Setup {
     pub(crate) rows_read: u32,
     /// How long one query took alone, before the run: the median.
     pub(crate) query_ns: u64,
+}
+
+/// What a change in the database makes stale, if caches follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Followed {
+    /// Results that have read the changed rows.
+    Keys,
+    /// All results of the table: it has no replica identity, so nobody knows which rows are changed.
+    Tables,
 }
 
 /// A way of caching.

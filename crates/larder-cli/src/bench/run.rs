@@ -147,7 +147,7 @@ async fn modes(
             redis: version,
             postgres: format!("PostgreSQL {}", place.version().await?),
         });
-        place.fill(report.workload.keys as u32).await?;
+        place.fill(report.workload.keys as u32, plan.follow).await?;
         let shape = Shape { rows: plan.rows, row_bytes: plan.row_bytes, cost: plan.query_cost };
         place.price(shape).await
     };
@@ -194,6 +194,7 @@ fn setup(plan: &Plan, priced: &Priced) -> Setup {
         reads: plan.reads,
         write_share,
         write_rate,
+        follow: plan.follow,
         ttl_seconds: plan.ttl.as_secs_f64(),
         stale_while_revalidate_seconds: plan.stale_while_revalidate.as_secs_f64(),
         max_staleness_seconds: plan.max_staleness.as_secs_f64(),
@@ -271,6 +272,7 @@ impl Benched<'_> {
             tasks: plan.tasks,
             connections: plan.connections,
             reads: None,
+            follow: plan.follow.filter(|_| mode != Mode::None),
             write_share,
             write_rate,
             ttl_ns: nanos(plan.ttl),

@@ -38,6 +38,11 @@ impl Queries {
 }
 
 impl Timed {
+    /// A query that the cache has run by itself took so long, with waiting for a connection.
+    pub(super) fn took(&self, begun: Instant, ended: Instant) {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner).add(begun, ended);
+    }
+
     /// Runs the query, and counts how long it took.
     pub(super) async fn rows(self, sql: Arc<str>, key: i32) -> Result<Rows, BenchError> {
         // It is never closed.

@@ -2,7 +2,8 @@
 
 use super::format::{bytes, count, percent, plain, three_digits, time, times};
 use super::report::{
-    Ended, Mode, ModeReport, Moment, Quantiles, Report, Setup, Source, Sweep, WorkloadKind,
+    Ended, Followed, Mode, ModeReport, Moment, Quantiles, Report, Setup, Source, Sweep,
+    WorkloadKind,
 };
 use super::table::Table;
 use crate::failure::{counted, plural};
@@ -55,6 +56,13 @@ fn heading(report: &Report) -> String {
     });
     if let Some(setup) = &report.setup {
         lines.extend(setup_lines(setup));
+        lines.extend(setup.follow.map(|by| {
+            let by = match by {
+                Followed::Keys => "the rows that were changed",
+                Followed::Tables => "the table that was changed",
+            };
+            format!("the database is followed: writers tell nobody, results go by {by}")
+        }));
     }
     if let Some(servers) = &report.servers {
         let redis = servers.redis.as_ref().map(|redis| format!(", {redis}")).unwrap_or_default();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Instant;
 use super::judge::Ack;
 use super::measure::{Packed, Parts};
-use super::report::{Mode, Source, Violation};
+use super::report::{Followed, Mode, Source, Violation};
 use super::workload::Kind;
 
 /// The hidden subcommand that reader processes run.
@@ -89,6 +89,7 @@ pub(super) struct Task {
     pub(super) connections: u32,
     /// How many reads this process is to make, if that is what ends it.
     pub(super) reads: Option<u64>,
+    pub(super) follow: Option<Followed>,
     pub(super) write_share: f64,
     /// Writes per second of this process.
     pub(super) write_rate: f64,

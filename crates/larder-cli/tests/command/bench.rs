@@ -413,3 +413,30 @@ async fn a_redis_that_is_restarted_meanwhile_does_not_end_it_without_a_report() 
         assert!(report["modes"][0]["reads"].as_u64().unwrap() > 0, "{out}");
     }
 }
+
+#[tokio::test]
+async fn caches_that_follow_are_told_by_nobody_and_go_by_rows() {
+    let server = Postgres::start_with(&["wal_level=logical"]).unwrap();
+    let place = Place {
+        redis: Redis::start().unwrap(),
+        database: server.database().await.unwrap(),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let ratio = async |by: &str| {
+        let arguments = format!(
+            "{by} --max-staleness 2s --keys 100 --reads 4000 --writes 3% --tasks 2 --modes both --seed 7"
+        );
+        let report = place.report(&arguments).await;
+        let both = mode(&report, "both");
+        ensure_sums(both);
+        assert_eq!(number(&both["errors"]), 0, "{}", both["first_error"]);
+        assert_eq!(number(&both["currency"]["violations"]), 0, "{}", both["currency"]);
+        assert!(number(&both["postgres"]["writes"]) > 50);
+        both["hit_ratio"].as_f64().unwrap()
+    };
+    let (keys, tables) = (ratio("--follow").await, ratio("--follow=tables").await);
+    assert!(keys > tables, "{keys} and {tables}");
+    assert!(place.schemas().await.is_empty());
+    let ran = run(place.bench("--from nowhere --follow")).await;
+    assert_ne!(ran.code, 0);
+}
