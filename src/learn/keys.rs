@@ -9,6 +9,8 @@
 //! Only a condition that is understood to the last letter counts. Everything else is read as one on
 //! nothing, which makes the result depend on all rows.
 
+use std::collections::BTreeSet;
+
 use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
@@ -150,8 +152,46 @@ const NODES: &[&str] = &[
 /// The conditions that a row fulfils which leaves its scan.
 const CONDITIONS: &[&str] = &["Index Cond", "Recheck Cond", "Filter"];
 
-/// From this version on, the value of a subquery is not written as if it were a parameter.
+/// From this version on, the value of a subquery is not written as if it were a parameter: `$0`, `$1`, ….
 const NAMES_SUBQUERIES: u32 = 170_000;
+
+/// Which numbers are parameters of the query, beside subqueries.
+enum Parameters {
+    All,
+    /// All but those that a subquery says it returns.
+    But(BTreeSet<usize>),
+    /// There is a subquery that is given values, which may be written in the same way.
+    None,
+}
+
+impl Parameters {
+    fn beside(subqueries: &[String], version: u32) -> Parameters {
+        if version >= NAMES_SUBQUERIES {
+            return Parameters::All;
+        }
+        let mut returned = BTreeSet::new();
+        for name in subqueries.iter().filter(|name| !name.starts_with("CTE ")) {
+            // `InitPlan 1 (returns $0,$1)`
+            let numbers = name.strip_prefix("InitPlan ").and_then(|it| it.split_once(" (returns "));
+            let Some((_, numbers)) = numbers else { return Parameters::None };
+            for number in numbers.trim_end_matches(')').split(',') {
+                match number.strip_prefix('$').and_then(|it| it.parse().ok()) {
+                    Some(number) => drop(returned.insert(number)),
+                    None => return Parameters::None,
+                }
+            }
+        }
+        Parameters::But(returned)
+    }
+
+    fn has(&self, value: &KeyValue) -> bool {
+        match (value, self) {
+            (KeyValue::Constant(_), _) | (_, Parameters::All) => true,
+            (KeyValue::Parameter(number), Parameters::But(returned)) => !returned.contains(number),
+            (KeyValue::Parameter(_), Parameters::None) => false,
+        }
+    }
+}
 
 #[derive(Default)]
 struct Node {
@@ -165,7 +205,7 @@ struct Node {
 /// The scans of a plan as `EXPLAIN (VERBOSE, FORMAT YAML)` writes it; `None` if it has something that is
 /// not known.
 pub(crate) fn scans(plan: &str, version: u32) -> Option<Vec<Scan>> {
-    let (mut nodes, mut subqueries) = (Vec::<Node>::new(), false);
+    let (mut nodes, mut subqueries) = (Vec::<Node>::new(), vec![]);
     for line in plan.lines() {
         let line = line.trim_start().trim_start_matches("- ");
         // What a user may have written is in quotes.
@@ -183,7 +223,7 @@ pub(crate) fn scans(plan: &str, version: u32) -> Option<Vec<Scan>> {
             "Schema" => node.schema = text()?,
             "Relation Name" => node.relation = text()?,
             "Alias" => node.alias = text()?,
-            "Subplan Name" => subqueries |= !text()?.starts_with("CTE "),
+            "Subplan Name" => subqueries.push(text()?),
             _ if CONDITIONS.contains(&name) => node.conditions.push(text()?),
             _ => {}
         }
@@ -191,14 +231,13 @@ pub(crate) fn scans(plan: &str, version: u32) -> Option<Vec<Scan>> {
     if nodes.is_empty() || nodes.iter().any(|node| !NODES.contains(&&*node.kind)) {
         return None;
     }
-    let has_parameters = !subqueries || version >= NAMES_SUBQUERIES;
+    let parameters = Parameters::beside(&subqueries, version);
     let scans = nodes.iter().filter(|node| !node.relation.is_empty()).map(|node| {
         let conjuncts = node.conditions.iter().flat_map(|condition| conjuncts(condition));
         let keys = conjuncts.filter_map(|conjunct| equality(conjunct, &node.alias));
-        let known = |keyed: &Keyed| has_parameters || matches!(keyed.value, KeyValue::Constant(_));
         Scan {
             relation: RelationName::of(&node.schema, &node.relation),
-            keys: keys.filter(known).collect(),
+            keys: keys.filter(|keyed| parameters.has(&keyed.value)).collect(),
         }
     });
     Some(scans.collect())
@@ -400,9 +439,24 @@ mod tests {
             found.iter().map(|scan| scan.keys[0].shown(&scan.relation.canonical())).collect();
         assert_eq!(keys, ["public.users[id = $1]", "public.orders[user_id = $1]"]);
         assert_eq!(scans(&plan.replace("Seq Scan", "Custom Scan"), 150_000), None);
-        let named = format!("{plan}\n        Subplan Name: \"InitPlan 1 (returns $1)\"");
-        assert!(scans(&named, 160_000).unwrap().iter().all(|scan| scan.keys.is_empty()));
-        assert!(scans(&named, 170_000).unwrap().iter().all(|scan| scan.keys.len() == 1));
+        let keys = |subquery: &str, version| {
+            let plan = format!("{plan}\n        Subplan Name: \"{subquery}\"");
+            scans(&plan, version).unwrap().iter().map(|scan| scan.keys.len()).sum::<usize>()
+        };
+        for (subquery, before) in [
+            ("InitPlan 1 (returns $0)", 2),
+            ("InitPlan 2 (returns $0,$1)", 0),
+            ("CTE x", 2),
+            ("SubPlan 1", 0),
+            ("InitPlan 1 (returns x)", 0),
+            ("InitPlan 1", 0),
+        ] {
+            assert_eq!(
+                (keys(subquery, 160_000), keys(subquery, 170_000)),
+                (before, 2),
+                "{subquery}"
+            );
+        }
         assert_eq!(scans("", 170_000), None);
     }
 

@@ -118,6 +118,8 @@ const SHAPES: &[(&str, Given, &[&str])] = &[
         Int,
         &[],
     ),
+    ("SELECT max(amount) FROM orders WHERE user_id = $1", Int, &["orders[user_id = $1]"]),
+    ("SELECT min(id), max(id) FROM orders WHERE org = $1", Int, &["17: orders[org = $1]"]),
     // The value of the subquery is written as a parameter by some versions.
     (
         "SELECT id FROM orders WHERE user_id = (SELECT max(id) % 20 FROM users WHERE id <> $1)",
