@@ -178,7 +178,7 @@ pub use self::l2::redis::tls::RedisTls;
 pub use self::postgres::write::WriteSource;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::wrapped::Wrapped;
-pub use self::query::{Bound, BoundWith, Query};
+pub use self::query::{Batch, Bound, BoundWith, Grouped, Query, ReadMany};
 pub use self::rows::{Row, Rows};
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]

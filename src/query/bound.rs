@@ -196,6 +196,17 @@ impl<'q, P: Params> Bound<'q, P> {
 }
 
 impl Query {
+    /// What a source is given to run.
+    pub(super) fn call_of(&self, params: OwnedParams, setup: Option<Arc<Setup<'static>>>) -> Call {
+        Call {
+            sql: self.sql().clone(),
+            params: Arc::new(params),
+            setup,
+            sets: self.inner().columns.clone(),
+            statements: self.inner().statements.clone(),
+        }
+    }
+
     /// The load of a call that is fetched.
     pub(super) fn load_of<S: Source>(
         &self,
@@ -203,13 +214,7 @@ impl Query {
         params: OwnedParams,
         setup: Option<Arc<Setup<'static>>>,
     ) -> LoadFn<Image> {
-        let call = Call {
-            sql: self.sql().clone(),
-            params: Arc::new(params),
-            setup,
-            sets: self.inner().columns.clone(),
-            statements: self.inner().statements.clone(),
-        };
+        let call = self.call_of(params, setup);
         Box::new(move || {
             let rows = postgres::rows(source, call);
             async move { rows.await.map(|rows| (rows, vec![])) }.boxed()

@@ -1,7 +1,9 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
+mod batch;
 mod bound;
 mod fetched;
+mod grouped;
 mod reads;
 mod setup;
 mod table;
@@ -11,7 +13,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use self::batch::{Batch, ReadMany};
 pub use self::bound::Bound;
+pub use self::grouped::Grouped;
 pub use self::setup::BoundWith;
 
 use crate::cache::QueryCache;

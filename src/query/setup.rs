@@ -104,12 +104,12 @@ impl Query {
     }
 
     /// What `setup` sets, over what the query sets.
-    fn over<'s>(&'s self, setup: &'s Setup<'s>) -> Over<'s> {
+    pub(super) fn over<'s>(&'s self, setup: &'s Setup<'s>) -> Over<'s> {
         Over { setup, base: self.setup.as_deref() }
     }
 
     /// The key of a call under `setup`.
-    fn call_with<P: Params>(
+    pub(super) fn call_with<P: Params>(
         &self,
         shape: Shape,
         params: &P,
@@ -171,7 +171,7 @@ impl<'q, P> Bound<'q, P> {
 #[must_use = "a bound query does nothing until it is fetched"]
 pub struct BoundWith<'q, P> {
     pub(super) bound: Bound<'q, P>,
-    setup: Setup<'q>,
+    pub(super) setup: Setup<'q>,
 }
 
 impl<'q, P> BoundWith<'q, P> {

@@ -11,6 +11,7 @@ mod refused;
 mod row;
 mod search;
 mod ser;
+mod split;
 mod text;
 
 use std::fmt;

@@ -16,6 +16,7 @@ mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
 mod json;
+mod many;
 mod outdated;
 mod params;
 mod pooling;
