@@ -40,6 +40,9 @@
 //!   as you like.
 //! - [`load`](Bound::load) does the same for a single call.
 //!
+//! With [`auto`](Query::auto), a query that is fetched learns from PostgreSQL what it reads, so that
+//! [`write`](QueryCache::write) makes its results stale without a tag.
+//!
 //! Each returns a [`Read`]. Await it for the result, or await its [`answer`](Read::answer) for the
 //! result with its origin and its age.
 //!
@@ -104,10 +107,12 @@ mod currency;
 mod error;
 mod fleet;
 mod flight;
+mod follow;
 mod l1;
 // Without Redis and outside of tests nothing makes a shared tier.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod l2;
+mod learn;
 mod patience;
 mod policy;
 mod postgres;
@@ -126,6 +131,11 @@ mod pages {
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/first-steps.md")]
     mod first_steps {}
+    #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
+    #[doc = include_str!("../docs/guide/learning.md")]
+    mod learning {}
+    #[doc = include_str!("../docs/guide/following.md")]
+    mod following {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
@@ -169,28 +179,35 @@ pub use self::cache::read::{Loader, Read, ReadAnswer};
 pub use self::cache::write::Written;
 pub use self::clock::Clock;
 pub use self::error::{Error, ErrorKind};
+pub use self::follow::Follow;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::l2::redis::credentials::RedisCredentials;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use self::l2::redis::tls::RedisTls;
+pub use self::learn::QueryClass;
 pub use self::postgres::write::WriteSource;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
+pub use self::query::dependencies::QueryDependencies;
 pub use self::query::wrapped::Wrapped;
 pub use self::query::{Batch, Bound, BoundWith, Grouped, Query, ReadMany};
 pub use self::rows::{Row, Rows};
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use self::telemetry::metrics::DURATION_BUCKETS;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
-pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint};
+pub use self::telemetry::prometheus::{EndpointError, PrometheusEndpoint, PrometheusRecorder};
 pub use self::value::answer::{Answer, Origin, Staleness};
 pub use self::value::codec::Codec;
-pub use self::value::tag::{Tag, Tagged};
+pub use self::value::tag::{Tag, Tagged, Tags};
 
 /// Statistics: counters and latencies of a cache and of each query.
 pub mod stats {
     pub use crate::telemetry::stats::{
-        CacheStats, FleetStats, Latency, ProcessStats, QueryStats, ViewStats,
+        CacheStats, FleetStats, FollowRole, FollowStats, Latency, ProcessStats, QueryStats,
+        ViewStats,
     };
 }
 
@@ -200,6 +217,7 @@ pub mod params {
     #[doc(hidden)]
     pub use crate::value::param::Bind;
     pub use crate::value::param::{OwnedParams, Param, Params, SqlParam, SqlParams};
+    pub use crate::value::setup::SettingValue;
 }
 
 /// For tests: a clock that the test advances, and a shared tier in memory.

@@ -13,6 +13,10 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Redis keeps time in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// How long a result that is followed is served without proof that nothing it depends on has changed,
+/// unless something else is set.
+pub(crate) const MAX_BLIND: Duration = Duration::from_secs(2);
+
 /// The `l1_ttl` of a cache whose memory tier is off, and of all its queries. Nobody can set it.
 pub(crate) const MEMORY_OFF: Duration = Duration::ZERO;
 

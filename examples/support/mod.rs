@@ -2,6 +2,7 @@
 
 use std::env;
 use std::error::Error;
+use std::sync::OnceLock;
 
 use deadpool_postgres::{Manager, Pool};
 use test_servers::{Postgres, Redis};
@@ -17,10 +18,28 @@ pub struct Servers {
 }
 
 /// Those that `DATABASE_URL` and `REDIS_URL` name, or private ones.
+#[allow(dead_code)]
 pub async fn servers() -> Result<Servers, Box<dyn Error>> {
+    servers_of(async || Ok(Postgres::shared()?.database().await?.config())).await
+}
+
+/// The same. A private PostgreSQL has these settings.
+#[allow(dead_code)]
+pub async fn servers_with(settings: &'static [&str]) -> Result<Servers, Box<dyn Error>> {
+    static PRIVATE: OnceLock<Postgres> = OnceLock::new();
+    servers_of(async || {
+        let started = Postgres::start_with(settings)?;
+        Ok(PRIVATE.get_or_init(|| started).database().await?.config())
+    })
+    .await
+}
+
+async fn servers_of(
+    private: impl AsyncFnOnce() -> Result<Config, Box<dyn Error>>,
+) -> Result<Servers, Box<dyn Error>> {
     let config: Config = match env::var("DATABASE_URL") {
         Ok(url) => url.parse().map_err(|error| format!("DATABASE_URL cannot be read: {error}"))?,
-        Err(_) => Postgres::shared()?.database().await?.config(),
+        Err(_) => private().await?,
     };
     let pool = Pool::builder(Manager::new(config.clone(), NoTls)).max_size(4).build()?;
     let redis_url = match env::var("REDIS_URL") {

@@ -25,19 +25,30 @@ impl Redis {
     /// Those of Redis to `SCAN`.
     pub async fn find_keys(&self, prefix: &str, limit: usize) -> Result<FoundKeys, Error> {
         let pattern = format!("{}{prefix}*", self.names().entry_prefix());
-        let (mut cursor, mut seen, mut keys) = ("0".to_owned(), 0, vec![]);
+        let (names, complete) = self.scan(&pattern, limit).await?;
+        let mut keys: Vec<_> = names.iter().filter_map(|name| self.key_of_name(name)).collect();
+        keys.sort();
+        keys.dedup();
+        Ok(FoundKeys { keys, complete })
+    }
+
+    /// The names that match, among the first `limit` names in Redis, and whether these were all.
+    pub(super) async fn scan(
+        &self,
+        pattern: &str,
+        limit: usize,
+    ) -> Result<(Vec<String>, bool), Error> {
+        let (mut cursor, mut seen, mut found) = ("0".to_owned(), 0, vec![]);
         loop {
-            let scan = command(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]);
+            let scan = command(&["SCAN", &cursor, "MATCH", pattern, "COUNT", "1000"]);
             let reply = self.ask(&scan).await?;
             let (next, names): (String, Vec<String>) = redis::from_redis_value(reply)
                 .map_err(|_| Error::unexpected("SCAN is not answered by names"))?;
-            keys.extend(names.iter().filter_map(|name| self.key_of_name(name)));
+            found.extend(names);
             seen += 1000;
             cursor = next;
             if cursor == "0" || seen >= limit {
-                keys.sort();
-                keys.dedup();
-                return Ok(FoundKeys { keys, complete: cursor == "0" });
+                return Ok((found, cursor == "0"));
             }
         }
     }

@@ -246,7 +246,7 @@ impl Case<'_> {
         let policy = Policy { ttl: Duration::MAX, l1_ttl: Duration::MAX, ..Policy::default() };
         let now = self.found.now.unwrap_or(header.ends);
         let of_tags = slots.iter().copied().filter(|slot| *slot != TagSlot::EVERYTHING);
-        let judged = Judgement::new(header, of_tags, &table, &policy, now, self.asked);
+        let judged = Judgement::new(header, of_tags, false, &table, &policy, now, self.asked);
         if !judged.is_current {
             if header.at.epoch != at.epoch {
                 return Verdict::OtherEpoch { entry: header.at.epoch, directory: at.epoch };

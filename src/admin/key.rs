@@ -42,6 +42,9 @@ type Encode = Arc<dyn Fn(&mut KeyEncoder) + Send + Sync>;
 
 /// Computes the key of a call, as the cache does.
 ///
+/// The key of a call that [learns](crate::Query::auto) contains the session of its source and cannot be
+/// computed here: take it from an event.
+///
 /// ```
 /// use larder::admin::KeyBuilder;
 ///

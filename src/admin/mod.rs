@@ -23,6 +23,7 @@ mod inspect;
 mod key;
 mod redis;
 mod rights;
+mod survey;
 mod verdict;
 
 pub use self::directory::Directory;
@@ -35,4 +36,5 @@ pub use self::inspect::Inspection;
 pub use self::key::{KeyBuilder, ResultKey};
 pub use self::redis::Redis;
 pub use self::rights::{MissingRight, Right};
+pub use self::survey::{EntrySummary, FoundEntries};
 pub use self::verdict::Verdict;

@@ -1,6 +1,7 @@
 //! [`QueryCacheBuilder::build`]: checks the settings and puts the parts of a cache together.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +21,19 @@ use crate::cache::publisher::Publisher;
 use crate::currency::Currency;
 use crate::error::WrongSetting;
 use crate::fleet::Fleet;
+use crate::fleet::following::{Alone, Following};
 use crate::fleet::heartbeat::Heartbeat;
 use crate::fleet::notices::Notices;
 use crate::flight::Flights;
+use crate::follow::{self, Follower};
 use crate::l1::{L1, Sweeper};
 use crate::l2::Store;
 #[cfg(feature = "redis")]
 use crate::l2::redis::endpoint::Endpoint;
 #[cfg(feature = "redis")]
 use crate::l2::redis::url::without_credentials;
-use crate::policy::{MEMORY_OFF, Policy};
+use crate::learn::known::Learning;
+use crate::policy::{MAX_BLIND, MEMORY_OFF, Policy};
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
 use crate::telemetry::counters::Counters;
@@ -39,6 +43,8 @@ use crate::value::key::MacKey;
 
 const NAMESPACE: &str = "l1";
 const LONGEST_NAMESPACE: usize = 64;
+const SLOWEST_FOLLOWER: RangeInclusive<Duration> =
+    Duration::from_millis(200)..=Duration::from_secs(60 * 60);
 /// A shorter secret can be guessed.
 const SHORTEST_SECRET: usize = 16;
 
@@ -50,6 +56,10 @@ impl QueryCacheBuilder {
     /// - A setting is out of range. The error names it, the given value and the allowed ones.
     /// - Redis does not answer, or refuses the credentials or the commands that the cache needs,
     ///   unless it is [optional](QueryCacheBuilder::redis_optional).
+    /// - The database is to be [followed](QueryCacheBuilder::follow), and a setting, a right or the
+    ///   address does not allow it: `wal_level`, the attribute `REPLICATION`, a pooler or a standby, the
+    ///   database, the user or the password. A server that cannot be reached now, or has no slot or
+    ///   connection left, is no error: it is tried again.
     /// - The call is outside of a Tokio runtime.
     pub async fn build(self) -> Result<QueryCache, BuildError> {
         let runtime = Handle::try_current().map_err(|_| BuildError::new(Kind::NoRuntime))?;
@@ -77,8 +87,30 @@ impl QueryCacheBuilder {
             let allowed = "from 100 milliseconds to 1 hour";
             return Err(wrong("publish_stats", format_args!("{every:?}"), allowed));
         }
+        if let Some(follow) = &self.follow {
+            if !SLOWEST_FOLLOWER.contains(&follow.max_blind) {
+                let given = format_args!("{:?}", follow.max_blind);
+                return Err(wrong("max_blind", given, "from 200 milliseconds to 1 hour"));
+            }
+            follow::check(follow)
+                .await
+                .map_err(|failure| BuildError::new(Kind::NotFollowed(failure)))?;
+        }
         let counters = Arc::new(Counters::new(&namespace));
         let (currency, fleet) = self.fleet(&background, &namespace, &counters).await?;
+        let follower = self.follow.map(|follow| {
+            let following = match &fleet {
+                Some(fleet) => Following::Fleet(fleet.clone()),
+                None => Following::Alone(Arc::new(Alone::new(
+                    currency.clone(),
+                    counters.clone(),
+                    self.clock.clone(),
+                    follow.max_blind,
+                ))),
+            };
+            let clock = self.clock.clone();
+            Follower::start(&background, follow, &namespace, following, clock, counters.clone())
+        });
         let l1 = L1::new(self.max_bytes);
         let collector = Collector::new(counters.clone(), l1.clone(), self.max_bytes);
         let publisher = fleet.as_ref().zip(self.publish_stats).map(|(fleet, every)| {
@@ -97,6 +129,7 @@ impl QueryCacheBuilder {
             &namespace,
         );
         let inner = Inner {
+            follower,
             fleet,
             _sweeper: Sweeper::start(&background, l1.clone(), self.clock.clone()),
             namespace,
@@ -106,6 +139,7 @@ impl QueryCacheBuilder {
             clock: self.clock,
             currency,
             disconnected_ttl,
+            max_blind: self.max_blind.unwrap_or(MAX_BLIND),
             l1,
             flights: Flights::default(),
             slow_reads: SlowKeys::default(),
@@ -113,6 +147,7 @@ impl QueryCacheBuilder {
             loads: Semaphore::new(self.concurrent_loads),
             concurrent_loads: self.concurrent_loads,
             columns: Arc::new(ColumnSets::default()),
+            learning: Learning::default(),
             statements: Arc::new(Statements::new(self.prepared_statements)),
             counters,
             collector,
@@ -122,7 +157,7 @@ impl QueryCacheBuilder {
             closing: watch::Sender::new(Phase::Open),
             background,
         };
-        Ok(QueryCache::new(Arc::new(inner)))
+        Ok(QueryCache::over(Arc::new(inner)))
     }
 
     fn checked_blindness(&self) -> Result<Duration, BuildError> {
@@ -163,6 +198,7 @@ impl QueryCacheBuilder {
             counters.clone(),
             self.clock.clone(),
             self.max_staleness,
+            self.max_blind,
         );
         let currency = notices.currency.clone();
         let fleet = Fleet::new(store, notices, heartbeat, self.clock.clone(), background.clone());

@@ -4,13 +4,14 @@ use std::fmt;
 
 use crate::error::BoxError;
 use crate::error::WrongSetting;
+use crate::follow::failure::Failure;
 #[cfg(feature = "redis")]
 use crate::l2::redis::rights::rule_of;
 #[cfg(feature = "redis")]
 use crate::l2::redis::{ConnectError, Names, RefusalKind};
 
 /// Why a cache could not be built: a setting is out of range, Redis does not answer or refuses the
-/// credentials or commands, or there is no Tokio runtime.
+/// credentials or commands, the database cannot be followed, or there is no Tokio runtime.
 ///
 /// The message names the setting, the given value and the allowed ones, or what Redis replied. It
 /// contains no password.
@@ -43,6 +44,8 @@ pub(crate) enum Kind {
         address: String,
         source: BoxError,
     },
+    /// Something lasting keeps the database from being followed.
+    NotFollowed(Failure),
     NoRuntime,
 }
 
@@ -105,6 +108,12 @@ impl BuildError {
         matches!(self.0, Kind::Refused { .. } | Kind::Unauthenticated { .. })
     }
 
+    /// Returns whether the reason is the database that was to be [followed](crate::Follow): a setting,
+    /// a right or an address, which the message names with what to change.
+    pub fn is_not_followed(&self) -> bool {
+        matches!(self.0, Kind::NotFollowed(_))
+    }
+
     /// Returns whether the reason is the user or the password of Redis: Redis refused them, or the
     /// [provider](crate::QueryCacheBuilder::redis_credentials) gave none.
     pub fn is_unauthenticated(&self) -> bool {
@@ -154,6 +163,9 @@ impl fmt::Display for BuildError {
                 "the cache cannot be built: the closure given to `redis_credentials` returned no \
                  credentials for redis at {address}"
             ),
+            Kind::NotFollowed(failure) => {
+                write!(f, "the cache cannot be built: {failure}; or build it without `follow`")
+            }
             Kind::NoRuntime => f.write_str(
                 "the cache cannot be built: there is no tokio runtime here; call `build` from \
                  within one, such as a function under `#[tokio::main]`",
@@ -175,6 +187,7 @@ impl std::error::Error for BuildError {
             | Kind::Refused { source, .. }
             | Kind::Unauthenticated { source, .. }
             | Kind::NoCredentials { source, .. } => Some(&**source),
+            Kind::NotFollowed(failure) => Some(failure),
             _ => None,
         }
     }

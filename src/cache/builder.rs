@@ -10,6 +10,7 @@ use crate::cache::QueryCache;
 #[cfg(feature = "redis")]
 use crate::cache::redis_settings::RedisSettings;
 use crate::clock::Clock;
+use crate::follow::Follow;
 #[cfg(any(test, feature = "test-util"))]
 use crate::l2::memory::MemoryStore;
 use crate::policy::{Negative, Settings};
@@ -47,7 +48,10 @@ pub struct QueryCacheBuilder {
     pub(super) secret: Option<Secret>,
     pub(super) max_staleness: Duration,
     pub(super) disconnected_ttl: Option<Duration>,
+    /// Set if this process follows the database.
+    pub(super) max_blind: Option<Duration>,
     pub(super) publish_stats: Option<Duration>,
+    pub(super) follow: Option<Follow>,
     pub(super) clock: Clock,
     pub(super) settings: Settings,
     pub(super) memory_off: bool,
@@ -78,7 +82,9 @@ impl Default for QueryCacheBuilder {
             secret: None,
             max_staleness: Duration::from_secs(1),
             disconnected_ttl: None,
+            max_blind: None,
             publish_stats: None,
+            follow: None,
             clock: Clock::system(),
             settings: Settings::default(),
             memory_off: false,
@@ -88,6 +94,7 @@ impl Default for QueryCacheBuilder {
 
 impl QueryCache {
     /// Returns a builder with the default settings.
+    #[doc(alias = "new")]
     pub fn builder() -> QueryCacheBuilder {
         QueryCacheBuilder::default()
     }
@@ -383,6 +390,56 @@ impl QueryCacheBuilder {
     /// and hosts are not visible to other users of that Redis.
     pub fn publish_stats(mut self, interval: Duration) -> Self {
         self.publish_stats = Some(interval);
+        self
+    }
+
+    /// Follows the database: what is committed in it, by whomever, makes the results stale that were
+    /// declared to read it by [`Query::table`](crate::Query::table).
+    ///
+    /// One process of a fleet reads PostgreSQL's stream of changes for all, and a second one stands
+    /// by; without Redis each process reads for itself. It includes what triggers, cascades and other
+    /// programs write, `COPY`, `TRUNCATE`, partitions with their parents, and changes of tables' and
+    /// views' definitions. It does not include unlogged and foreign tables and sequences. Usually a
+    /// change is known everywhere within a few milliseconds after others can see it.
+    ///
+    /// The server needs `wal_level = logical`, and one replication slot and two connections for each
+    /// process that reads; the role needs the attribute `REPLICATION`. Nothing is installed, and no
+    /// slot is left when the process ends. [`follow_stats`](crate::QueryCache::follow_stats) shows
+    /// what the process does, and why if it cannot.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Follow, QueryCache};
+    /// use tokio_postgres::{Config, NoTls};
+    ///
+    /// let primary: Config = "host=db.internal user=larder dbname=shop".parse()?;
+    /// let cache = QueryCache::builder()
+    ///     .namespace("shop")
+    ///     .redis("redis://127.0.0.1:6379")
+    ///     .follow(Follow::new(primary, NoTls))
+    ///     .build()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Consistency
+    ///
+    /// After a commit has returned to whoever made it, no read that begins
+    /// [`max_blind`](Follow::max_blind) later, in any process, is answered with a result that lacks it,
+    /// whatever has failed meanwhile; for a change of a definition it is a second more. If no process
+    /// can read the changes, a result is loaded again `max_blind` after the beginning of its load. A
+    /// result with a [tag](crate::Query::tag) alone is stale when a change of the relation of that name
+    /// has been announced, without a bound.
+    ///
+    /// No read waits for a follower, and none fails because of it.
+    ///
+    /// # Default
+    ///
+    /// The database is not followed.
+    pub fn follow(mut self, follow: Follow) -> Self {
+        self.max_blind = Some(follow.max_blind);
+        self.follow = Some(follow);
         self
     }
 

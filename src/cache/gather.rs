@@ -33,6 +33,7 @@ use crate::cache::loading::LOADING;
 use crate::error::Error;
 use crate::flight::waits::{Loading, Wait};
 use crate::sync::Mutex;
+use crate::value::tag::LoadReport;
 
 /// Loads the results of some keys of a batch, by their positions. The results are in the order of
 /// the positions.
@@ -214,7 +215,8 @@ impl<T: Send + 'static> Gather<T> {
             }
         };
         member.answered();
-        Ok((answered.map_err(|_| Error::closed())??, vec![]))
+        let value = answered.map_err(|_| Error::closed())??;
+        Ok(LoadResult::new(value, LoadReport::default()))
     }
 
     /// Waits until the query may run. Returns those that have asked by then.

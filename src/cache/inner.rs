@@ -19,7 +19,9 @@ use crate::currency::Currency;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::flight::Flights;
+use crate::follow::Follower;
 use crate::l1::{L1, Sweeper};
+use crate::learn::known::Learning;
 use crate::policy::Policy;
 use crate::postgres::Statements;
 use crate::rows::ColumnSets;
@@ -28,7 +30,7 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics::Reporter;
 use crate::value::codec::Codec;
 use crate::value::key::MacKey;
-use crate::value::tag::Tag;
+use crate::value::tag::LoadReport;
 
 /// How far the shutdown of a cache has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +46,21 @@ pub(crate) enum Phase {
 pub(crate) type LoadFn<T> =
     Box<dyn FnOnce() -> BoxFuture<'static, Result<LoadResult<T>, Error>> + Send>;
 
-/// A result, and the tags that its load reported.
-pub(crate) type LoadResult<T> = (T, Vec<Tag>);
+/// What a load returns.
+pub struct LoadResult<T> {
+    pub(crate) value: T,
+    /// What the load found that its result depends on.
+    pub(crate) report: LoadReport,
+    /// Whether the result may be stored.
+    pub(crate) is_kept: bool,
+}
+
+impl<T> LoadResult<T> {
+    /// A result that may be stored.
+    pub(crate) fn new(value: T, report: LoadReport) -> LoadResult<T> {
+        LoadResult { value, report, is_kept: true }
+    }
+}
 
 pub(crate) struct Inner {
     pub(crate) namespace: String,
@@ -56,9 +71,14 @@ pub(crate) struct Inner {
     pub(crate) currency: Arc<Currency>,
     /// How long after its load began a result of this process is served without a confirmed table.
     pub(crate) disconnected_ttl: Duration,
+    /// How long after its load began a result of this process that is followed is served, whatever
+    /// the rounds of the follower prove.
+    pub(crate) max_blind: Duration,
     pub(crate) l1: L1,
     /// Dropped with the cache, which stops its task.
     pub(crate) _sweeper: Sweeper,
+    /// Dropped with the cache, which stops its task.
+    pub(crate) follower: Option<Follower>,
     pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) flights: Flights,
     /// The large entries whose bodies were not read from the shared tier in time.
@@ -70,6 +90,8 @@ pub(crate) struct Inner {
     /// How many those are.
     pub(crate) concurrent_loads: usize,
     pub(crate) columns: Arc<ColumnSets>,
+    /// What is known of the queries that learn.
+    pub(crate) learning: Learning,
     /// The prepared statements of the connections that this cache loads on.
     pub(crate) statements: Arc<Statements>,
     pub(crate) counters: Arc<Counters>,

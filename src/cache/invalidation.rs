@@ -5,7 +5,7 @@ use crate::cache::inner::Inner;
 use crate::error::Error;
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace::{self, Span};
-use crate::value::tag::{Tag, TagSlot};
+use crate::value::tag::{TagSlot, Tags};
 
 /// What became of an invalidation: it is in force in this process, and Redis has acknowledged it or
 /// will receive it again.
@@ -111,8 +111,8 @@ impl QueryCache {
     /// If the future is dropped after its first poll, the invalidation continues in the background,
     /// like one that Redis has not acknowledged, and is counted like it. Before its first poll it
     /// does nothing.
-    pub async fn invalidate<T: Into<Tag>>(&self, tags: impl IntoIterator<Item = T>) -> Invalidated {
-        let mut slots: Vec<TagSlot> = tags.into_iter().map(|tag| tag.into().slot()).collect();
+    pub async fn invalidate(&self, tags: impl Tags) -> Invalidated {
+        let mut slots: Vec<TagSlot> = tags.into_tags().map(|tag| tag.slot()).collect();
         slots.sort();
         slots.dedup();
         self.inner.invalidate(&slots).await
@@ -132,7 +132,7 @@ impl QueryCache {
 
 impl Inner {
     /// Carries out every invalidation: counted, traced, and sent to Redis if there is one.
-    pub(super) async fn invalidate(&self, slots: &[TagSlot]) -> Invalidated {
+    pub(crate) async fn invalidate(&self, slots: &[TagSlot]) -> Invalidated {
         if slots.is_empty() {
             return Invalidated { error: None };
         }

@@ -15,6 +15,10 @@ pub(crate) struct Judgement {
     pub(crate) stamp: Stamp,
     /// Whether nothing that the entry depends on has been invalidated since.
     pub(crate) is_current: bool,
+    /// Whether the slots show all that they must: if the entry is followed, the rounds of the follower
+    /// have to prove that. When its load began is not known by this process's clock alone, so it is
+    /// never served for being young.
+    pub(crate) is_proven: bool,
     /// The times of the entry by this process's clock. `None` if its age is unknown: the writer gave
     /// it at most `life`, and more than that remains, so the clock of Redis has been set back.
     pub(crate) lifetime: Option<Lifetime>,
@@ -26,6 +30,7 @@ impl Judgement {
     pub(crate) fn new(
         header: &Header,
         slots: impl Iterator<Item = TagSlot> + Clone,
+        is_followed: bool,
         currency: &Currency,
         policy: &Policy,
         store_now: u64,
@@ -33,8 +38,11 @@ impl Judgement {
     ) -> Judgement {
         let stamp = Stamp { epoch: header.at.epoch, seq: header.at.seq, order: 0 };
         let remaining = remaining(header, store_now);
+        // First what the slots show, then the slots.
+        let is_proven = !is_followed || currency.is_followed(&stamp, asked);
         Judgement {
             stamp,
+            is_proven,
             is_current: currency.is_current(&stamp, slots),
             lifetime: stored_for(header, store_now)
                 .map(|stored_for| lifetime(header, policy, asked, stored_for, remaining)),
@@ -43,7 +51,9 @@ impl Judgement {
 
     /// Whether a query with this policy is answered with it.
     pub(crate) fn is_served(&self, policy: &Policy, now: Instant) -> bool {
-        self.is_current && self.lifetime.is_some_and(|lifetime| lifetime.is_fresh(policy, now))
+        self.is_current
+            && self.is_proven
+            && self.lifetime.is_some_and(|lifetime| lifetime.is_fresh(policy, now))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
 use crate::cache::gather::Member;
-use crate::cache::inner::{Inner, LoadFn, Phase};
+use crate::cache::inner::{Inner, LoadFn, LoadResult, Phase};
 use crate::cache::large::{self, LargeEntry};
 use crate::cache::loading::LOADING;
 use crate::cache::lookup::{Lookup, MissReason};
@@ -32,8 +32,7 @@ use crate::sync::Mutex;
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
-use crate::value::tag::Dependencies;
-use crate::value::tag::Tag;
+use crate::value::tag::{Dependencies, LoadReport, Tag};
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
 
@@ -195,21 +194,24 @@ impl Inner {
         out_of_reach: bool,
     ) {
         let (key, config) = (job.key, &*job.config);
-        let Completed { value, tags, times } = loaded;
+        let Completed { value, report, is_kept, times } = loaded;
         let took = times.load();
         config.counters.load_took(took);
+        // Of a query that learns also what it has learned. What a call adds may show its parameters.
+        let learned: &[Tag] = if config.learns { &report.tags } else { &[] };
+        config.counters.depends(config.slot, config.declared.tags().iter().chain(learned));
         let value = Arc::new(value);
-        let encoded = self.encode::<V>(config, &value);
+        let encoded = if is_kept { self.encode::<V>(config, &value) } else { None };
         let size = encoded.as_ref().map(|(_, payload)| payload.len());
         let empty =
             encoded.as_ref().is_some_and(|(codec, bytes)| V::is_empty(&value, *codec, bytes));
         count_bytes(&config.counters.loaded_bytes, size.unwrap_or(0));
         span.ends("loaded", took, size);
         trace::loaded(&key, took, size);
-        let depends = if tags.is_empty() {
+        let depends = if report.tags.is_empty() && !report.is_followed {
             config.depends.clone()
         } else {
-            Arc::new(config.depends.and(tags))
+            Arc::new(config.depends.with(report))
         };
         let ttl = config.policy.draw_ttl(empty);
         let lifetime = times.lifetime(&config.policy, ttl);
@@ -337,10 +339,10 @@ impl Inner {
                 running.await
             }
         };
-        let (value, tags) = brought?;
+        let LoadResult { value, report, is_kept } = brought?;
         let ended = self.clock.now();
         let by_store = self.fleet.as_ref().map_or(ended, |fleet| fleet.store.now());
-        Ok(Completed { value, tags, times: Times { stamp, began, ended, by_store } })
+        Ok(Completed { value, report, is_kept, times: Times { stamp, began, ended, by_store } })
     }
 
     /// Caches an error if the policy does so, unless memory has a stale result that may be served
@@ -353,6 +355,10 @@ impl Inner {
         began: clock::Instant,
         stamp: Stamp,
     ) {
+        // What an error depends on is not learned.
+        if config.learns {
+            return;
+        }
         let Some(ttl) =
             error.sqlstate().and_then(|state| config.policy.negative_life(state.code()))
         else {
@@ -421,7 +427,8 @@ enum Outcome<T> {
 
 struct Completed<T> {
     value: T,
-    tags: Vec<Tag>,
+    report: LoadReport,
+    is_kept: bool,
     times: Times,
 }
 

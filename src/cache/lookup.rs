@@ -127,7 +127,8 @@ impl Inner {
         let depends = depends(&opened, config);
         // Judged before the payload is decoded: an invalidated one need not be.
         let (header, slots, policy) = (&opened.header, depends.slots(), &config.policy);
-        let judged = Judgement::new(header, slots, &self.currency, policy, now, asked);
+        let is_followed = depends.is_followed();
+        let judged = Judgement::new(header, slots, is_followed, &self.currency, policy, now, asked);
         let stamp = judged.stamp;
         if !judged.is_current {
             count(&config.counters.outdated);
@@ -191,10 +192,13 @@ impl Inner {
 /// The slots on which the entry depends. They are nearly always those of the query's own tags;
 /// these are used then, since they include the tags' names.
 fn depends(opened: &Opened, config: &QueryConfig) -> Arc<Dependencies> {
-    if config.depends.numbers() == opened.slots {
+    let Opened { slots, is_followed, .. } = opened;
+    if config.depends.is_followed() == *is_followed
+        && config.depends.numbers().eq(slots.iter().copied())
+    {
         config.depends.clone()
     } else {
         // Both apply: the tags that the writer stored, and those that this reader declares.
-        Arc::new(config.depends.with_slots(&opened.slots))
+        Arc::new(config.depends.with_slots(slots, *is_followed))
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::cache::config::QueryConfig;
 use crate::cache::gather::{Gather, LoadMany};
-use crate::cache::inner::{Inner, LoadFn};
+use crate::cache::inner::{Inner, LoadFn, LoadResult};
 use crate::cache::read_through::ReadThrough;
 use crate::cache::serve::ReadStart;
 use crate::error::Error;
@@ -26,7 +26,7 @@ use crate::telemetry::counters::count;
 use crate::value::Value;
 use crate::value::answer::Answer;
 use crate::value::key::{CacheKey, KeyHasher};
-use crate::value::tag::Tag;
+use crate::value::tag::{LoadReport, Tag};
 use crate::value::token::Token;
 
 /// How many keys one query loads at most. More would hold more leases than Redis can grant within
@@ -57,7 +57,8 @@ impl<T: Send + 'static> Loads<T> {
                     Box::new(move || {
                         async move {
                             let mut values = load(vec![position]).await?;
-                            Ok((values.pop().ok_or_else(Error::closed)?, vec![]))
+                            let value = values.pop().ok_or_else(Error::closed)?;
+                            Ok(LoadResult::new(value, LoadReport::default()))
                         }
                         .boxed()
                     })

@@ -7,6 +7,7 @@ mod collector;
 pub(crate) mod config;
 mod fetch;
 mod fleet_stats;
+mod follow;
 pub(crate) mod gather;
 pub(crate) mod inner;
 pub(crate) mod invalidation;
@@ -74,7 +75,7 @@ pub struct QueryCache {
 }
 
 impl QueryCache {
-    pub(crate) fn new(inner: Arc<Inner>) -> QueryCache {
+    pub(crate) fn over(inner: Arc<Inner>) -> QueryCache {
         QueryCache { _last: Arc::new(LastHandle(inner.clone())), inner }
     }
 
@@ -127,6 +128,9 @@ impl QueryCache {
             *phase = (*phase).max(Phase::ShutDown);
             first
         });
+        if let Some(follower) = &self.inner.follower {
+            follower.stop();
+        }
         let Some(fleet) = &self.inner.fleet else { return };
         if !self.inner.settle().await {
             return fleet.close();

@@ -66,6 +66,14 @@ impl<'q, V: Value, L: Loader<V>> Read<'q, V, L> {
         Read { inner, state: State::Fresh { call, tags, detach } }
     }
 
+    /// A read whose key is not known yet.
+    pub(crate) fn of_unknown_key(
+        inner: &'q Arc<Inner>,
+        answer: BoxFuture<'static, Result<Answer<V>, Error>>,
+    ) -> Read<'q, V, L> {
+        Read { inner, state: State::Slow(answer) }
+    }
+
     /// The key of its result, before it has been polled.
     pub(crate) fn key(&self) -> Option<CacheKey> {
         match &self.state {

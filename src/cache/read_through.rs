@@ -313,8 +313,9 @@ impl<V: Value> ReadThrough<V> {
     /// be outdated: the invalidation may be about the very table that the load did not find.
     fn is_invalidated(&self, failure: &Failure) -> bool {
         failure.stamp.is_some_and(|stamp| {
-            stamp.order <= self.asked.order
-                && !self.inner.currency.is_current(&stamp, self.config.depends.slots())
+            let is_current = || self.inner.currency.is_current(&stamp, self.config.depends.slots());
+            // What an error depends on is not learned.
+            stamp.order <= self.asked.order && (self.config.learns || !is_current())
         })
     }
 }

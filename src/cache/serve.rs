@@ -59,15 +59,29 @@ impl Inner {
     ///   `max_staleness` before `at`.
     /// - This process loaded the result, less than `disconnected_ttl` before `at`. That bounds its
     ///   staleness, whatever other processes have invalidated since.
+    ///
+    /// A result that is followed must be [proven](Inner::is_proven) as well.
     #[inline]
     fn is_current(&self, entry: &Entry, at: Instant) -> bool {
         // First the time, then the slots: the slots read are then at least as new as the
         // confirmation.
         let confirmed = at < self.currency.confirmed_until();
-        self.currency.is_current(&entry.stamp, entry.depends.slots())
+        (!entry.is_followed() || self.is_proven(entry, at))
+            && self.currency.is_current(&entry.stamp, entry.depends.slots())
             && (confirmed
                 || entry.stamp.is_ours()
                     && at < clock::after(entry.lifetime.load_began, self.disconnected_ttl))
+    }
+
+    /// Whether the slots of a result that is followed show every change that was visible in the
+    /// database `max_blind` before `at`: the rounds of the follower prove it, or this process loaded
+    /// the result since then.
+    ///
+    /// Asked before the slots are read, as it is with the confirmation.
+    #[inline]
+    fn is_proven(&self, entry: &Entry, at: Instant) -> bool {
+        self.currency.is_followed(&entry.stamp, at)
+            || entry.stamp.is_ours() && at < clock::after(entry.lifetime.load_began, self.max_blind)
     }
 
     /// Requests a beat if there is none that confirms the table. Returns whether it is confirmed now

@@ -89,7 +89,8 @@ impl QueryCache {
     /// # }
     /// ```
     ///
-    /// The function gets a [`tokio_postgres::Transaction`]. It may set its isolation level with
+    /// The function is an `async` closure: write `async |tx| { … }`, since `|tx| async move { … }` cannot
+    /// lend it the transaction. It gets a [`tokio_postgres::Transaction`]. It may set its isolation level with
     /// `SET TRANSACTION` as the first statement, and use savepoints by `tx.transaction()`. It must not
     /// end the transaction by a statement (`COMMIT`, `ROLLBACK`, `PREPARE TRANSACTION`): what is
     /// committed in that way is not known, so everything is invalidated, when the function returns.

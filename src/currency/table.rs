@@ -18,11 +18,12 @@
 //! Readers take no lock. They read the epoch, then slots, then the epoch again (a seqlock whose
 //! version is the epoch, which never returns to an old value). Writers hold the ledger's lock. A
 //! writer that replaces the table closes the epoch first. Slots are stored before `applied`, and
-//! both before `confirmed_until`, so that a thread that sees one of these values also sees the
-//! slots it covers.
+//! both before `confirmed_until` and `followed_until`, so that a thread that sees one of these values
+//! also sees the slots it covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::gate::{Gate, Round};
 use crate::clock::Instant;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, fence};
 use crate::value::tag::TagSlot;
@@ -74,6 +75,9 @@ pub(crate) struct Currency {
     applied: AtomicU64,
     /// Counts the loads and invalidations of this process, in the order in which they began.
     orders: AtomicU64,
+    /// Until when results that are followed are served, in this epoch: every change of the database
+    /// that was visible so much earlier as a change may take to be noticed is in the slots.
+    followed_until: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -90,6 +94,8 @@ struct Ledger {
     /// beat's reply: of a slot that was invalidated twice the directory has the second number only,
     /// which may be in a later page, and then the first one is in none.
     whole: u64,
+    /// The beats that the rounds of a follower may yet prove something about, in this epoch.
+    gate: Gate,
 }
 
 struct Pending {
@@ -137,6 +143,7 @@ impl Currency {
             slots: (0..TagSlot::COUNT).map(|_| AtomicU64::new(0)).collect(),
             applied: AtomicU64::new(0),
             orders: AtomicU64::new(0),
+            followed_until: AtomicU64::new(0),
             ledger: Mutex::default(),
         }
     }
@@ -173,6 +180,46 @@ impl Currency {
             return false;
         }
         newest <= stamp.seq || newest == PENDING && self.is_current_by_ledger(stamp, slots)
+    }
+
+    /// Whether the rounds of a follower prove that a result of this epoch may be served at a time, if
+    /// it [`is_current`](Currency::is_current) then.
+    ///
+    /// Ask this first: the slots read then are at least as new as the proof, and of the epoch that
+    /// it belongs to, which is the result's and never returns.
+    #[inline]
+    pub(crate) fn is_followed(&self, stamp: &Stamp, at: Instant) -> bool {
+        self.epoch.load(Ordering::Acquire) == stamp.epoch
+            && at.nanos() < self.followed_until.load(Ordering::Acquire)
+    }
+
+    /// Until when results that are followed may be served.
+    pub(crate) fn followed_until(&self) -> Instant {
+        Instant::from_nanos(self.followed_until.load(Ordering::Acquire))
+    }
+
+    /// Takes the round that the last page of a beat's reply has shown, after the reply was applied.
+    /// `until` is when that page was requested, and as much later as a change may take to be noticed.
+    pub(crate) fn heard_of(&self, epoch: u64, round: Round, until: Instant) {
+        let mut ledger = self.lock();
+        // Another thread has replaced the table since: this one is not what the round is about.
+        if self.epoch.load(Ordering::Relaxed) == epoch
+            && let Some(until) = ledger.gate.heard(round, until)
+        {
+            self.raise_followed(until);
+        }
+    }
+
+    /// A round has ended in a cache without a shared tier.
+    pub(crate) fn followed_alone(&self, until: Instant) {
+        let _ledger = self.lock();
+        self.raise_followed(until);
+    }
+
+    fn raise_followed(&self, until: Instant) {
+        if until.nanos() > self.followed_until.load(Ordering::Relaxed) {
+            self.followed_until.store(until.nanos(), Ordering::Release);
+        }
     }
 
     #[cold]
@@ -412,6 +459,9 @@ impl Currency {
             ledger.pending.values_mut().for_each(|pending| pending.known = 0);
             self.renew(&mut ledger);
             ledger.whole = 0;
+            // What a follower has proven of the old epoch says nothing about results of the new one.
+            ledger.gate = Gate::default();
+            self.followed_until.store(0, Ordering::Relaxed);
             self.applied.store(0, Ordering::Relaxed);
         }
         for &(slot, seq) in slots {

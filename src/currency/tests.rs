@@ -107,6 +107,52 @@ fn a_table_alone_is_always_confirmed_and_counts_for_itself() {
     assert_eq!(table.unannounced(), None);
 }
 
+// ---- what is followed ----
+
+fn round(term: u64, number: u64) -> super::Round {
+    super::Round { term, number }
+}
+
+#[test]
+fn what_is_followed_is_served_as_long_as_two_rounds_prove() {
+    let table = table(1, 4);
+    assert_eq!(table.followed_until(), nanos(0));
+    table.heard_of(1, round(1, 7), nanos(20));
+    table.heard_of(1, round(1, 8), nanos(30));
+    assert_eq!(table.followed_until(), nanos(0), "it may have been under way");
+    table.heard_of(1, round(1, 9), nanos(40));
+    assert_eq!(table.followed_until(), nanos(20));
+    assert!(table.is_followed(&foreign(1, 4), nanos(19)));
+    assert!(!table.is_followed(&foreign(1, 4), nanos(20)));
+    assert!(!table.is_followed(&foreign(2, 4), nanos(19)), "of another epoch");
+}
+
+#[test]
+fn a_new_epoch_needs_proof_of_its_own() {
+    let table = table(1, 4);
+    table.heard_of(1, round(1, 1), nanos(20));
+    table.heard_of(1, round(1, 3), nanos(30));
+    assert!(table.is_followed(&foreign(1, 4), nanos(19)));
+    assert_eq!(table.beat(at(2, 0), &[], LINK, Some(nanos(50))), Applied::Ok);
+    assert_eq!(table.followed_until(), nanos(0));
+    assert!(!table.is_followed(&foreign(2, 0), nanos(1)));
+    table.heard_of(1, round(1, 9), nanos(40));
+    assert_eq!(table.followed_until(), nanos(0), "a late word of the old epoch");
+    table.heard_of(2, round(1, 0), nanos(60));
+    table.heard_of(2, round(1, 2), nanos(70));
+    assert_eq!(table.followed_until(), nanos(60), "nothing of the old one is proven by it");
+}
+
+#[test]
+fn all_that_is_followed_is_one_cell() {
+    let table = table(1, 4);
+    let followed = [a(), TagSlot::FOLLOWED].into_iter();
+    assert_eq!(table.pushed(at(1, 5), &[TagSlot::FOLLOWED]), Applied::Ok);
+    assert!(!table.is_current(&foreign(1, 4), followed.clone()));
+    assert!(table.is_current(&foreign(1, 5), followed));
+    assert!(current(&table, foreign(1, 4)), "not followed");
+}
+
 // ---- stamps and orders ----
 
 #[test]

@@ -95,6 +95,9 @@ pub enum ErrorKind {
     /// The connection was lost while a transaction was being committed, so it may have been committed
     /// or not. What it may have changed is invalidated.
     InDoubt,
+    /// The cache does not follow the database, or no process could tell in time what has changed in
+    /// it.
+    NotFollowed,
     /// An invalidation is in force in this process, but Redis has not acknowledged it: other
     /// processes may not know of it yet.
     Unacknowledged,
@@ -293,6 +296,18 @@ impl Error {
         )
     }
 
+    /// `reason`: why this process cannot follow, if it should.
+    pub(crate) fn not_followed(reason: Option<Option<String>>) -> Error {
+        let attempt = match reason {
+            None => "the cache does not follow the database: build it with `follow`".to_owned(),
+            Some(reason) => format!(
+                "it is not known in time whether the database has changed: {}",
+                reason.as_deref().unwrap_or("check that redis and the database answer")
+            ),
+        };
+        Error::new(ErrorKind::NotFollowed, attempt, None)
+    }
+
     /// The category of this error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -332,9 +347,8 @@ impl Error {
             // Those errors say so themselves.
             _ if self.0.of_transaction => false,
             Query | Connect | Deadline | Panicked | Cycle | TooLarge | Setting | Closed => true,
-            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged | InDoubt => {
-                self.0.query.get().is_some()
-            }
+            Column | Deserialize | RowCount | Json | Unavailable | Unacknowledged | InDoubt
+            | NotFollowed => self.0.query.get().is_some(),
         }
     }
 }

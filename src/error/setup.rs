@@ -30,6 +30,44 @@ impl Error {
         )
     }
 
+    /// A query that learns was given a query function.
+    #[cold]
+    pub(crate) fn auto_of_function() -> Error {
+        Error::new(
+            ErrorKind::Setting,
+            "what it depends on is learned (`auto`) for `fetch` only, and this query is run by a \
+             function of yours (`load`, `load_rows`, `load_tagged`, `wrap`): fetch it, or declare the \
+             tables that it reads by `table` instead",
+            None,
+        )
+    }
+
+    /// A query that learns was to be read with many values.
+    pub(crate) fn auto_of_batch() -> Error {
+        Error::new(
+            ErrorKind::Setting,
+            "a batch (`bind_many`) does not learn what it depends on (`auto`): bind the values one by one, \
+             or declare what the query reads with `table`",
+            None,
+        )
+    }
+
+    /// A query that learns was to be fetched from a shared client.
+    pub(crate) fn auto_of_shared_client() -> Error {
+        Error::new(
+            ErrorKind::Setting,
+            "what it depends on is learned (`auto`) in a transaction, and statements that others send \
+             on a shared client would become part of it: fetch from a pool, or from an \
+             `Arc<tokio::sync::Mutex<Client>>`",
+            None,
+        )
+    }
+
+    /// PostgreSQL's reply does not describe the session.
+    pub(crate) fn unreadable_session() -> Error {
+        Error::query("the server does not report its settings as postgresql does".into())
+    }
+
     /// PostgreSQL did not set the role of a query.
     pub(crate) fn role(role: &str, source: BoxError) -> Error {
         let mut attempt = format!("it cannot run as the role {role:?} that `as_role` names");

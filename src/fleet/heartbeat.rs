@@ -10,11 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::background::{Background, BackgroundTask};
 use crate::clock::{self, Clock};
-use crate::currency::{Applied, Currency};
+use crate::currency::{Applied, Currency, Round};
+use crate::fleet::leader::{LeaderWatch, Standing};
 use crate::fleet::notices::Notices;
 use crate::fleet::rounds::Rounds;
 use crate::l2::{Store, StoreError, WAITED_FOR};
 use crate::patience::within;
+use crate::policy::MAX_BLIND;
 use crate::telemetry::counters::{Counters, count};
 use crate::telemetry::trace;
 
@@ -48,6 +50,13 @@ struct Pulse {
     counters: Arc<Counters>,
     clock: Clock,
     max_staleness: Duration,
+    /// The same of results that are followed, counted from the commit; `None` if this process has no
+    /// follower.
+    max_blind: Option<Duration>,
+    /// The number of reads when the last beat was sent.
+    reads: AtomicU64,
+    /// The follower that leads, as far as beats have shown it.
+    leader: LeaderWatch,
     /// The time limit of a beat. A beat may take longer than a read, whose caller waits: up to
     /// this, its reply still confirms the table for a while.
     limit: Duration,
@@ -66,6 +75,7 @@ impl Heartbeat {
         counters: Arc<Counters>,
         clock: Clock,
         max_staleness: Duration,
+        max_blind: Option<Duration>,
     ) -> Heartbeat {
         let limit = (max_staleness / 2).min(LONGEST).max(store.limit());
         let pulse = Arc::new(Pulse {
@@ -74,6 +84,9 @@ impl Heartbeat {
             counters,
             clock,
             max_staleness,
+            max_blind,
+            reads: AtomicU64::new(0),
+            leader: LeaderWatch::default(),
             limit,
             rounds: Arc::default(),
             begun: AtomicU64::new(0),
@@ -129,11 +142,21 @@ impl Heartbeat {
     pub(crate) fn stop(&self) {
         self.task.stop();
     }
+
+    /// The follower that leads, if one has in this epoch, as the last beat has shown it.
+    pub(crate) fn leader(&self) -> Option<Standing> {
+        self.pulse.leader.standing()
+    }
+
+    /// How late a change of the database may be noticed.
+    pub(crate) fn max_blind(&self) -> Duration {
+        self.pulse.max_blind.unwrap_or(MAX_BLIND)
+    }
 }
 
 impl Pulse {
     async fn run(self: Arc<Self>) {
-        let every = self.max_staleness / 4;
+        let every = self.max_staleness.min(self.max_blind.unwrap_or(Duration::MAX)) / 4;
         let mut reads = 0;
         let mut forgot = Instant::now();
         loop {
@@ -183,7 +206,9 @@ impl Pulse {
             // acknowledged by then, and may lack later invalidations, however late it arrives.
             let (sent, known) = (self.clock.now(), self.currency().position());
             let begin = Instant::now();
-            let beat = self.store.beat(known, PAGE, self.limit).await?;
+            let reads = self.counters.reads();
+            let in_use = self.reads.swap(reads, Ordering::Relaxed) != reads;
+            let beat = self.store.beat(known, PAGE, in_use, self.limit).await?;
             let until = (!beat.more).then(|| clock::after(sent, self.max_staleness));
             let heard = self.currency().beat(beat.at, &beat.slots, beat.connection, until);
             if heard == Applied::Ok && beat.at.epoch != known.epoch {
@@ -194,7 +219,15 @@ impl Pulse {
                 // What was acknowledged in the last epoch may be pending again.
                 self.notices.beat.notify_one();
             }
+            if heard == Applied::Ok {
+                self.leader.saw(beat.at.epoch, beat.leader, self.clock.now());
+            }
             if !beat.more {
+                if heard == Applied::Ok {
+                    let round = beat.leader.map_or(Round::default(), |leader| leader.round);
+                    let until = clock::after(sent, self.max_blind.unwrap_or(MAX_BLIND));
+                    self.currency().heard_of(beat.at.epoch, round, until);
+                }
                 return Ok(());
             }
             if beat.at == known {

@@ -1,6 +1,8 @@
 //! [`Fleet`]: this process's part in the state that all processes of a service share.
 
+pub(crate) mod following;
 pub(crate) mod heartbeat;
+pub(crate) mod leader;
 pub(crate) mod notices;
 mod rounds;
 

@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) token: Token,
     pub(crate) depends: Arc<Dependencies>,
     weight: u32,
+    /// Whether its dependencies say so. Here it costs a hit no access to memory.
+    is_followed: bool,
 }
 
 /// The load that produced an entry.
@@ -107,7 +109,8 @@ impl Entry {
     ) -> Arc<Entry> {
         let weight = u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX);
         let fingerprint = key.fingerprint();
-        Arc::new(Entry { fingerprint, value, lifetime, stamp, token, depends, weight })
+        let is_followed = depends.is_followed();
+        Arc::new(Entry { fingerprint, value, lifetime, stamp, token, depends, weight, is_followed })
     }
 
     /// The same entry, which takes this many bytes more.
@@ -121,7 +124,15 @@ impl Entry {
             token: self.token,
             depends: self.depends.clone(),
             weight: self.weight.saturating_add(more),
+            is_followed: self.is_followed,
         })
+    }
+
+    /// Whether its changes are learned by following the database, so that it needs the word of a
+    /// follower.
+    #[inline]
+    pub(crate) fn is_followed(&self) -> bool {
+        self.is_followed
     }
 
     /// Whether it is the result of this key. The lookup that found it has compared other bytes of

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0    4   "LRDR"
-//! 4    1   format of the entry: 3 whole, 4 in parts    all numbers big-endian
+//! 4    1   format of the entry: 3 whole, 4 in parts, 5 followed    all numbers big-endian
 //! 5    1   codec: 0 rows, others see codec.rs
 //! 6    1   1 if bytes 96 to 111 are a MAC, else 0
 //! 7    1   number of parts, 0 if whole
@@ -43,6 +43,9 @@ pub(crate) const FORMAT: u8 = 3;
 /// The format of an entry whose payload lies in parts. It has the same name in Redis. A build that
 /// knows format 3 only takes it for no entry, and replaces it.
 pub(crate) const IN_PARTS: u8 = 4;
+/// The format of an entry, whole or in parts, whose changes are learned by following the database. A
+/// build that does not know it takes it for no entry: it would serve it without the word of a follower.
+pub(crate) const FOLLOWED: u8 = 5;
 const CHECKED: usize = 96;
 const HEADER: usize = 112;
 /// The last time that an entry can express.
@@ -70,7 +73,10 @@ pub(crate) struct Header {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) header: Header,
+    /// Without those that no tag is hashed to.
     pub(crate) slots: Vec<u16>,
+    /// Whether it depends on [`TagSlot::FOLLOWED`](crate::value::tag::TagSlot::FOLLOWED).
+    pub(crate) is_followed: bool,
     pub(crate) content: Content,
 }
 
@@ -131,6 +137,7 @@ fn sealed(
     secret: Option<&MacKey>,
 ) -> Option<Bytes> {
     let slots = depends.numbers();
+    let format = if depends.is_followed() { FOLLOWED } else { format };
     let mut checked = [0; CHECKED];
     checked[..4].copy_from_slice(&MAGIC);
     checked[4] = format;
@@ -156,7 +163,7 @@ fn sealed(
     let mut bytes = BytesMut::with_capacity(HEADER + 2 * slots.len());
     bytes.put_slice(&checked);
     bytes.put_bytes(0, HEADER - CHECKED);
-    slots.iter().for_each(|&slot| bytes.put_u16(slot));
+    slots.for_each(|slot| bytes.put_u16(slot));
     let seal = match secret {
         // The MAC covers one continuous run of bytes after the header, so the slots are hashed
         // together with the header, which fixes their number.
@@ -213,16 +220,20 @@ pub(crate) fn open(
     }
     let header = header(head);
     let slots = slots.chunks_exact(2).map(|slot| u16::from_be_bytes([slot[0], slot[1]])).collect();
-    let content = if head[4] == IN_PARTS {
+    let content = if is_in_parts(head) {
         Content::Elsewhere(Body::of_description(head[7], &payload).ok_or(Refusal::Damaged)?)
     } else {
         Content::Whole(payload)
     };
-    Ok(Opened { header, slots, content })
+    Ok(Opened { header, slots, is_followed: head[4] == FOLLOWED, content })
 }
 
 fn is_known(format: u8) -> bool {
-    matches!(format, FORMAT | IN_PARTS)
+    matches!(format, FORMAT | IN_PARTS | FOLLOWED)
+}
+
+fn is_in_parts(head: &[u8; HEADER]) -> bool {
+    head[4] == IN_PARTS || head[4] == FOLLOWED && head[7] > 0
 }
 
 fn header(head: &[u8; HEADER]) -> Header {
@@ -269,7 +280,7 @@ pub(crate) fn claim(bytes: &Bytes) -> Option<Claim> {
     let slots = 2 * usize::from(u16::from_be_bytes([head[88], head[89]]));
     if let Some(slots) = bytes.get(HEADER..HEADER + slots) {
         let payload = bytes.slice(HEADER + slots.len()..);
-        claim.content = if format == IN_PARTS {
+        claim.content = if is_in_parts(head) {
             Body::of_description(head[7], &payload).map(Content::Elsewhere)
         } else {
             Some(Content::Whole(payload))
@@ -345,7 +356,8 @@ mod tests {
                 let opened = opened("a", &bytes, secret.as_ref()).unwrap();
                 assert_eq!(opened.header, HEAD);
                 assert_eq!(opened.content, Content::Whole(Bytes::copy_from_slice(payload)));
-                assert_eq!(opened.slots, depends().numbers());
+                assert!(opened.slots.iter().copied().eq(depends().numbers()));
+                assert!(!opened.is_followed);
                 assert_eq!(token(&bytes), Some(HEAD.token));
             }
         }
@@ -382,6 +394,29 @@ mod tests {
         );
         assert_eq!(&bytes[104..112], &[0; 8]);
         assert_eq!(&bytes[118..], b"{}");
+    }
+
+    #[test]
+    fn a_followed_entry_differs_by_its_format_and_is_in_parts_or_not() {
+        let depends = depends().followed();
+        for secret in &secrets() {
+            let secret = secret.as_ref();
+            let plain = sealed(b"{}", secret);
+            let head = seal(&key("a"), &HEAD, &depends, b"{}", secret).unwrap();
+            let followed = [&head, &b"{}"[..]].concat();
+            assert_eq!(followed[4], 5);
+            // All but the format and the seal, which covers it.
+            assert_eq!((&followed[5..96], &followed[112..]), (&plain[5..96], &plain[112..]));
+            let whole = opened("a", &followed, secret).unwrap();
+            assert!(whole.is_followed && whole.slots.into_iter().eq(depends.numbers()));
+            assert_eq!(whole.content, Content::Whole(Bytes::from_static(b"{}")));
+            let body = Body::of(HEAD.token, &vec![7; 1_000_000], secret);
+            let head = seal_head(&key("a"), &HEAD, &depends, &body, secret).unwrap();
+            let in_parts = opened("a", &head, secret).unwrap();
+            assert_eq!((head[4], in_parts.content), (5, Content::Elsewhere(body)));
+            assert!(in_parts.is_followed);
+            assert_eq!(token(&head), Some(HEAD.token));
+        }
     }
 
     #[test]

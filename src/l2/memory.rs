@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::body::Body;
+use super::follow::{RoundEnd, RoundReply, TermReply, TermStart};
 use super::namespace::{MILLISECOND, Namespace};
 use super::{
     Beat, BodyError, Fill, LeaseOutcome, LeaseReply, LeaseRequest, Listener, Notice, ReadReply,
@@ -377,15 +378,19 @@ impl Store for Member {
         &self,
         known: Position,
         most: usize,
+        in_use: bool,
         _limit: Duration,
     ) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
-                let (slots, upto) = directory.page(known, most);
+                let (mut slots, upto) = directory.page(known, most);
+                slots.extend(directory.followed());
                 let at = Position { seq: upto, ..directory.at };
                 let more = upto < directory.at.seq;
-                (Beat { at, more, slots, connection: now.connection }, None)
+                let leader = directory.leader();
+                directory.marks.is_used |= in_use && leader.is_some();
+                (Beat { at, more, slots, leader, connection: now.connection }, None)
             })
         })
     }
@@ -448,14 +453,48 @@ impl Store for Member {
         Box::pin(async move {
             self.act(|space, now| {
                 let directory = space.head(now.server, known);
-                let mut notices = vec![];
-                for slots in slots.chunks(SLOTS_PER_NUMBER) {
-                    directory.at.seq += 1;
-                    let at = directory.at;
-                    directory.slots.extend(slots.iter().map(|&slot| (slot, at.seq)));
-                    notices.push(Notice::Invalidated { at, slots: slots.to_vec() });
-                }
+                let notices = directory.invalidate(slots, SLOTS_PER_NUMBER);
                 (directory.at, notices)
+            })
+        })
+    }
+
+    fn begin_following<'a>(
+        &'a self,
+        known: Position,
+        beginning: &'a TermStart,
+    ) -> BoxFuture<'a, Result<TermReply, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let directory = space.head(now.server, known);
+                let goes_on_from = directory.marks.begin(beginning);
+                let notices = match goes_on_from {
+                    Some(_) => vec![],
+                    None => directory.invalidate(&[TagSlot::FOLLOWED], SLOTS_PER_NUMBER),
+                };
+                let term = directory.marks.leader.round.term;
+                (TermReply { at: directory.at, term, goes_on_from }, notices)
+            })
+        })
+    }
+
+    fn follow<'a>(
+        &'a self,
+        known: Position,
+        end: &'a RoundEnd,
+        slots: &'a [TagSlot],
+    ) -> BoxFuture<'a, Result<RoundReply, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let directory = space.head(now.server, known);
+                let is_accepted = directory.marks.accepts(end, directory.at.epoch);
+                let is_used = directory.marks.is_used;
+                let mut notices = vec![];
+                if is_accepted {
+                    notices = directory.invalidate(slots, SLOTS_PER_NUMBER);
+                    directory.marks.end(end);
+                }
+                (RoundReply { at: directory.at, is_accepted, is_used }, notices)
             })
         })
     }

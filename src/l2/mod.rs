@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod entry;
+pub(crate) mod follow;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use futures_util::future::BoxFuture;
 use crate::clock::Instant;
 use crate::currency::Position;
 use crate::l2::body::Body;
+use crate::l2::follow::{Leader, RoundEnd, RoundReply, TermReply, TermStart};
 use crate::value::key::CacheKey;
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
@@ -100,11 +102,12 @@ pub(crate) trait Store: Send + Sync {
 
     /// Requests the invalidations since `known`, with a write that only a master executes. If they
     /// have more than `most` slots, the reply is the first page of them. It may take as long as
-    /// `limit`.
+    /// `limit`. `in_use` tells a follower that rounds are waited for.
     fn beat(
         &self,
         known: Position,
         most: usize,
+        in_use: bool,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Beat, StoreError>>;
 
@@ -136,6 +139,23 @@ pub(crate) trait Store: Send + Sync {
         known: Position,
         slots: &'a [TagSlot],
     ) -> BoxFuture<'a, Result<Position, StoreError>>;
+
+    /// Begins a follower's term. If it may take effect twice, it has begun two terms.
+    fn begin_following<'a>(
+        &'a self,
+        known: Position,
+        beginning: &'a TermStart,
+    ) -> BoxFuture<'a, Result<TermReply, StoreError>>;
+
+    /// Ends a round: invalidates its slots and takes its number, at once, or changes nothing.
+    ///
+    /// It is sent once. Without a reply it may have taken effect, or may do so later.
+    fn follow<'a>(
+        &'a self,
+        known: Position,
+        end: &'a RoundEnd,
+        slots: &'a [TagSlot],
+    ) -> BoxFuture<'a, Result<RoundReply, StoreError>>;
 }
 
 /// The snapshot that a process has published.
@@ -274,7 +294,11 @@ pub(crate) struct Beat {
     pub(crate) more: bool,
     /// The slots with numbers above the position that was sent, or all slots if that position was
     /// of another epoch; none above [`at`](Beat::at).
+    ///
+    /// With [`TagSlot::FOLLOWED`], if that was ever invalidated, whatever its number.
     pub(crate) slots: Vec<(TagSlot, u64)>,
+    /// The follower that leads, if one ever has in this epoch.
+    pub(crate) leader: Option<Leader>,
     pub(crate) connection: u64,
 }
 

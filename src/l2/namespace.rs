@@ -11,6 +11,7 @@ use super::{Fill, Found, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Notice};
 use crate::clock::{self, Instant};
 use crate::currency::Position;
 use crate::l2::entry;
+use crate::l2::follow::{Leader, Marks};
 use crate::value::key::{CacheKey, KeyHasher};
 use crate::value::tag::TagSlot;
 use crate::value::token::Token;
@@ -34,11 +35,41 @@ pub(crate) struct Directory {
     pub(crate) at: Position,
     /// The number of the last invalidation of each slot.
     pub(crate) slots: BTreeMap<TagSlot, u64>,
+    /// The number of the last invalidation of [`TagSlot::FOLLOWED`]; 0 if there was none.
+    pub(crate) followed: u64,
+    /// What followers have left.
+    pub(crate) marks: Marks,
     /// The server that the directory belongs to.
     pub(crate) server: u64,
 }
 
 impl Directory {
+    /// Invalidates slots, with a number and a notice for every so many of them.
+    pub(crate) fn invalidate(&mut self, slots: &[TagSlot], most: usize) -> Vec<Notice> {
+        let numbered = slots.chunks(most).map(|slots| {
+            self.at.seq += 1;
+            for &slot in slots {
+                if slot == TagSlot::FOLLOWED {
+                    self.followed = self.at.seq;
+                } else {
+                    self.slots.insert(slot, self.at.seq);
+                }
+            }
+            Notice::Invalidated { at: self.at, slots: slots.to_vec() }
+        });
+        numbered.collect()
+    }
+
+    /// The number of [`TagSlot::FOLLOWED`] in the reply to a beat, if it has one.
+    pub(super) fn followed(&self) -> Option<(TagSlot, u64)> {
+        (self.followed > 0).then_some((TagSlot::FOLLOWED, self.followed))
+    }
+
+    pub(super) fn leader(&self) -> Option<Leader> {
+        let leader = self.marks.leader;
+        (leader.round.term > 0).then_some(leader)
+    }
+
     /// The slots above what the caller has applied, and the number up to which they are complete:
     /// the highest number up to which there are at most `most` slots, or the next one if that has
     /// more.
@@ -203,7 +234,8 @@ impl Namespace {
         self.directory.get_or_insert_with(|| {
             let count = (known.epoch.max(epoch) >> 24) + 1;
             let at = Position { epoch: count << 24 | random, seq: 0 };
-            Directory { at, slots: BTreeMap::new(), server }
+            let (slots, marks) = (BTreeMap::new(), Marks::default());
+            Directory { at, slots, followed: 0, marks, server }
         })
     }
 }

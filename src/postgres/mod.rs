@@ -1,9 +1,12 @@
 //! The sources of [`Rows`](crate::Rows): PostgreSQL, through `tokio_postgres`.
 
 pub(crate) mod cancel;
+pub(crate) mod learn;
+mod open;
 mod outdated;
 mod query;
 mod replica;
+pub(crate) mod replication;
 mod run;
 #[cfg(feature = "sqlx")]
 mod sqlx;
@@ -12,6 +15,7 @@ mod transaction;
 mod types;
 pub(crate) mod write;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
@@ -20,10 +24,12 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 pub use self::cancel::TlsPool;
+use self::learn::{Lesson, Taught};
 pub(crate) use self::run::Call;
 use self::run::Pooling;
 pub(crate) use self::statements::Statements;
 use crate::error::Error;
+use crate::learn::known::SourceId;
 use crate::rows::Image;
 
 /// A source that a query can be [fetched](crate::Bound::fetch) from:
@@ -94,18 +100,40 @@ use crate::rows::Image;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a cached query can be fetched from",
     label = "expected `&deadpool_postgres::Pool` or `&Arc<tokio_postgres::Client>`",
-    note = "a `sqlx::PgPool` needs the feature `sqlx`, of sqlx 0.9",
+    note = "give the pool itself, `&pool`, and not a connection of it, nor an `Arc` of it: its clones are \
+            of one pool",
+    note = "put a client into an `Arc`: `Arc::new(client)`, which its users share",
+    note = "a `sqlx::PgPool` needs the feature `sqlx`, of sqlx 0.9; for other clients, see `load_rows`",
     note = "a transaction sees what others do not, and neither reads nor fills the cache: run its \
             queries on itself"
 )]
 pub trait Source: sealed::Source {}
 
 pub(crate) mod sealed {
-    use super::{BoxFuture, Call, Error, Image};
+    use super::{Any, Arc, BoxFuture, Call, Error, Image, Lesson, Taught};
 
     pub trait Source: Clone + Send + Sync + 'static {
         #[doc(hidden)]
         fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>>;
+
+        /// The address of what all handles of the source share. `None` if nothing can be learned over
+        /// it, as it has no connection that the cache has to itself for a transaction.
+        #[doc(hidden)]
+        fn address(&self) -> Option<usize> {
+            None
+        }
+
+        /// A weak reference to what is at the address, which keeps it from being used again.
+        #[doc(hidden)]
+        fn guard(&self) -> Arc<dyn Any + Send + Sync> {
+            Arc::new(())
+        }
+
+        /// Learns what a query reads.
+        #[doc(hidden)]
+        fn learn(self, _: Lesson) -> BoxFuture<'static, Result<Taught, Error>> {
+            Box::pin(async { Err(Error::auto_of_shared_client()) })
+        }
     }
 }
 
@@ -114,11 +142,47 @@ pub(crate) fn rows<S: Source>(source: S, call: Call) -> BoxFuture<'static, Resul
     source.rows(call)
 }
 
+/// Learns what a query reads.
+pub(crate) fn learn<S: Source>(
+    source: S,
+    lesson: Lesson,
+) -> BoxFuture<'static, Result<Taught, Error>> {
+    source.learn(lesson)
+}
+
+/// The address of a source; see [`SourceId`]. `None` if nothing can be learned over it.
+#[inline]
+pub(crate) fn address<S: Source>(source: &S) -> Option<usize> {
+    source.address()
+}
+
+/// What a source is recognized by; `None` if nothing can be learned over it.
+pub(crate) fn id<S: Source>(source: &S) -> Option<SourceId> {
+    Some(SourceId { address: source.address()?, guard: source.guard() })
+}
+
+/// The manager lies in what a pool's handles share.
+fn address_of(pool: &Pool) -> usize {
+    std::ptr::from_ref(pool.manager()).addr()
+}
+
 impl Source for Pool {}
 
 impl sealed::Source for Pool {
     fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
         Box::pin(run::on_pool(self, call, Pooling::Sessions, cancel::plain()))
+    }
+
+    fn address(&self) -> Option<usize> {
+        Some(address_of(self))
+    }
+
+    fn guard(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::new(self.weak())
+    }
+
+    fn learn(self, lesson: Lesson) -> BoxFuture<'static, Result<Taught, Error>> {
+        Box::pin(learn::on_pool(self, lesson, Pooling::Sessions))
     }
 }
 
@@ -127,6 +191,18 @@ impl Source for Arc<Mutex<Client>> {}
 impl sealed::Source for Arc<Mutex<Client>> {
     fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
         Box::pin(run::on_locked_client(self, call))
+    }
+
+    fn address(&self) -> Option<usize> {
+        Some(Arc::as_ptr(self).addr())
+    }
+
+    fn guard(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::new(Arc::downgrade(self))
+    }
+
+    fn learn(self, lesson: Lesson) -> BoxFuture<'static, Result<Taught, Error>> {
+        Box::pin(learn::on_locked_client(self, lesson))
     }
 }
 
@@ -208,6 +284,32 @@ impl sealed::Source for TransactionPooling {
             Pooled::Sqlx(pool) => sqlx::pooled(pool, call),
         }
     }
+
+    fn address(&self) -> Option<usize> {
+        match &self.0 {
+            Pooled::Deadpool(pool) => pool.address(),
+            #[cfg(feature = "sqlx")]
+            Pooled::Sqlx(pool) => pool.address(),
+        }
+    }
+
+    fn guard(&self) -> Arc<dyn Any + Send + Sync> {
+        match &self.0 {
+            Pooled::Deadpool(pool) => pool.guard(),
+            #[cfg(feature = "sqlx")]
+            Pooled::Sqlx(pool) => pool.guard(),
+        }
+    }
+
+    fn learn(self, lesson: Lesson) -> BoxFuture<'static, Result<Taught, Error>> {
+        match self.0 {
+            Pooled::Deadpool(TlsPool { pool, .. }) => {
+                Box::pin(learn::on_pool(pool, lesson, Pooling::Transactions))
+            }
+            #[cfg(feature = "sqlx")]
+            Pooled::Sqlx(pool) => sqlx::learn(pool, lesson, Pooling::Transactions),
+        }
+    }
 }
 
 impl Source for TlsPool {}
@@ -215,5 +317,17 @@ impl Source for TlsPool {}
 impl sealed::Source for TlsPool {
     fn rows(self, call: Call) -> BoxFuture<'static, Result<Image, Error>> {
         Box::pin(run::on_pool(self.pool, call, Pooling::Sessions, self.canceller))
+    }
+
+    fn address(&self) -> Option<usize> {
+        self.pool.address()
+    }
+
+    fn guard(&self) -> Arc<dyn Any + Send + Sync> {
+        self.pool.guard()
+    }
+
+    fn learn(self, lesson: Lesson) -> BoxFuture<'static, Result<Taught, Error>> {
+        self.pool.learn(lesson)
     }
 }

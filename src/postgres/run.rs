@@ -5,16 +5,19 @@
 //! failure is no error of the query. The query is prepared once more, types included, and run
 //! again.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use deadpool_postgres::{Object, Pool};
-use futures_util::future::try_join;
+use futures_util::future::{Either, join, select, try_join};
 use futures_util::{TryStreamExt, pin_mut};
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::cancel::{Cancelled, Canceller, cancelled_on_drop};
+use super::learn::{Questions, with_questions};
+use super::open::{BEGIN, Open, SERIALLY};
 use super::outdated::{self, Failed, of_postgres};
 use super::replica::{Identity, noting_recovery};
 use super::statements::{Prepared, Session, Statements};
@@ -33,6 +36,8 @@ pub struct Call {
     pub(crate) setup: Option<Arc<Setup<'static>>>,
     pub(crate) sets: Arc<ColumnSets>,
     pub(crate) statements: Arc<Statements>,
+    /// What is asked together with the query.
+    pub(crate) questions: Option<Arc<Questions>>,
 }
 
 /// What the connections of a pool are.
@@ -56,8 +61,9 @@ pub(super) async fn on_pool(
     loop {
         let client = pool.get().await.map_err(|error| Error::connect(error.into()))?;
         let (token, cancelled) = (client.cancel_token(), Cancelled::default());
+        let uses = Object::metrics(&client).recycle_count;
         let mut lent = Lent { client: Some(client), cancelled: cancelled.clone() };
-        let call = call.clone();
+        let mut call = call.clone();
         let outcome = cancelled_on_drop(token, canceller.clone(), cancelled, async move {
             let client = lent.client();
             let session = call.statements.session(&client.statement_cache);
@@ -67,8 +73,13 @@ pub(super) async fn on_pool(
                     call.in_own_transaction(client, &session, identity).await
                 }
                 Pooling::Sessions => {
+                    call.questions.take_if(|questions| questions.skips(&session, uses));
                     let query = call.in_session(client, &session, true);
-                    noting_recovery(client, Some(identity), query).await
+                    let outcome = noting_recovery(client, Some(identity), query).await;
+                    if let Some(questions) = &call.questions {
+                        questions.note(&session, uses);
+                    }
+                    outcome
                 }
                 Pooling::Transactions => {
                     // The transaction begins with DEALLOCATE ALL. Where there is no pooler, the
@@ -99,7 +110,7 @@ pub(super) async fn on_pool(
 /// Runs a query on a shared client, without cancelling it. Many queries share the connection, one
 /// after the other, and a cancel request would hit whichever query runs when it arrives.
 pub(super) async fn on_client(client: Arc<Client>, call: Call) -> Result<Image, Error> {
-    if call.setup.is_some() {
+    if call.setup.is_some() || call.questions.is_some() {
         return Err(Error::setup_of_shared_client());
     }
     let session = call.statements.session(&client);
@@ -170,11 +181,66 @@ impl Call {
                 prepared
             }
         };
-        self.execute(client, &prepared, is_known).await
+        let asks = self.questions.as_ref().is_some_and(|questions| questions.in_transaction);
+        let run = self.execute(client, keep.then_some(session), &prepared, is_known);
+        if asks { self.in_transaction(client, run).await } else { run.await }
     }
 
-    /// Runs the prepared query. `is_known`: it was prepared for an earlier load.
+    /// Runs a query and its questions in a transaction, in one round trip.
+    async fn in_transaction(
+        &self,
+        client: &Client,
+        run: impl Future<Output = Result<Image, Failed>>,
+    ) -> Result<Image, Failed> {
+        let mut open = Open::new(client);
+        let begin =
+            if self.is_serial() { [BEGIN, "; ", SERIALLY].concat() } else { BEGIN.to_owned() };
+        // The first poll of each sends it, in this order. The commit is a ROLLBACK if the query fails.
+        let work = async {
+            let (begun, outcome) = join(client.batch_execute(&begin), run).await;
+            begun.map_err(|error| Failed::Connection(of_postgres(error)))?;
+            outcome
+        };
+        let (outcome, committed) =
+            match select(pin!(work), pin!(client.batch_execute("COMMIT"))).await {
+                // The rows that were not read are still arriving. The connection is closed.
+                Either::Left((outcome, _)) if outcome.as_ref().is_err_and(Failed::is_too_large) => {
+                    return outcome;
+                }
+                Either::Left((outcome, commit)) => (outcome, commit.await),
+                Either::Right((committed, work)) => (work.await, committed),
+            };
+        match committed {
+            Err(error) if outcome.is_ok() => Err(Failed::Connection(of_postgres(error))),
+            Err(_) => outcome,
+            Ok(()) => {
+                open.has_ended();
+                outcome
+            }
+        }
+    }
+
+    pub(super) fn is_serial(&self) -> bool {
+        self.questions.as_ref().is_some_and(|questions| questions.serially)
+    }
+
+    /// Runs the prepared query, and asks its questions after it. `is_known`: it was prepared for an
+    /// earlier load. `session` keeps the statements of the questions.
     pub(super) async fn execute(
+        &self,
+        client: &Client,
+        session: Option<&Session>,
+        prepared: &Prepared,
+        is_known: bool,
+    ) -> Result<Image, Failed> {
+        let query = self.execute_alone(client, prepared, is_known);
+        match &self.questions {
+            None => query.await,
+            Some(questions) => with_questions(client, session, questions, query).await,
+        }
+    }
+
+    async fn execute_alone(
         &self,
         client: &Client,
         Prepared { statement, versions }: &Prepared,

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use tokio_postgres::Statement;
 use tokio_postgres::types::Type;
@@ -77,15 +78,35 @@ pub(super) struct Prepared {
     pub(super) versions: Arc<Versions>,
 }
 
+/// When the settings of a connection were last compared with those of its source, and were the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Compared {
+    /// How often the connection had been taken from its pool.
+    pub(super) uses: usize,
+    pub(super) at: Instant,
+    /// A hash of what they were compared with.
+    pub(super) with: [u8; 32],
+}
+
 /// What is kept for one connection.
 #[derive(Default)]
 pub(super) struct Session {
     limit: usize,
     statements: Mutex<Kept<Prepared>>,
     types: Mutex<HashMap<u32, (Type, i64)>>,
+    compared: Mutex<Option<Compared>>,
 }
 
 impl Session {
+    /// When its session was last compared with that of its source.
+    pub(super) fn compared(&self) -> Option<Compared> {
+        *self.compared.lock()
+    }
+
+    pub(super) fn compare(&self, compared: Compared) {
+        *self.compared.lock() = Some(compared);
+    }
+
     pub(super) fn statement(&self, sql: &str) -> Option<Prepared> {
         self.statements.lock().get(sql)
     }

@@ -17,11 +17,11 @@
 
 use std::pin::pin;
 
-use futures_util::FutureExt;
 use futures_util::future::{Either, join, join3, select};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::open::{BEGIN, Open, SERIALLY};
 use super::outdated::{self, Failed, of_postgres};
 use super::replica::{Identity, noting_recovery};
 use super::run::Call;
@@ -30,8 +30,6 @@ use super::types;
 use crate::error::Error;
 use crate::rows::Image;
 use crate::value::setup::Setup;
-
-pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// Other processes name their statements as this one does. A statement that the session has under one
 /// of our names may therefore be another client's.
@@ -94,7 +92,7 @@ impl Transaction<'_> {
         let (client, session) = (self.client, self.session);
         let is_pooled = self.identity.is_none();
         let is_new = is_pooled && !session.knows_types();
-        let mut open = Open { client, ended: false };
+        let mut open = Open::new(client);
         let begin = [
             BEGIN,
             if is_pooled { FORGET_STATEMENTS } else { "" },
@@ -106,6 +104,12 @@ impl Transaction<'_> {
                 Some(setup) => set_up(client, setup).await,
                 None => Ok(()),
             }
+        };
+        let serially =
+            async { if call.is_serial() { client.batch_execute(SERIALLY).await } else { Ok(()) } };
+        let set = async {
+            let (set, serially) = join(set, serially).await;
+            set.and(serially.map_err(of_postgres))
         };
         let prepare = call.prepare(client, session, again);
         let begin = client.batch_execute(&begin);
@@ -136,7 +140,8 @@ impl Transaction<'_> {
     ) -> Result<Image, Failed> {
         let client = self.client;
         let is_pooled = self.identity.is_none();
-        let query = call.execute(client, &prepared, false);
+        let session = (!is_pooled).then_some(self.session);
+        let query = call.execute(client, session, &prepared, false);
         let query = noting_recovery(client, self.identity.clone(), query);
         let (outcome, committed) = if is_pooled {
             let outcome = query.await;
@@ -162,7 +167,9 @@ impl Transaction<'_> {
             None if outcome.as_ref().is_err_and(Failed::is_too_large) => return outcome,
             None => client.batch_execute("COMMIT").await,
         };
-        open.ended = committed.is_ok();
+        if committed.is_ok() {
+            open.has_ended();
+        }
         match committed {
             Err(error) if outcome.is_ok() => Err(Failed::Connection(of_postgres(error))),
             _ => outcome,
@@ -170,38 +177,9 @@ impl Transaction<'_> {
     }
 }
 
-/// A transaction that has begun. If it is dropped before it has ended, such as when a load is given up
-/// or panics, it is rolled back, so that nothing that was set stays on the connection.
-struct Open<'c> {
-    client: &'c Client,
-    ended: bool,
-}
-
-impl Open<'_> {
-    /// Ends the transaction after an error, and returns the error.
-    async fn roll_back(&mut self, failed: Failed) -> Failed {
-        match self.client.batch_execute("ROLLBACK").await {
-            Ok(()) => {
-                self.ended = true;
-                failed
-            }
-            Err(_) => Failed::Connection(failed.into_error()),
-        }
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            // The first poll sends it. The reply is not needed.
-            let _ = self.client.batch_execute("ROLLBACK").now_or_never();
-        }
-    }
-}
-
 /// Sets everything for the rest of the transaction. The role comes last: what may be set is decided by
 /// the rights of the connection's user.
-async fn set_up(client: &Client, setup: &Setup<'_>) -> Result<(), Error> {
+pub(super) async fn set_up(client: &Client, setup: &Setup<'_>) -> Result<(), Error> {
     let (names, values): (Vec<&str>, Vec<&str>) = setup.settings().into_iter().unzip();
     let settings = async {
         if names.is_empty() {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::grouped::{Grouped, load_by_function};
 use super::{Bound, BoundWith, Query, of_user};
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::LoadFn;
+use crate::cache::inner::{LoadFn, LoadResult};
 use crate::cache::many::{Keys, Loads};
 use crate::error::Error;
 use crate::postgres::Source;
@@ -26,7 +26,7 @@ use crate::value::param::{
     Bind, Param, Params, SqlParam, SqlParams, WithListOfOne, WithOne, identity,
 };
 use crate::value::setup::Setup;
-use crate::value::tag::Tag;
+use crate::value::tag::{LoadReport, Tag};
 
 /// A [`Query`] with many values for its last parameter: a batch, made by
 /// [`bind_many`](Query::bind_many).
@@ -44,6 +44,9 @@ use crate::value::tag::Tag;
 /// A key that another read, of this process or of another one, is loading already is waited for and is
 /// not loaded again.
 ///
+/// A query that [learns](Query::auto) cannot be read in a batch: each result is an error that says so.
+/// Declare what it reads with [`table`](Query::table) instead.
+///
 /// The results are in the order of the values. A value that occurs twice is read once. No values are
 /// no results, and nothing is asked.
 #[must_use = "a batch does nothing until it is fetched or loaded"]
@@ -54,6 +57,8 @@ pub struct Batch<'q, P, V> {
     tags: Vec<Tag>,
     tag_each: Option<TagOf<'q, V>>,
     values: Vec<V>,
+    /// The call is to learn what it depends on, which a batch cannot.
+    learns: bool,
 }
 
 type TagOf<'q, V> = Box<dyn Fn(&V) -> Tag + Send + 'q>;
@@ -86,7 +91,8 @@ impl<'q, P: Params> Bound<'q, P> {
     pub fn bind_many<V: Param>(self, values: impl IntoIterator<Item = V>) -> Batch<'q, P, V> {
         let Bound { query, params, tags } = self;
         let values = values.into_iter().collect();
-        Batch { query, params, setup: None, tags, tag_each: None, values }
+        let learns = query.learns;
+        Batch { query, params, setup: None, tags, tag_each: None, values, learns }
     }
 }
 
@@ -94,7 +100,8 @@ impl<'q, P: Params> BoundWith<'q, P> {
     /// Binds each of these values to the next parameter, under this role and these settings; see
     /// [`Query::bind_many`].
     pub fn bind_many<V: Param>(self, values: impl IntoIterator<Item = V>) -> Batch<'q, P, V> {
-        Batch { setup: Some(self.setup), ..self.bound.bind_many(values) }
+        let learns = self.learns;
+        Batch { setup: Some(self.setup), learns, ..self.bound.bind_many(values) }
     }
 }
 
@@ -189,7 +196,7 @@ impl<'q, P: Params + Send + 'q, V: Param + Send + 'q> Batch<'q, P, V> {
             let (query, setup) = (batch.query, batch.setup());
             let load = |value| {
                 let params = Bind(batch.params.clone(), value).into_owned();
-                query.load_of(source.clone(), params, setup.clone())
+                query.load_of(source.clone(), params, setup.clone(), None)
             };
             Loads::Each(values.into_iter().map(load).collect())
         })
@@ -218,7 +225,8 @@ impl<'q, P: Params + Send + 'q, V: Param + Send + 'q> Batch<'q, P, V> {
                 let function = function.clone();
                 Box::new(move || {
                     let load = async move { function(value).await };
-                    async move { load.await.map(|it| (it, vec![])).map_err(of_user) }.boxed()
+                    let load = async move { load.await.map_err(of_user) };
+                    async move { Ok(LoadResult::new(load.await?, LoadReport::default())) }.boxed()
                 })
             };
             Loads::Each(values.into_iter().map(load).collect())
@@ -308,6 +316,9 @@ impl<'q, P: Params + Send + 'q, V: Param + Send + 'q> Batch<'q, P, V> {
 
     fn key(&self, kind: Kind, shape: Shape, value: &V) -> Result<CacheKey, Error> {
         let query = self.query;
+        if self.learns {
+            return Err(query.named(Error::auto_of_batch()));
+        }
         if kind.is_function && (self.setup.is_some() || query.setup.is_some()) {
             return Err(query.named(Error::setup_of_function()));
         }

@@ -8,15 +8,16 @@ use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Query, of_user};
-use crate::cache::inner::LoadFn;
+use super::auto::{CallOn, Seen};
+use super::{Query, of_tagged, of_user};
+use crate::cache::inner::{LoadFn, LoadResult};
 use crate::cache::read::{Loader, Read};
 use crate::postgres::{self, Call, Source};
 use crate::rows::{Image, Rows};
 use crate::value::Value;
 use crate::value::param::{Bind, OwnedParams, Param, Params, SqlParams};
 use crate::value::setup::Setup;
-use crate::value::tag::{Tag, Tagged};
+use crate::value::tag::{LoadReport, Tag, Tagged};
 
 /// A [`Query`] with its parameters.
 #[derive(Clone)]
@@ -79,16 +80,24 @@ impl<'q, P: Params> Bound<'q, P> {
     /// - [`Deadline`](crate::ErrorKind::Deadline): the load exceeded its deadline.
     ///
     /// An error is not cached, unless [`negative_sqlstates`](Query::negative_sqlstates) names its
-    /// SQLSTATE.
+    /// SQLSTATE, and never if the query [learns](Query::auto).
     pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
     where
         P: SqlParams,
     {
         let Bound { query, params, tags } = self;
-        let call = query.call(Rows::shape(), &params);
-        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
-            query.load_of(source.clone(), params.into_owned(), query.setup.clone())
-        })
+        match query.call_on(source, &params, None, query.learns) {
+            CallOn::Key(call, seen) => {
+                Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+                    let setup = query.setup.clone();
+                    query.load_of(source.clone(), params.into_owned(), setup, seen.into())
+                })
+            }
+            CallOn::Unknown => {
+                let read = query.learn_and_read(source, params, query.setup.clone(), tags);
+                Read::of_unknown_key(query.inner(), read)
+            }
+        }
     }
 
     /// Returns the value of `load`: from memory, from Redis, or by running `load`.
@@ -166,7 +175,7 @@ impl<'q, P: Params> Bound<'q, P> {
             Box::new(move || {
                 async move {
                     let rows = load(sql, params).await.map_err(of_user)?;
-                    Ok((rows.into_image(), vec![]))
+                    Ok(LoadResult::new(rows.into_image(), LoadReport::default()))
                 }
                 .boxed()
             })
@@ -188,37 +197,45 @@ impl<'q, P: Params> Bound<'q, P> {
     {
         let call = self.query.call_of_function(<Arc<T>>::shape(), &self.params);
         Read::new(self.query.inner(), call, self.tags, move || -> LoadFn<T> {
-            Box::new(move || {
-                async move { load().await.map(Tagged::into_parts).map_err(of_user) }.boxed()
-            })
+            Box::new(move || async move { load().await.map(of_tagged).map_err(of_user) }.boxed())
         })
     }
 }
 
 impl Query {
-    /// What a source is given to run.
-    pub(super) fn call_of(&self, params: OwnedParams, setup: Option<Arc<Setup<'static>>>) -> Call {
+    /// The load of a call that is fetched. `seen`: what is known of it, if it learns.
+    pub(super) fn load_of<S: Source>(
+        &self,
+        source: S,
+        params: OwnedParams,
+        setup: Option<Arc<Setup<'static>>>,
+        seen: Option<Arc<Seen>>,
+    ) -> LoadFn<Image> {
+        let call = self.call_of_load(params, setup);
+        let learns = seen.map(|seen| self.learning_load(seen));
+        Box::new(move || match learns {
+            None => {
+                let rows = postgres::rows(source, call);
+                async move { rows.await.map(|rows| LoadResult::new(rows, LoadReport::default())) }
+                    .boxed()
+            }
+            Some(learns) => learns.run(source, call).boxed(),
+        })
+    }
+
+    pub(super) fn call_of_load(
+        &self,
+        params: OwnedParams,
+        setup: Option<Arc<Setup<'static>>>,
+    ) -> Call {
         Call {
             sql: self.sql().clone(),
             params: Arc::new(params),
             setup,
             sets: self.inner().columns.clone(),
             statements: self.inner().statements.clone(),
+            questions: None,
         }
-    }
-
-    /// The load of a call that is fetched.
-    pub(super) fn load_of<S: Source>(
-        &self,
-        source: S,
-        params: OwnedParams,
-        setup: Option<Arc<Setup<'static>>>,
-    ) -> LoadFn<Image> {
-        let call = self.call_of(params, setup);
-        Box::new(move || {
-            let rows = postgres::rows(source, call);
-            async move { rows.await.map(|rows| (rows, vec![])) }.boxed()
-        })
     }
 }
 

@@ -69,7 +69,7 @@ impl<'q, P: Params + Send + 'q, V: Param + Send + 'q> Grouped<'q, P, V> {
         let source = source.clone();
         batch.read::<Rows>(Kind::FETCH_LIST, move |batch, values| {
             let before = Arc::new(batch.params().clone().into_owned());
-            let call = batch.query().call_of(OwnedParams::none(), batch.setup());
+            let call = batch.query().call_of_load(OwnedParams::none(), batch.setup());
             let identities: Arc<[CacheKey]> = match &by {
                 By::Column(_) => Arc::default(),
                 By::Function(_) => values.iter().map(identity).collect(),

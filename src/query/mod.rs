@@ -1,8 +1,12 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
+mod auto;
 mod batch;
 mod bound;
+pub(crate) mod dependencies;
 mod fetched;
+#[cfg(test)]
+mod followed_tests;
 mod grouped;
 mod reads;
 mod setup;
@@ -13,6 +17,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+
+use self::auto::Seen;
 pub use self::batch::{Batch, ReadMany};
 pub use self::bound::Bound;
 pub use self::grouped::Grouped;
@@ -20,7 +27,7 @@ pub use self::setup::BoundWith;
 
 use crate::cache::QueryCache;
 use crate::cache::config::QueryConfig;
-use crate::cache::inner::Inner;
+use crate::cache::inner::{Inner, LoadResult};
 use crate::cache::invalidation::Invalidated;
 use crate::error::{BoxError, Error, WrongSetting};
 use crate::policy::{Negative, Settings};
@@ -28,7 +35,7 @@ use crate::telemetry::counters::{QueryCounters, check_name};
 use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 use crate::value::param::Params;
 use crate::value::setup::{Over, Setup};
-use crate::value::tag::{Dependencies, Tag};
+use crate::value::tag::{Dependencies, Tag, Tagged};
 
 /// A query whose results are cached: its SQL, what identifies its results, and how long they live.
 ///
@@ -54,8 +61,12 @@ pub struct Query {
     schema: u32,
     name: Option<Arc<str>>,
     tags: Vec<Tag>,
+    /// It has declared tables that it reads.
+    reads_tables: bool,
     settings: Settings,
     setup: Option<Arc<Setup<'static>>>,
+    /// It learns what it depends on.
+    learns: bool,
     /// Computed at the first use. A setter resets it.
     prepared: OnceLock<Result<Prepared, Error>>,
 }
@@ -67,6 +78,18 @@ struct Prepared {
     /// With those of the query. Most queries have none, and the two are the same.
     digest: Digest,
     config: Arc<QueryConfig>,
+    /// For reads that learn; made by the first of them.
+    learning: OnceLock<Arc<QueryConfig>>,
+    /// What was first and last seen to be learned, so that a hit need not look it up.
+    first: OnceLock<Arc<Seen>>,
+    last: Arc<ArcSwapOption<Seen>>,
+}
+
+impl Prepared {
+    #[inline]
+    fn learning(&self) -> &Arc<QueryConfig> {
+        self.learning.get_or_init(|| self.config.learning())
+    }
 }
 
 impl QueryCache {
@@ -96,8 +119,10 @@ impl Query {
             schema: 0,
             name: None,
             tags: vec![],
+            reads_tables: false,
             settings: Settings::default(),
             setup: None,
+            learns: false,
             prepared: OnceLock::new(),
         }
     }
@@ -361,11 +386,19 @@ impl Query {
                     Over { setup, base: None }.digest(query)
                 }
             };
-            let depends = Arc::new(Dependencies::new(self.tags.iter().cloned(), query.slot()));
+            let mut depends = Dependencies::new(self.tags.iter().cloned(), query.slot());
+            if self.reads_tables && inner.follower.is_some() {
+                depends = depends.followed();
+            }
+            let depends = Arc::new(depends);
             let counters = self.counters(&query).map_err(|wrong| Error::setting(&wrong))?;
             let l1_hits = counters.l1_hits.clone();
-            let config = QueryConfig { policy, l1_hits, counters, depends };
-            Ok(Prepared { query, digest, config: Arc::new(config) })
+            let (declared, slot) = (depends.clone(), query.slot());
+            let config =
+                QueryConfig { policy, l1_hits, counters, depends, declared, slot, learns: false };
+            let (config, learning) = (Arc::new(config), OnceLock::new());
+            let (first, last) = (OnceLock::new(), Arc::default());
+            Ok(Prepared { query, digest, config, learning, first, last })
         });
         prepared.as_ref().map_err(|error| self.named(error.clone()))
     }
@@ -430,6 +463,9 @@ impl Query {
         if self.setup.is_some() {
             return Err(self.named(Error::setup_of_function()));
         }
+        if self.learns {
+            return Err(self.named(Error::auto_of_function()));
+        }
         self.call(shape, params)
     }
 
@@ -455,6 +491,12 @@ impl fmt::Debug for Query {
         }
         all.finish_non_exhaustive()
     }
+}
+
+/// What a user's own function has returned.
+pub(crate) fn of_tagged<T>(tagged: Tagged<T>) -> LoadResult<T> {
+    let (value, report) = tagged.into_parts();
+    LoadResult::new(value, report)
 }
 
 /// Wraps an error of the user's own function.

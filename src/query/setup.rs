@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::auto::CallOn;
+use super::dependencies::QueryDependencies;
 use super::{Bound, Query};
 use crate::cache::config::QueryConfig;
 use crate::cache::inner::LoadFn;
@@ -11,10 +13,9 @@ use crate::cache::read::{Loader, Read};
 use crate::error::Error;
 use crate::postgres::Source;
 use crate::rows::{Image, Rows};
-use crate::value::Value;
 use crate::value::key::{CacheKey, KeyEncoder, Shape};
 use crate::value::param::{Bind, Param, Params, SqlParams};
-use crate::value::setup::{Over, Setup};
+use crate::value::setup::{Over, SettingValue, Setup};
 use crate::value::tag::Tag;
 
 impl Query {
@@ -95,8 +96,9 @@ impl Query {
     /// It ends with [`ErrorKind::Query`](crate::ErrorKind::Query), which names the setting, if
     /// PostgreSQL refuses it.
     #[must_use = "setters return the query they changed"]
-    pub fn with_setting(self, name: impl Into<String>, value: impl Into<String>) -> Query {
-        self.set_up(|setup| setup.set(Cow::Owned(name.into()), Cow::Owned(value.into())))
+    pub fn with_setting<'v>(self, name: impl Into<String>, value: impl SettingValue<'v>) -> Query {
+        let value = Cow::Owned(value.into_text().into_owned());
+        self.set_up(|setup| setup.set(Cow::Owned(name.into()), value))
     }
 
     fn set_up(self, change: impl FnOnce(&mut Setup<'static>)) -> Query {
@@ -151,7 +153,7 @@ impl<'q, P> Bound<'q, P> {
     /// # }
     /// ```
     pub fn as_role(self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
-        BoundWith { bound: self, setup: Setup::default() }.as_role(role)
+        BoundWith::of(self).as_role(role)
     }
 
     /// Sets a setting of PostgreSQL for this call; see [`Query::with_setting`].
@@ -160,9 +162,14 @@ impl<'q, P> Bound<'q, P> {
     pub fn with_setting(
         self,
         name: impl Into<Cow<'q, str>>,
-        value: impl Into<Cow<'q, str>>,
+        value: impl SettingValue<'q>,
     ) -> BoundWith<'q, P> {
-        BoundWith { bound: self, setup: Setup::default() }.with_setting(name, value)
+        BoundWith::of(self).with_setting(name, value)
+    }
+
+    /// Learns what the result of this call depends on; see [`Query::auto`].
+    pub fn auto(self) -> BoundWith<'q, P> {
+        BoundWith { learns: true, ..BoundWith::of(self) }
     }
 }
 
@@ -172,9 +179,31 @@ impl<'q, P> Bound<'q, P> {
 pub struct BoundWith<'q, P> {
     pub(super) bound: Bound<'q, P>,
     pub(super) setup: Setup<'q>,
+    pub(super) learns: bool,
 }
 
 impl<'q, P> BoundWith<'q, P> {
+    fn of(bound: Bound<'q, P>) -> BoundWith<'q, P> {
+        let learns = bound.query.learns;
+        BoundWith { bound, setup: Setup::default(), learns }
+    }
+
+    /// Learns what the result of this call depends on; see [`Query::auto`].
+    pub fn auto(self) -> BoundWith<'q, P> {
+        BoundWith { learns: true, ..self }
+    }
+
+    /// What is set for the load: by the call, and by the query.
+    fn into_setup(self) -> (Bound<'q, P>, Option<Arc<Setup<'static>>>) {
+        let BoundWith { bound, setup, .. } = self;
+        let setup = if setup.is_empty() {
+            bound.query.setup.clone()
+        } else {
+            Some(Arc::new(bound.query.over(&setup).into_owned()))
+        };
+        (bound, setup)
+    }
+
     /// Runs the query as this role; see [`Query::as_role`]. The last role is used.
     pub fn as_role(mut self, role: impl Into<Cow<'q, str>>) -> BoundWith<'q, P> {
         self.setup.set_role(role.into());
@@ -185,9 +214,9 @@ impl<'q, P> BoundWith<'q, P> {
     pub fn with_setting(
         mut self,
         name: impl Into<Cow<'q, str>>,
-        value: impl Into<Cow<'q, str>>,
+        value: impl SettingValue<'q>,
     ) -> BoundWith<'q, P> {
-        self.setup.set(name.into(), value.into());
+        self.setup.set(name.into(), value.into_text());
         self
     }
 }
@@ -203,7 +232,7 @@ impl<P> BoundWith<'_, P> {
 impl<'q, P: Params> BoundWith<'q, P> {
     /// Binds the next parameter.
     pub fn bind<V: Param>(self, value: V) -> BoundWith<'q, Bind<P, V>> {
-        BoundWith { bound: self.bound.bind(value), setup: self.setup }
+        BoundWith { bound: self.bound.bind(value), setup: self.setup, learns: self.learns }
     }
 
     /// Returns the rows of the query under its role and settings: from memory, from Redis, or from
@@ -212,16 +241,38 @@ impl<'q, P: Params> BoundWith<'q, P> {
     /// # Errors
     ///
     /// Those of [`Bound::fetch`], of [`Query::as_role`] and of [`Query::with_setting`].
-    pub fn fetch<S: Source>(self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
+    pub fn fetch<S: Source>(mut self, source: &S) -> Read<'q, Rows, impl Loader<Rows>>
     where
         P: SqlParams,
     {
-        let BoundWith { bound: Bound { query, params, tags }, setup } = self;
-        let call = query.call_with(Rows::shape(), &params, &setup);
-        Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
-            let setup = Arc::new(query.over(&setup).into_owned());
-            query.load_of(source.clone(), params.into_owned(), Some(setup))
-        })
+        let query = self.bound.query;
+        match query.call_on(source, &self.bound.params, Some(&self.setup), self.learns) {
+            CallOn::Key(call, seen) => {
+                let tags = std::mem::take(&mut self.bound.tags);
+                Read::new(query.inner(), call, tags, move || -> LoadFn<Image> {
+                    let (Bound { params, .. }, setup) = self.into_setup();
+                    query.load_of(source.clone(), params.into_owned(), setup, seen.into())
+                })
+            }
+            CallOn::Unknown => {
+                let (Bound { params, tags, .. }, setup) = self.into_setup();
+                let read = query.learn_and_read(source, params, setup, tags);
+                Read::of_unknown_key(query.inner(), read)
+            }
+        }
+    }
+
+    /// Reports what the result depends on; see [`Bound::dependencies`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Bound::dependencies`].
+    pub async fn dependencies<S: Source>(self, source: &S) -> Result<QueryDependencies, Error>
+    where
+        P: SqlParams,
+    {
+        let (Bound { query, params, .. }, setup) = self.into_setup();
+        query.dependencies_of(source, params.into_owned(), setup).await
     }
 }
 

@@ -14,8 +14,12 @@ impl Query {
     /// Declare each table that the results depend on, also those that a view or a function reads. May
     /// be called several times. It adds [tags](Query::tag): the name as it is given, and its usual
     /// spelling.
+    ///
+    /// If the cache [follows](crate::QueryCacheBuilder::follow) the database, its results follow what
+    /// anybody writes to the table.
     #[must_use = "setters return the query they changed"]
     pub fn table(self, name: &str) -> Query {
-        relation::tags_of_query(name).into_iter().fold(self, Query::tag)
+        let query = relation::tags_of_query(name).into_iter().fold(self, Query::tag);
+        query.set(|query| query.reads_tables = true)
     }
 }

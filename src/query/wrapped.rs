@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::cache::inner::{LoadFn, LoadResult};
 use crate::cache::read::{Loader, Read};
 use crate::error::Error;
-use crate::query::{Query, of_user};
+use crate::query::{Query, of_tagged, of_user};
 use crate::value::Value;
 use crate::value::key::Shape;
 use crate::value::param::Params;
@@ -140,7 +140,7 @@ where
     {
         let function = move |sql, args| {
             let running = function(sql, args);
-            async move { running.await.map(Tagged::into_parts).map_err(of_user) }.boxed()
+            async move { running.await.map(of_tagged).map_err(of_user) }.boxed()
         };
         Wrapped { query, shape: <Arc<T>>::shape(), function: Arc::new(function) }
     }

@@ -30,7 +30,7 @@ use crate::refresh::postgres::listen::{self, Listen};
 use crate::refresh::postgres::session::{Session, Source};
 use crate::refresh::postgres::{RefreshError, state};
 use crate::sync::Mutex;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Namespaces};
 use crate::telemetry::trace;
 use crate::value::relation;
 
@@ -252,13 +252,14 @@ impl RefresherBuilder {
     /// Checks the settings and the names of the views, and starts the refresher.
     ///
     /// The findings of [`check`](Refresher::check) at this moment are emitted as events by the
-    /// feature `tracing`. A view that is missing or has no usable index does not prevent others
-    /// from being refreshed.
+    /// feature `tracing`. A view that has no usable index, or that is
+    /// [created later](crate::refresh::MaterializedView::created_later), does not prevent others from being
+    /// refreshed.
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, a name cannot be parsed, a relation is not a materialized
-    /// view, PostgreSQL does not answer, or there is no Tokio runtime. Nothing was executed then.
+    /// If a setting is out of range, a name cannot be parsed, a relation does not exist or is not a
+    /// materialized view, PostgreSQL does not answer, or there is no Tokio runtime. Nothing was executed then.
     pub async fn start(self) -> Result<Refresher, StartError> {
         let runtime = Handle::try_current().map_err(|_| StartError::no_runtime())?;
         self.check_settings()?;
@@ -363,9 +364,9 @@ impl RefresherBuilder {
                     }
                     oids.push(found.oid);
                 }
-                // A migration may be about to create the view. A name that cannot be parsed never
-                // exists.
-                Err(error) if error.is_absent() => {}
+                // A migration is about to create the view. A name that cannot be parsed never exists.
+                Err(error) if error.is_absent() && view.created_later => {}
+                Err(error) if error.is_absent() => return Err(StartError::missing(error)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -398,7 +399,9 @@ impl RefresherBuilder {
             after: warm.chain(self.after.iter().cloned()).collect(),
             error: self.on_error.clone(),
         });
-        View::new(view.clone(), schedule, hooks, runtime)
+        let namespaces =
+            Namespaces::of(self.caches.iter().map(|cache| cache.inner.namespace.as_str()));
+        View::new(view.clone(), schedule, hooks, namespaces, runtime)
     }
 }
 

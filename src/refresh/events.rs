@@ -1,24 +1,30 @@
 //! Reports what a refresher does as spans, events and metrics.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::check::CheckReport;
 use super::hook::HookFailure;
-use super::report::{RefreshOutcome, RefreshReport};
+use super::report::{RefreshOutcome, RefreshReport, SkipReason};
 use crate::refresh::postgres::{Finding, RefreshError};
-use crate::telemetry::{metrics, trace};
+use crate::telemetry::metrics::Namespaces;
+use crate::telemetry::trace;
 
 /// Reports an attempt to refresh a view that ended without a failure.
-pub(super) fn refreshed(report: &RefreshReport) {
+pub(super) fn refreshed(of: &Namespaces, report: &RefreshReport) {
     let (view, outcome) = (report.view(), report.outcome());
+    let ended = report.started() + report.duration();
     match outcome {
         RefreshOutcome::Refreshed(_) => {
             trace::refreshed(view, report.duration(), outcome);
-            metrics::refreshed(view, "refreshed", Some(report.duration()));
+            of.refreshed(view, "refreshed", Some(report.duration()));
+            of.fresh(view, ended);
         }
-        RefreshOutcome::Skipped(_) => {
+        RefreshOutcome::Skipped(reason) => {
             trace::refresh_skipped(view, outcome);
-            metrics::refreshed(view, "skipped", None);
+            of.refreshed(view, "skipped", None);
+            if *reason == SkipReason::Unchanged {
+                of.fresh(view, ended);
+            }
         }
     }
     for warning in report.warnings() {
@@ -27,21 +33,27 @@ pub(super) fn refreshed(report: &RefreshReport) {
 }
 
 /// Reports a failed attempt to refresh a view, with the number of failures in a row.
-pub(super) fn failed(error: &RefreshError, failures: u32, took: Duration) {
+pub(super) fn failed(of: &Namespaces, error: &RefreshError, failures: u32, took: Duration) {
     trace::refresh_failed(error.view(), error, failures);
-    metrics::refreshed(error.view(), "failed", Some(took));
+    of.refreshed(error.view(), "failed", Some(took));
 }
 
 /// Reports a failed hook.
-pub(super) fn hook_failed(view: &str, failure: &HookFailure) {
+pub(super) fn hook_failed(of: &Namespaces, view: &str, failure: &HookFailure) {
     trace::hook_failed(view, failure);
-    metrics::hook_failed(view);
+    of.hook_failed(view);
 }
 
 /// Reports a refresh that this process detected and no process had announced.
-pub(super) fn noticed(view: &str) {
+pub(super) fn noticed(of: &Namespaces, view: &str) {
     trace::noticed(view);
-    metrics::noticed(view);
+    of.noticed(view);
+}
+
+/// Reports that the view was seen in a version that was not there before, or for the first time:
+/// what is older than this process is not known to be older than its beginning.
+pub(super) fn seen(of: &Namespaces, view: &str, at: SystemTime) {
+    of.fresh(view, at);
 }
 
 /// Reports that notifications of the event trigger are not received.

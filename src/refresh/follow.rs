@@ -70,6 +70,8 @@ impl Followed {
                 state.xmin == version.xmin && state.oid == oid && state.relation == relation
             };
             if !self.views.get(&at).is_some_and(is_known) {
+                let view = &shared.views[at];
+                events::seen(&view.namespaces, view.name(), now);
                 let (xmin, since) = (version.xmin, Instant::now());
                 self.views.insert(at, State { xmin, oid, relation, since, handled: false });
             }
@@ -116,7 +118,7 @@ impl Shared {
         }
         if noticed {
             view.status().noticed += 1;
-            events::noticed(view.name());
+            events::noticed(&view.namespaces, view.name());
         }
         true
     }

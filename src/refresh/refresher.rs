@@ -74,8 +74,9 @@ use crate::value::relation;
 /// # Consistency
 ///
 /// A refresh that changes rows makes results stale after its commit, as
-/// [`invalidate`](crate::QueryCache::invalidate) does. A refresh that changes no row makes nothing
-/// stale. If the process is killed between the commit and the invalidation, the refresher of
+/// [`invalidate`](crate::QueryCache::invalidate) does. A refresh by a refresher that changes no row
+/// makes nothing stale. A refresh by others does in any case: nobody sees afterwards whether rows have
+/// changed. If the process is killed between the commit and the invalidation, the refresher of
 /// another process detects the refresh at its next [poll](crate::refresh::RefresherBuilder::poll),
 /// as it detects refreshes made by others.
 #[derive(Clone)]

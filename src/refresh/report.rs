@@ -133,16 +133,21 @@ impl fmt::Display for RowChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RowChanges { counted: false, .. } => f.write_str("all rows may have changed"),
-            RowChanges { plain: true, .. } => write!(f, "all {} rows written", self.inserted),
+            RowChanges { plain: true, .. } => write!(f, "all {} written", rows(self.inserted)),
             rows if !rows.any() => f.write_str("no row changed"),
             RowChanges { inserted, updated: 0, deleted, .. } => {
-                write!(f, "{inserted} rows inserted, {deleted} deleted")
+                write!(f, "{} inserted, {deleted} deleted", rows(*inserted))
             }
             RowChanges { inserted, updated, deleted, .. } => {
-                write!(f, "{inserted} rows inserted, {updated} updated, {deleted} deleted")
+                let inserted = rows(*inserted);
+                write!(f, "{inserted} inserted, {updated} updated, {deleted} deleted")
             }
         }
     }
+}
+
+fn rows(number: u64) -> String {
+    format!("{number} row{}", if number == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for SkipReason {

@@ -23,6 +23,7 @@ use crate::refresh::postgres::session::Source;
 use crate::refresh::postgres::state::ViewVersion;
 use crate::refresh::postgres::{Finding, RefreshError};
 use crate::sync::{Mutex, MutexGuard};
+use crate::telemetry::metrics::Namespaces;
 use crate::telemetry::stats::ViewStats;
 use crate::value::relation::RelationName;
 
@@ -64,6 +65,7 @@ pub(super) struct View {
     pub(super) schedule: Option<Schedule>,
     pub(super) hooks: Arc<Hooks>,
     pub(super) on_failure: OnFailure,
+    pub(super) namespaces: Namespaces,
     /// Runs the view's hooks one after the other, so that they delay no refresh. `None` after the
     /// shutdown.
     line: Mutex<Option<Arc<HookLine>>>,
@@ -105,6 +107,7 @@ impl View {
         view: MaterializedView,
         schedule: Option<Schedule>,
         hooks: Arc<Hooks>,
+        namespaces: Namespaces,
         runtime: &Handle,
     ) -> Arc<View> {
         let status = ViewStatus::new(view.name.clone());
@@ -122,6 +125,7 @@ impl View {
                 line: Mutex::new(Some(Arc::new(line))),
                 hooks,
                 on_failure,
+                namespaces,
                 status: Mutex::new(status),
                 next: watch::Sender::new(None),
                 looks: Mutex::default(),
@@ -203,7 +207,7 @@ impl View {
 
     /// Records an attempt that ended without a failure.
     pub(super) fn succeeded(&self, report: Arc<RefreshReport>) {
-        events::refreshed(&report);
+        events::refreshed(&self.namespaces, &report);
         let refreshed = report.rows().is_some();
         {
             let mut status = self.status();
@@ -226,7 +230,7 @@ impl View {
     }
 
     pub(super) fn hook_failed(&self, failure: &HookFailure) {
-        events::hook_failed(self.name(), failure);
+        events::hook_failed(&self.namespaces, self.name(), failure);
         let mut status = self.status();
         status.hook_failures += 1;
         status.last_hook_failure = Some(failure.to_string());
@@ -246,7 +250,7 @@ impl View {
             status.last_error = Some(error.clone());
             status.failures_in_a_row
         };
-        events::failed(error, failures, took);
+        events::failed(&self.namespaces, error, failures, took);
         if !tell {
             return;
         }

@@ -6,19 +6,25 @@ use crate::error::WrongSetting;
 use crate::refresh::postgres::{RefreshError, RefreshErrorKind};
 use crate::value::relation;
 
-/// Why a refresher could not be started: a setting out of range, a relation that is not a
-/// materialized view, PostgreSQL not answering, or no Tokio runtime. Nothing was executed.
+/// Why a refresher could not be started: a setting out of range, a relation that does not exist or is not
+/// a materialized view, PostgreSQL not answering, or no Tokio runtime. Nothing was executed.
 pub struct StartError(Kind);
 
 enum Kind {
     Setting { view: Option<String>, wrong: WrongSetting },
     View(RefreshError),
+    Missing(RefreshError),
     NoRuntime,
 }
 
 impl StartError {
     pub(super) fn of_view(view: &str, wrong: WrongSetting) -> StartError {
         StartError(Kind::Setting { view: Some(view.to_owned()), wrong })
+    }
+
+    /// The view does not exist.
+    pub(super) fn missing(error: RefreshError) -> StartError {
+        StartError(Kind::Missing(error))
     }
 
     pub(super) fn no_runtime() -> StartError {
@@ -29,7 +35,7 @@ impl StartError {
     pub fn view(&self) -> Option<&str> {
         match &self.0 {
             Kind::Setting { view, .. } => view.as_deref(),
-            Kind::View(error) => Some(error.view()),
+            Kind::View(error) | Kind::Missing(error) => Some(error.view()),
             Kind::NoRuntime => None,
         }
     }
@@ -69,6 +75,10 @@ impl fmt::Display for StartError {
             }
             Kind::Setting { view: None, wrong } => write!(f, "{wrong}"),
             Kind::View(error) => write!(f, "{error}"),
+            Kind::Missing(error) => write!(
+                f,
+                "{error}; if a migration creates it later, say so with `created_later` on the view"
+            ),
             Kind::NoRuntime => f.write_str(
                 "there is no tokio runtime here; call `start` from within one, such as a function \
                  under `#[tokio::main]`",
@@ -86,7 +96,7 @@ impl fmt::Debug for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
-            Kind::View(error) => error.source(),
+            Kind::View(error) | Kind::Missing(error) => error.source(),
             _ => None,
         }
     }

@@ -48,6 +48,7 @@ pub struct MaterializedView {
     statement_timeout: Option<Duration>,
     pub(super) analyze: bool,
     pub(super) skip_unchanged: bool,
+    pub(super) created_later: bool,
     pub(super) warm: Vec<Warm>,
 }
 
@@ -87,8 +88,24 @@ impl MaterializedView {
             statement_timeout: None,
             analyze: false,
             skip_unchanged: false,
+            created_later: false,
             warm: vec![],
         }
+    }
+
+    /// The view may not exist yet when the refresher is started, because a migration is about to create
+    /// it. Until then its refreshes fail with [`Missing`](crate::refresh::RefreshErrorKind::Missing), which
+    /// hooks, [`status`](crate::refresh::Refresher::status) and metrics show, and it is followed from the
+    /// moment it exists.
+    ///
+    /// # Default
+    ///
+    /// The view must exist: [`start`](crate::refresh::RefresherBuilder::start) fails if it does not. A name
+    /// that is misspelt would otherwise be seen only by whoever looks at the status. A view that is dropped
+    /// and created again while the refresher runs is no error either way.
+    pub fn created_later(mut self) -> Self {
+        self.created_later = true;
+        self
     }
 
     /// Refreshes the view once in each interval: at the multiples of the interval since 1970-01-01

@@ -6,6 +6,7 @@ mod cursor;
 mod de;
 mod external;
 mod image;
+mod index;
 mod owned;
 mod refused;
 mod row;

@@ -4,6 +4,7 @@ mod query;
 mod striped;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub(crate) use self::query::{CountersByName, QueryCounters, check_name};
 pub(crate) use self::striped::StripedCounter;
@@ -31,6 +32,16 @@ pub(crate) struct Counters {
     pub(crate) unpublished: AtomicU64,
     pub(crate) refused_credentials: AtomicU64,
     pub(crate) refused_connections: AtomicU64,
+    /// One while this process follows the database for all, and how long its last round took.
+    pub(crate) follow_leads: AtomicU64,
+    pub(crate) follow_lag_us: AtomicU64,
+    pub(crate) followed_relations: AtomicU64,
+    pub(crate) followed_gaps: AtomicU64,
+    pub(crate) followed_unseen: AtomicU64,
+    pub(crate) followed_unnamed: AtomicU64,
+    pub(crate) followed_unreadable: AtomicU64,
+    pub(crate) followed_definitions: AtomicU64,
+    pub(crate) follow_failures: AtomicU64,
 }
 
 #[inline]
@@ -40,6 +51,10 @@ pub(crate) fn count(counter: &AtomicU64) {
 
 pub(crate) fn count_bytes(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+pub(crate) fn set(gauge: &AtomicU64, value: u64) {
+    gauge.store(value, Ordering::Relaxed);
 }
 
 fn read(counter: &AtomicU64) -> u64 {
@@ -69,6 +84,15 @@ impl Counters {
             unpublished: zero(),
             refused_credentials: zero(),
             refused_connections: zero(),
+            follow_leads: zero(),
+            follow_lag_us: zero(),
+            followed_relations: zero(),
+            followed_gaps: zero(),
+            followed_unseen: zero(),
+            followed_unnamed: zero(),
+            followed_unreadable: zero(),
+            followed_definitions: zero(),
+            follow_failures: zero(),
         }
     }
 
@@ -97,6 +121,15 @@ impl Counters {
             unpublished: read(&self.unpublished),
             refused_credentials: read(&self.refused_credentials),
             refused_connections: read(&self.refused_connections),
+            follow_lag: Duration::from_micros(read(&self.follow_lag_us)),
+            follow_leads: read(&self.follow_leads),
+            followed_relations: read(&self.followed_relations),
+            followed_gaps: read(&self.followed_gaps),
+            followed_unseen: read(&self.followed_unseen),
+            followed_unnamed: read(&self.followed_unnamed),
+            followed_unreadable: read(&self.followed_unreadable),
+            followed_definitions: read(&self.followed_definitions),
+            follow_failures: read(&self.follow_failures),
             ..CacheStats::default()
         };
         for query in queries {
@@ -109,6 +142,7 @@ impl Counters {
             sum.invalidated += query.invalidated;
             sum.loads += query.loads;
             sum.load_errors += query.load_errors;
+            sum.unfollowed += query.unfollowed;
             sum.loaded_bytes += query.loaded_bytes;
             sum.l2_bytes_read += query.l2_bytes_read;
             sum.l2_bytes_written += query.l2_bytes_written;

@@ -1,19 +1,19 @@
-//! [`PrometheusEndpoint`]: an HTTP endpoint with the cache's metrics.
+//! [`PrometheusEndpoint`]: an HTTP endpoint with the cache's metrics. [`PrometheusRecorder`]: their text,
+//! for an endpoint of the program's own.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder as Exposition,
+};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-/// Bounds of the buckets: from a lookup in a nearby Redis to a report that takes minutes.
-const SECONDS: &[f64] = &[
-    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-    1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-];
+use crate::telemetry::metrics::DURATION_BUCKETS;
 
 /// Serves the metrics of this process to Prometheus, in plain HTTP, until it is dropped.
 ///
@@ -29,9 +29,10 @@ const SECONDS: &[f64] = &[
 /// ```
 ///
 /// It installs a recorder of the [`metrics`](https://docs.rs/metrics) facade. A process has only
-/// one, so the metrics of other libraries are served as well. A program with a recorder of its own,
-/// for any system, needs no endpoint, because that recorder has the cache's metrics. Its histograms
-/// whose names end in `_seconds` should then have buckets from 50 µs to minutes.
+/// one, so the metrics of other libraries are served as well. A program that listens on a port already
+/// serves the text of a [`PrometheusRecorder`] there instead. A program with a recorder of its own, for
+/// any system, needs neither, because that recorder has the cache's metrics. Its histograms should then
+/// have the buckets [`DURATION_BUCKETS`](crate::DURATION_BUCKETS).
 ///
 /// It runs on its own thread, so it answers while the program's runtime is busy. Caches may be
 /// built before or after it starts.
@@ -43,10 +44,83 @@ pub struct PrometheusEndpoint {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Why the endpoint could not be started.
+/// The metrics of this process as text for Prometheus, for an endpoint of the program's own. Clones are
+/// of the same recorder.
+///
+/// ```
+/// # use std::time::{Duration, Instant};
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{PrometheusRecorder, QueryCache};
+///
+/// let recorder = PrometheusRecorder::install()?;
+/// let cache = QueryCache::builder().namespace("shop").build().await?;
+/// # let begun = Instant::now();
+/// # while !recorder.render().contains("larder_entries{") {
+/// #     assert!(begun.elapsed() < Duration::from_secs(60));
+/// #     tokio::time::sleep(Duration::from_millis(5)).await;
+/// # }
+/// // With axum: `.route("/metrics", get(move || async move { recorder.render() }))`
+/// let text = recorder.render();
+/// assert!(text.contains("larder_entries{namespace=\"shop\"} 0"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It is the recorder of the [`metrics`](https://docs.rs/metrics) facade. A process has only one, so the
+/// metrics of other libraries are in the text as well. It stays for as long as the process runs.
+#[derive(Clone)]
+pub struct PrometheusRecorder {
+    handle: PrometheusHandle,
+    /// The thread of the upkeep ends when this is dropped.
+    _upkeep: Arc<mpsc::Sender<()>>,
+}
+
+/// How often the durations that have been recorded are summed up, if nobody asks.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+impl PrometheusRecorder {
+    /// Installs the recorder. Caches may be built before or after.
+    ///
+    /// # Errors
+    ///
+    /// This process already has a recorder.
+    pub fn install() -> Result<PrometheusRecorder, EndpointError> {
+        let error = |why| EndpointError { address: None, why };
+        let recorder = builder().map_err(error)?.build_recorder();
+        let handle = recorder.handle();
+        install(recorder).map_err(error)?;
+        let (alive, until) = mpsc::channel();
+        let upkeep = handle.clone();
+        thread::Builder::new()
+            .name("larder-metrics".to_owned())
+            .spawn(move || {
+                while until.recv_timeout(UPKEEP) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    upkeep.run_upkeep();
+                }
+            })
+            .map_err(|it| error(format!("there is no thread for it: {it}")))?;
+        Ok(PrometheusRecorder { handle, _upkeep: Arc::new(alive) })
+    }
+
+    /// The metrics as they are now, in the text format of Prometheus. The `Content-Type` of a reply with
+    /// it is `text/plain; version=0.0.4`. Counters of a cache are up to a second old.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+impl fmt::Debug for PrometheusRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrometheusRecorder").finish_non_exhaustive()
+    }
+}
+
+/// Why the metrics cannot be served.
 #[derive(Debug)]
 pub struct EndpointError {
-    address: String,
+    /// Where they should be, if not at an endpoint of the program's own.
+    address: Option<String>,
     why: String,
 }
 
@@ -60,7 +134,7 @@ impl PrometheusEndpoint {
     /// The address cannot be listened on, or this process already has a recorder. An endpoint that
     /// was started before counts as one, even if it has ended.
     pub fn start(address: &str) -> Result<PrometheusEndpoint, EndpointError> {
-        let error = |why: String| EndpointError { address: address.to_owned(), why };
+        let error = |why: String| EndpointError { address: Some(address.to_owned()), why };
         let resolved = address
             .to_socket_addrs()
             .map_err(|it| format!("{it}; a host and a port are needed, such as 127.0.0.1:9464"))
@@ -97,7 +171,7 @@ fn serve(
         .map_err(|error| format!("there is no runtime for it: {error}"))
         .and_then(|runtime| {
             let _inside = runtime.enter();
-            let exporter = install(address)?;
+            let exporter = listen(address)?;
             drop(_inside);
             Ok((runtime, exporter))
         });
@@ -117,20 +191,27 @@ fn serve(
 
 type Exporter = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Listens, and installs the recorder of this process.
-fn install(address: SocketAddr) -> Result<Exporter, String> {
-    let builder = PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
-        .map_err(|error| error.to_string())?;
-    let (recorder, exporter) = builder.build().map_err(|error| {
-        format!("{error}; is another process, or another endpoint of this one, listening there?")
-    })?;
+fn builder() -> Result<PrometheusBuilder, String> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), DURATION_BUCKETS)
+        .map_err(|error| error.to_string())
+}
+
+/// Makes it the recorder of this process.
+fn install(recorder: Exposition) -> Result<(), String> {
     metrics::set_global_recorder(recorder).map_err(|_| {
         "this process has a recorder for the metrics facade already: they are told to that one, and \
-         an endpoint is not needed"
+         another is not needed"
             .to_owned()
+    })
+}
+
+/// Listens, and installs the recorder of this process.
+fn listen(address: SocketAddr) -> Result<Exporter, String> {
+    let (recorder, exporter) = builder()?.with_http_listener(address).build().map_err(|error| {
+        format!("{error}; is another process, or another endpoint of this one, listening there?")
     })?;
+    install(recorder)?;
     Ok(Box::pin(async move {
         let _ = exporter.await;
     }))
@@ -154,7 +235,10 @@ impl fmt::Debug for PrometheusEndpoint {
 
 impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot serve metrics at {:?}: {}", self.address, self.why)
+        match &self.address {
+            Some(address) => write!(f, "cannot serve metrics at {address:?}: {}", self.why),
+            None => write!(f, "cannot record metrics for Prometheus: {}", self.why),
+        }
     }
 }
 

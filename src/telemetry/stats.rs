@@ -1,11 +1,15 @@
 //! [`CacheStats`]: the counters of a cache.
 
+mod follow;
 mod latency;
 mod process;
 mod query;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::follow::{FollowRole, FollowStats};
 pub(crate) use self::latency::Histogram;
 pub use self::latency::Latency;
 pub(crate) use self::process::LASTS;
@@ -79,6 +83,8 @@ pub struct CacheStats {
     /// Results not stored because the codec would not have decoded them to the same value, or because
     /// the server that they came from was in recovery, as a replica is.
     pub unstorable: u64,
+    /// Loads of queries that [learn](crate::Query::auto) whose results could not be followed.
+    pub unfollowed: u64,
     /// Encoded bytes of the loaded results, of those that may be stored.
     pub loaded_bytes: u64,
     /// Bytes of entries read from Redis.
@@ -99,6 +105,27 @@ pub struct CacheStats {
     /// up or not opened: a replica, or a server that loads its data (`READONLY`, `LOADING`,
     /// `MASTERDOWN`, `NOREPLICAS`, …). Every attempt to connect counts. The event names the reply.
     pub refused_connections: u64,
+    /// Whether this process follows the database for all: one or zero. Other numbers about it are in
+    /// [`FollowStats`].
+    pub follow_leads: u64,
+    /// How long the last round of this process took, while it follows the database for all.
+    pub follow_lag: Duration,
+    /// Relations that this process has announced as changed, because it follows the database. One
+    /// counts in each round that announces it.
+    pub followed_relations: u64,
+    /// How often this process has invalidated everything that is followed, because nobody had
+    /// followed for a while.
+    pub followed_gaps: u64,
+    /// … because a transaction became visible that had been committed before anybody read.
+    pub followed_unseen: u64,
+    /// … because a changed relation was not there any more under its name.
+    pub followed_unnamed: u64,
+    /// … because a change could not be read.
+    pub followed_unreadable: u64,
+    /// … because a definition was changed that any result may depend on.
+    pub followed_definitions: u64,
+    /// How often this process had to stop following the database, or could not begin to.
+    pub follow_failures: u64,
     /// How often these statistics could not be
     /// [published](crate::QueryCacheBuilder::publish_stats).
     pub unpublished: u64,

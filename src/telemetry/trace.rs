@@ -30,6 +30,9 @@ pub(crate) fn invalidated(
         let by = match slot {
             None => "a new epoch: redis had lost what it knew".to_owned(),
             Some(crate::value::tag::TagSlot::EVERYTHING) => "everything".to_owned(),
+            Some(crate::value::tag::TagSlot::FOLLOWED) => {
+                "all that is followed: what has changed could not be named".to_owned()
+            }
             Some(slot) => {
                 // An entry from Redis has only its slots; the query has the names of its tags.
                 let mut tags: Vec<&str> =
@@ -176,6 +179,58 @@ pub(crate) fn wholesale(reason: &'static str) {
         target: "larder",
         reason,
         "it is not known what a transaction has changed; all results are stale from now on"
+    );
+}
+
+/// The result of a load cannot be followed.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn unfollowed(query: &str, reason: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        target: "larder",
+        query,
+        reason,
+        "what a result depends on cannot be followed; it is not stored, unless its query has a ttl"
+    );
+}
+
+/// The database cannot be followed now.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn not_followed(kind: &'static str, reason: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "larder",
+        kind,
+        reason,
+        "the database is not followed by this process now; it tries again"
+    );
+}
+
+/// This process announces what is committed in the database, from now on.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn leads(term: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: "larder", term, "this process follows the database for all processes");
+}
+
+/// Changes of the database were announced.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn followed(relations: impl FnOnce() -> String, round: u64) {
+    #[cfg(feature = "tracing")]
+    if tracing::enabled!(target: "larder", tracing::Level::DEBUG) {
+        let relations = relations();
+        tracing::debug!(target: "larder", relations, round, "the database was changed");
+    }
+}
+
+/// Everything that is followed was invalidated.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(crate) fn followed_wholesale(reason: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: "larder",
+        reason,
+        "all results that are followed are stale from now on"
     );
 }
 

@@ -134,6 +134,18 @@ impl Digest {
         Digest(key.0)
     }
 
+    /// The digest of a query that learns, by a hash of the session that its rows depend on.
+    pub(crate) fn of_session(self, session: &[u8; 32]) -> Digest {
+        let mut encoder = KeyEncoder::new(self, SESSION);
+        encoder.fixed(*session);
+        Digest(encoder.finish().0)
+    }
+
+    /// The key of a call whose bytes were [recorded](KeyEncoder::recording).
+    pub(crate) fn key_of(&self, recorded: &[u8]) -> CacheKey {
+        CacheKey(*blake3::keyed_hash(&self.0, recorded).as_bytes())
+    }
+
     #[cfg(test)]
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -189,6 +201,9 @@ impl fmt::Debug for MacKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape(pub(crate) u64);
 
+/// A shape that no result has: 0 is that of rows, 2 that of a setup, and those of Rust types are odd.
+const SESSION: Shape = Shape(4);
+
 /// Collects the bytes of a call's parameters for the hash that identifies its result.
 ///
 /// It is needed only to make a type of your own a parameter; see [`Param`](crate::params::Param).
@@ -196,9 +211,26 @@ pub struct KeyEncoder {
     digest: Digest,
     short: [u8; SHORT],
     filled: usize,
-    /// Absorbs the content of `short` each time it is full. Boxed, because the state of a hasher is
-    /// 1.9 KB.
-    long: Option<Box<blake3::Hasher>>,
+    /// Absorbs the content of `short` each time it is full.
+    long: Option<Long>,
+}
+
+enum Long {
+    /// Boxed, because the state of a hasher is 1.9 KB.
+    Hashed(Box<blake3::Hasher>),
+    /// For a digest that is not known yet.
+    Recorded(Vec<u8>),
+}
+
+impl Long {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Long::Hashed(hasher) => {
+                hasher.update(bytes);
+            }
+            Long::Recorded(recorded) => recorded.extend_from_slice(bytes),
+        }
+    }
 }
 
 /// The first byte of a user-defined kind; the built-in kinds have lower numbers.
@@ -213,6 +245,24 @@ impl KeyEncoder {
         let mut encoder = KeyEncoder { digest, short: [0; SHORT], filled: 0, long: None };
         encoder.fixed(shape.0.to_le_bytes());
         encoder
+    }
+
+    /// An encoder that [records](KeyEncoder::recorded) the bytes.
+    pub(crate) fn recording(shape: Shape) -> KeyEncoder {
+        let mut encoder = KeyEncoder::new(Digest([0; 32]), shape);
+        encoder.long = Some(Long::Recorded(vec![]));
+        encoder
+    }
+
+    /// All bytes that were written, for [`Digest::key_of`].
+    pub(crate) fn recorded(self) -> Vec<u8> {
+        match self.long {
+            Some(Long::Recorded(mut recorded)) => {
+                recorded.extend_from_slice(&self.short[..self.filled]);
+                recorded
+            }
+            _ => vec![],
+        }
     }
 
     /// Writes bytes whose length is the same for every value of the kind.
@@ -271,16 +321,19 @@ impl KeyEncoder {
 
     #[cold]
     fn write_long(&mut self, bytes: &[u8]) {
-        let long =
-            self.long.get_or_insert_with(|| Box::new(blake3::Hasher::new_keyed(&self.digest.0)));
-        long.update(&self.short[..self.filled]).update(bytes);
+        let long = self.long.get_or_insert_with(|| {
+            Long::Hashed(Box::new(blake3::Hasher::new_keyed(&self.digest.0)))
+        });
+        long.update(&self.short[..self.filled]);
+        long.update(bytes);
         self.filled = 0;
     }
 
     #[inline]
     pub(crate) fn finish(&mut self) -> CacheKey {
         let hash = match &mut self.long {
-            Some(long) => long.update(&self.short[..self.filled]).finalize(),
+            Some(Long::Hashed(long)) => long.update(&self.short[..self.filled]).finalize(),
+            Some(Long::Recorded(_)) => unreachable!("what is recorded is hashed by `key_of`"),
             None => blake3::keyed_hash(&self.digest.0, &self.short[..self.filled]),
         };
         CacheKey(*hash.as_bytes())
@@ -379,6 +432,9 @@ mod tests {
             plain.extend_from_slice(text.as_bytes());
             let expected = blake3::keyed_hash(&digest("q").0, &plain);
             assert_eq!(at_once.finish().0, *expected.as_bytes());
+            let mut recording = KeyEncoder::recording(Shape(1));
+            (text.as_str(),).encode(&mut recording);
+            assert_eq!(digest("q").key_of(&recording.recorded()).0, *expected.as_bytes());
         }
     }
 

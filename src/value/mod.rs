@@ -5,6 +5,9 @@ pub(crate) mod answer;
 pub(crate) mod checksum;
 pub(crate) mod codec;
 pub(crate) mod key;
+// Numbers are for the scripts in Redis.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+pub(crate) mod lsn;
 pub(crate) mod param;
 pub(crate) mod relation;
 pub(crate) mod setup;

@@ -62,9 +62,13 @@ mod sent;
 /// `UserId(7)` and `7_i64` are then the same parameter, as they are for PostgreSQL. Where a query
 /// function tells them apart, write [`KeyEncoder::named`] in `kind` instead.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot take part in the key of a cached result",
-    note = "implement `larder::params::Param` for it; `uuid`, `chrono`, `time` and `rust_decimal` types need \
-            the feature of that name"
+    message = "`{Self}` cannot be bound to a query",
+    label = "it cannot take part in the key of a cached result",
+    note = "bind the fields of a struct one by one; several parameters are `.bind(a).bind(b)` or \
+            `.params((a, b))`",
+    note = "for a newtype or an enum, implement `larder::params::Param` and `SqlParam`; `uuid`, `chrono`, \
+            `time` and `rust_decimal` types need the feature of that name",
+    note = "PostgreSQL has no unsigned integers: convert a `usize` or `u64` to `i64`"
 )]
 pub trait Param {
     /// Writes the kind, which is the same for all values of the type.
@@ -126,12 +130,20 @@ pub trait SqlParam: Param {
 }
 
 /// The parameters of one call, as a tuple of up to twelve: `()`, `(42_i64,)`, `(42_i64, "eu")`, …
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a tuple of parameters",
+    note = "one parameter is `.bind(7)` or `.params((7,))`; several are `.params((7, \"eu\"))`, up to twelve"
+)]
 pub trait Params {
     /// Writes the kind and the value of each parameter.
     fn encode(&self, out: &mut KeyEncoder);
 }
 
 /// [`Params`] that can be bound to a query in PostgreSQL.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a tuple of parameters that can be bound to a query",
+    note = "one parameter is `.bind(7)` or `.params((7,))`; several are `.params((7, \"eu\"))`, up to twelve"
+)]
 pub trait SqlParams: Params {
     /// Turns the parameters into their owned forms, for a load.
     fn into_owned(self) -> OwnedParams;

@@ -75,6 +75,15 @@ impl RelationName {
         as_needed(&self.relation).into_owned()
     }
 
+    pub(crate) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// The name without the schema, as PostgreSQL has it.
+    pub(crate) fn relation(&self) -> &str {
+        &self.relation
+    }
+
     pub(crate) fn is_qualified(&self) -> bool {
         self.schema.is_some()
     }
@@ -126,7 +135,28 @@ pub(crate) fn tags_of_query(given: &str) -> BTreeSet<String> {
 impl RelationName {
     /// The tags that a change of the relation makes stale.
     pub(crate) fn tags(&self) -> impl Iterator<Item = Tag> {
-        self.spellings().into_iter().map(Tag::from)
+        // Without a schema, the relation of any schema may be meant.
+        let any = (!self.is_qualified()).then(|| self.in_any_schema());
+        self.spellings().into_iter().chain(any).map(Tag::from)
+    }
+
+    /// The tags of a result that was found to have read the relation. The name is one that PostgreSQL
+    /// gave, with its schema.
+    ///
+    /// A write names the relation with its schema as well. A person may not: of the usual schema the
+    /// name alone is a tag, and of the other schemas one that only such a person makes stale, so that
+    /// tables of the same name in other schemas, such as those of other tenants, do not.
+    pub(crate) fn tags_of_read(&self) -> [Tag; 2] {
+        let name = match self.schema.as_deref() {
+            Some(DEFAULT_SCHEMA) => self.unqualified(),
+            _ => self.in_any_schema(),
+        };
+        [self.canonical().into(), name.into()]
+    }
+
+    /// What no name is.
+    fn in_any_schema(&self) -> String {
+        format!("*.{}", self.unqualified())
     }
 }
 
@@ -254,6 +284,24 @@ mod tests {
         let other = tags_of_refresh("a.daily", &RelationName::of("a", "daily"));
         let tags = tags_of_query("b.daily");
         assert!(!tags.iter().any(|tag| other.contains(&Tag::from(tag.as_str()))), "{tags:?}");
+    }
+
+    #[test]
+    fn what_was_found_to_be_read_is_met_by_writes_and_by_every_spelling_of_a_person() {
+        let meets = |stale: &str, read: &RelationName| {
+            let stale: Vec<Tag> = RelationName::parse(stale).unwrap().tags().collect();
+            read.tags_of_read().iter().any(|tag| stale.contains(tag))
+        };
+        let usual = RelationName::of("public", "daily");
+        assert!(SPELLINGS.iter().all(|spelling| meets(spelling, &usual)));
+        assert!(!meets("other", &usual) && !meets("public.other", &usual));
+        let tenant = RelationName::of("tenant_7", "Daily");
+        for stale in ["tenant_7.\"Daily\"", "\"tenant_7\".\"Daily\"", "\"Daily\""] {
+            assert!(meets(stale, &tenant), "{stale}");
+        }
+        for stale in ["tenant_8.\"Daily\"", "public.\"Daily\"", "daily"] {
+            assert!(!meets(stale, &tenant), "{stale}");
+        }
     }
 
     #[test]

@@ -7,6 +7,39 @@ use std::fmt;
 use crate::error::WrongSetting;
 use crate::value::key::{Digest, KeyEncoder, Shape};
 
+/// A value of a setting of PostgreSQL: text, a whole number or a `bool`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a value of a setting",
+    note = "a setting of PostgreSQL is text: `value.to_string()`"
+)]
+pub trait SettingValue<'a> {
+    /// As PostgreSQL is sent it.
+    fn into_text(self) -> Cow<'a, str>;
+}
+
+macro_rules! texts {
+    ($($text:ty)*) => {$(
+        impl<'a> SettingValue<'a> for $text {
+            fn into_text(self) -> Cow<'a, str> {
+                self.into()
+            }
+        }
+    )*};
+}
+
+macro_rules! written {
+    ($($type:ty)*) => {$(
+        impl<'a> SettingValue<'a> for $type {
+            fn into_text(self) -> Cow<'a, str> {
+                self.to_string().into()
+            }
+        }
+    )*};
+}
+
+texts! { &'a str &'a String String Cow<'a, str> }
+written! { i8 i16 i32 i64 u8 u16 u32 u64 usize isize bool }
+
 /// A shape that no result has: 0 is that of rows, and those of Rust types are odd.
 const SHAPE: Shape = Shape(2);
 
@@ -73,8 +106,18 @@ impl<'a> Setup<'a> {
         self.wrong.as_deref().map_or(Ok(()), Err)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.role.is_none() && self.wrong.is_none() && self.settings.iter().next().is_none()
+    }
+
     pub(crate) fn role(&self) -> Option<&str> {
         self.role.as_deref()
+    }
+
+    /// The value of a setting.
+    pub(crate) fn setting(&self, name: &str) -> Option<&str> {
+        let mut all = self.settings.iter();
+        all.find(|(set, _)| set.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The settings, by name.
@@ -106,12 +149,17 @@ impl<'s> Over<'s> {
         self.base.map_or(Ok(()), Setup::check).and_then(|()| self.setup.check())
     }
 
-    fn role(&self) -> Option<&'s str> {
+    pub(crate) fn role(&self) -> Option<&'s str> {
         self.setup.role().or_else(|| self.base.and_then(Setup::role))
     }
 
+    /// The value of a setting.
+    pub(crate) fn setting(&self, name: &str) -> Option<&'s str> {
+        self.setup.setting(name).or_else(|| self.base.and_then(|base| base.setting(name)))
+    }
+
     /// Calls a function for each setting, in the order of their names, without allocating.
-    fn each(&self, mut take: impl FnMut(&'s str, &'s str)) {
+    pub(crate) fn each(&self, mut take: impl FnMut(&'s str, &'s str)) {
         let mut last: Option<&str> = None;
         loop {
             // The call's come first: of two with the same name, the first one is taken.
@@ -220,6 +268,19 @@ mod tests {
 
     fn digest(setup: &Setup<'_>) -> Digest {
         Over { setup, base: None }.digest(query())
+    }
+
+    #[test]
+    fn a_value_is_its_text_whatever_its_type() {
+        fn text<'a>(value: impl SettingValue<'a>) -> Cow<'a, str> {
+            value.into_text()
+        }
+        assert_eq!([text(7_i64), text(7_u8), text("7".to_owned())], ["7"; 3]);
+        assert_eq!([text(-7_i32), text(i64::MIN)], ["-7", "-9223372036854775808"]);
+        assert_eq!([text(true), text(false)], ["true", "false"]);
+        // Nothing is allocated for text.
+        let name = String::from("eu");
+        assert!(matches!((text(&name), text("eu")), (Cow::Borrowed("eu"), Cow::Borrowed("eu"))));
     }
 
     #[test]

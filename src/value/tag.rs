@@ -1,5 +1,6 @@
 //! [`Tag`]: the name of something that results depend on.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::value::checksum;
 /// on a tag. The number of tags is not limited.
 ///
 /// Any text can be a tag. Two tags are equal if their bytes are equal. `From` converts a `&str`, a
-/// `String` or an `Arc<str>`.
+/// `String`, references to them, a `Cow`, a `Box<str>` and an `Arc<str>`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -31,9 +32,28 @@ impl Tag {
     }
 }
 
-impl<T: Into<Arc<str>>> From<T> for Tag {
-    fn from(text: T) -> Tag {
-        Tag(text.into())
+macro_rules! texts {
+    ($($text:ty)*) => {$(
+        impl From<$text> for Tag {
+            fn from(text: $text) -> Tag {
+                Tag(text.into())
+            }
+        }
+    )*};
+}
+
+texts! { &str String Arc<str> Box<str> Cow<'_, str> }
+
+// What iterators over names yield.
+impl From<&&str> for Tag {
+    fn from(text: &&str) -> Tag {
+        Tag::from(*text)
+    }
+}
+
+impl From<&String> for Tag {
+    fn from(text: &String) -> Tag {
+        Tag::from(text.as_str())
     }
 }
 
@@ -52,6 +72,25 @@ impl fmt::Display for Tag {
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tag({:?})", self.as_str())
+    }
+}
+
+/// The tags of one call, as a list: an array, a slice, a `Vec` or an iterator of text or [`Tag`]s.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a list of tags",
+    label = "expected a list of tags",
+    note = "a single tag is a list of one: `[\"orders\"]`; a tag is text"
+)]
+pub trait Tags {
+    /// The tags.
+    fn into_tags(self) -> impl Iterator<Item = Tag>;
+}
+
+// Whoever gives a single text is told of lists, and not that it is no iterator.
+#[diagnostic::do_not_recommend]
+impl<T: Into<Tag>, I: IntoIterator<Item = T>> Tags for I {
+    fn into_tags(self) -> impl Iterator<Item = Tag> {
+        self.into_iter().map(Into::into)
     }
 }
 
@@ -98,25 +137,49 @@ impl<T> Tagged<T> {
 
     /// Adds tags.
     #[must_use = "this returns the tagged value"]
-    pub fn tags<G: Into<Tag>>(mut self, tags: impl IntoIterator<Item = G>) -> Tagged<T> {
-        self.tags.extend(tags.into_iter().map(Into::into));
+    pub fn tags(mut self, tags: impl Tags) -> Tagged<T> {
+        self.tags.extend(tags.into_tags());
         self
     }
 
-    pub(crate) fn into_parts(self) -> (T, Vec<Tag>) {
-        (self.value, self.tags)
+    pub(crate) fn into_parts(self) -> (T, LoadReport) {
+        (self.value, LoadReport::of(self.tags))
     }
 }
 
-/// One of the 65,536 slots that tags are hashed to, or the slot that every result depends on.
+/// What a load reports of its result, besides the result.
+#[derive(Debug, Default)]
+pub(crate) struct LoadReport {
+    /// What it depends on, in addition to what the query declares.
+    pub(crate) tags: Vec<Tag>,
+    /// All that it has read is followed in the database. So its changes are announced by the follower,
+    /// and it is served only while the follower's rounds prove that they are.
+    pub(crate) is_followed: bool,
+}
+
+impl LoadReport {
+    /// It depends on this, and nobody follows it.
+    pub(crate) fn of(tags: Vec<Tag>) -> LoadReport {
+        LoadReport { tags, is_followed: false }
+    }
+}
+
+/// One of the 65,536 slots that tags are hashed to, or one of the two that no tag is hashed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TagSlot(u32);
 
 impl TagSlot {
-    /// The number of slots, [`EVERYTHING`](TagSlot::EVERYTHING) included.
-    pub(crate) const COUNT: usize = (1 << 16) + 1;
+    /// The number of slots, [`EVERYTHING`](TagSlot::EVERYTHING) and
+    /// [`FOLLOWED`](TagSlot::FOLLOWED) included.
+    pub(crate) const COUNT: usize = (1 << 16) + 2;
     /// Every result depends on this slot, and no tag is hashed to it.
     pub(crate) const EVERYTHING: TagSlot = TagSlot(1 << 16);
+    /// Every result whose changes are learned by following the database depends on this slot, and no
+    /// tag is hashed to it. Who follows invalidates it where it cannot name what has changed.
+    ///
+    /// It is no number of a slot to processes of earlier versions. So the directory has it as a mark
+    /// (see `marks.lua`), which they pass over, and an entry as its [format](crate::l2::entry).
+    pub(crate) const FOLLOWED: TagSlot = TagSlot((1 << 16) + 1);
 
     /// The slot of a hash.
     pub(crate) fn of(hash: u64) -> TagSlot {
@@ -138,7 +201,8 @@ impl TagSlot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dependencies {
     /// Sorted and unique. [`TagSlot::EVERYTHING`] is implied and never listed.
-    slots: Box<[u16]>,
+    /// [`TagSlot::FOLLOWED`] is the last one, if it is there.
+    slots: Box<[TagSlot]>,
     /// The tags that are known by name, to report which of them was invalidated.
     tags: Box<[Tag]>,
 }
@@ -148,14 +212,35 @@ impl Dependencies {
         let mut tags: Vec<Tag> = tags.into_iter().collect();
         tags.sort();
         tags.dedup();
-        let slots = tags.iter().map(Tag::slot).chain([query]).map(|slot| slot.0 as u16);
+        let slots = tags.iter().map(Tag::slot).chain([query]);
         Dependencies { slots: sorted(slots), tags: tags.into() }
     }
 
     /// These dependencies and the slots of an entry in Redis, which has only their numbers.
-    pub(crate) fn with_slots(&self, slots: &[u16]) -> Dependencies {
-        let slots = self.slots.iter().chain(slots).copied();
-        Dependencies { slots: sorted(slots), tags: self.tags.clone() }
+    pub(crate) fn with_slots(&self, slots: &[u16], is_followed: bool) -> Dependencies {
+        let followed = is_followed.then_some(TagSlot::FOLLOWED);
+        let slots = slots.iter().map(|&slot| TagSlot(slot.into())).chain(followed);
+        Dependencies {
+            slots: sorted(self.slots.iter().copied().chain(slots)),
+            tags: self.tags.clone(),
+        }
+    }
+
+    /// These dependencies, and what a load has reported.
+    pub(crate) fn with(&self, LoadReport { tags, is_followed }: LoadReport) -> Dependencies {
+        let all = self.and(tags);
+        if is_followed { all.followed() } else { all }
+    }
+
+    /// These dependencies of a result whose changes are learned by following the database.
+    pub(crate) fn followed(&self) -> Dependencies {
+        self.with_slots(&[], true)
+    }
+
+    /// Whether [`TagSlot::FOLLOWED`] is one of them. Such a result needs the word of a follower.
+    #[inline]
+    pub(crate) fn is_followed(&self) -> bool {
+        self.slots.last() == Some(&TagSlot::FOLLOWED)
     }
 
     /// These dependencies and more tags.
@@ -164,18 +249,25 @@ impl Dependencies {
         tags.extend(more);
         tags.sort();
         tags.dedup();
-        let slots = tags.iter().map(|tag| tag.slot().0 as u16).chain(self.slots.iter().copied());
+        let slots = tags.iter().map(Tag::slot).chain(self.slots.iter().copied());
         Dependencies { slots: sorted(slots), tags: tags.into() }
     }
 
     #[inline]
     pub(crate) fn slots(&self) -> impl ExactSizeIterator<Item = TagSlot> + Clone + '_ {
-        self.slots.iter().map(|&slot| TagSlot(u32::from(slot)))
+        self.slots.iter().copied()
     }
 
-    /// The numbers of the slots, as an entry stores them.
-    pub(crate) fn numbers(&self) -> &[u16] {
-        &self.slots
+    /// The numbers of the slots, as an entry stores them, which says by its format whether it is
+    /// followed.
+    pub(crate) fn numbers(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
+        let listed = self.slots.len() - usize::from(self.is_followed());
+        self.slots[..listed].iter().map(|slot| slot.0 as u16)
+    }
+
+    /// The tags that are known by name.
+    pub(crate) fn tags(&self) -> &[Tag] {
+        &self.tags
     }
 
     /// The known tags with this slot.
@@ -185,8 +277,8 @@ impl Dependencies {
     }
 }
 
-fn sorted(slots: impl Iterator<Item = u16>) -> Box<[u16]> {
-    let mut slots: Vec<u16> = slots.collect();
+fn sorted(slots: impl Iterator<Item = TagSlot>) -> Box<[TagSlot]> {
+    let mut slots: Vec<TagSlot> = slots.collect();
     slots.sort_unstable();
     slots.dedup();
     slots.into()
@@ -195,6 +287,24 @@ fn sorted(slots: impl Iterator<Item = u16>) -> Box<[u16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_its_text_whatever_its_type() {
+        let text = String::from("orders");
+        let tags = [
+            Tag::from("orders"),
+            Tag::from(&"orders"),
+            Tag::from(&text),
+            Tag::from(text.clone()),
+            Tag::from(Cow::from("orders")),
+            Tag::from(Box::<str>::from("orders")),
+            Tag::from(Arc::<str>::from("orders")),
+        ];
+        assert!(tags.iter().all(|tag| tag.as_str() == "orders"));
+        let listed: Vec<Tag> = [&text, &text].into_tags().collect();
+        assert_eq!(listed, ["orders"; 2].map(Tag::from));
+        assert_eq!(tags.into_tags().count(), 7);
+    }
 
     #[test]
     fn a_tag_has_the_same_cell_in_every_build() {
@@ -214,13 +324,28 @@ mod tests {
         let more = depends.and([Tag::from("c")]);
         assert_eq!(more.slots().len(), 4);
         assert_eq!(more.named(Tag::from("c").slot()).next(), Some(&Tag::from("c")));
-        assert_eq!(depends.with_slots(more.numbers()).slots, more.slots);
+        let numbers: Vec<u16> = more.numbers().collect();
+        assert_eq!(depends.with_slots(&numbers, false).slots, more.slots);
+    }
+
+    #[test]
+    fn what_is_followed_depends_on_a_slot_that_no_entry_lists() {
+        let depends = Dependencies::new(["a"].map(Tag::from), TagSlot::of(0xFFFF));
+        let followed = depends.followed();
+        assert!(followed.is_followed() && !depends.is_followed());
+        assert!(followed.slots().eq(depends.slots().chain([TagSlot::FOLLOWED])));
+        assert!(followed.numbers().eq(depends.numbers()));
+        assert_eq!(followed.followed(), followed);
+        assert!(followed.and([Tag::from("c")]).is_followed());
+        assert_eq!(depends.with_slots(&[], true), followed);
+        assert!(followed.with_slots(&[3], false).is_followed(), "the query says so");
     }
 
     #[test]
     fn a_number_that_is_no_cell_is_refused() {
         assert_eq!(TagSlot::numbered(65_536), Some(TagSlot::EVERYTHING));
-        assert_eq!(TagSlot::numbered(65_537), None);
+        assert_eq!(TagSlot::numbered(65_537), Some(TagSlot::FOLLOWED));
+        assert_eq!(TagSlot::numbered(65_538), None);
         assert_eq!(TagSlot::numbered(u64::MAX), None);
     }
 }

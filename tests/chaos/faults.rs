@@ -40,6 +40,10 @@ pub enum Kind {
     WorkerKilled,
     SessionsEnded,
     PostgresRestarted,
+    /// Only where the database is followed: the sessions that read its changes are ended.
+    StreamsEnded,
+    /// Only there: a transaction that has written stays open.
+    TransactionOpen,
 }
 
 /// Where a fault is. There is one at a time in each place.
@@ -49,9 +53,12 @@ pub enum Place {
     Network,
     Process,
     Postgres,
+    Stream,
 }
 
 impl Kind {
+    pub const FOLLOWED: [Self; 2] = [Self::StreamsEnded, Self::TransactionOpen];
+
     pub const ALL: [Self; 20] = [
         Self::RedisKilled,
         Self::RedisRewound,
@@ -82,6 +89,7 @@ impl Kind {
             }
             Self::WorkerPaused | Self::WorkerKilled => Place::Process,
             Self::SessionsEnded | Self::PostgresRestarted => Place::Postgres,
+            Self::StreamsEnded | Self::TransactionOpen => Place::Stream,
             _ => Place::Redis,
         }
     }
@@ -108,6 +116,8 @@ impl Kind {
             Self::WorkerKilled => "process killed",
             Self::SessionsEnded => "sessions terminated",
             Self::PostgresRestarted => "PostgreSQL restarted",
+            Self::StreamsEnded => "walsenders terminated",
+            Self::TransactionOpen => "open transaction",
         }
     }
 
@@ -121,6 +131,7 @@ impl Kind {
                 | Self::SubscribersKilled
                 | Self::ClientsKilled
                 | Self::SessionsEnded
+                | Self::StreamsEnded
         )
     }
 
@@ -147,6 +158,8 @@ impl Kind {
             Self::WorkerKilled => targets.iter().try_for_each(|&it| fleet.members[it].kill()),
             Self::SessionsEnded => fleet.terminate_sessions(),
             Self::PostgresRestarted => fleet.postgres.stop(),
+            Self::StreamsEnded => fleet.terminate_walsenders(),
+            Self::TransactionOpen => fleet.open_transaction(),
             Self::Cut | Self::RequestsHeld | Self::RepliesHeld | Self::Delayed | Self::Reset => {
                 for &target in targets {
                     let proxy = &fleet.members[target].proxy;
@@ -174,6 +187,10 @@ impl Kind {
             Self::WorkerPaused => targets.iter().try_for_each(|&it| fleet.members[it].resume()),
             Self::WorkerKilled => targets.iter().try_for_each(|&it| fleet.start(it, true)),
             Self::PostgresRestarted => fleet.postgres.restart(),
+            Self::TransactionOpen => {
+                fleet.end_transaction();
+                Ok(())
+            }
             _ if self.place() == Place::Network => {
                 targets.iter().for_each(|&target| fleet.members[target].proxy.pass());
                 Ok(())
@@ -200,11 +217,13 @@ pub struct Plan {
     processes: usize,
     /// There is time for long ones.
     patient: bool,
+    /// The database is followed.
+    follows: bool,
 }
 
 impl Plan {
-    pub fn new(seed: u64, processes: usize, patient: bool) -> Self {
-        Self { random: Rng::with_seed(seed), deck: Vec::new(), processes, patient }
+    pub fn new(seed: u64, processes: usize, patient: bool, follows: bool) -> Self {
+        Self { random: Rng::with_seed(seed), deck: Vec::new(), processes, patient, follows }
     }
 
     /// The next fault in a place that is free, the processes it is for, and how long it lasts.
@@ -213,7 +232,10 @@ impl Plan {
         is_free: impl Fn(Place) -> bool,
     ) -> Option<(Kind, Vec<usize>, Duration)> {
         if !self.deck.iter().any(|kind| is_free(kind.place())) {
-            let mut deck = Kind::ALL;
+            let mut deck = Kind::ALL.to_vec();
+            if self.follows {
+                deck.extend(Kind::FOLLOWED);
+            }
             self.random.shuffle(&mut deck);
             self.deck.splice(0..0, deck);
         }
@@ -221,7 +243,7 @@ impl Plan {
         let kind = self.deck.remove(at);
         let all: Vec<_> = (0..self.processes).collect();
         let targets = match kind.place() {
-            Place::Redis | Place::Postgres => all,
+            Place::Redis | Place::Postgres | Place::Stream => all,
             Place::Network if self.random.u32(..4) == 0 => all,
             Place::Network | Place::Process => vec![self.random.usize(..self.processes)],
         };
@@ -253,6 +275,7 @@ impl Plan {
     pub fn waits_for(&mut self, kind: Kind) -> bool {
         let alone = match kind.place() {
             Place::Redis | Place::Postgres => 3,
+            Place::Stream => 0,
             Place::Network | Place::Process => 1,
         };
         self.random.u32(..4) < alone

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::runtime::Runtime;
+use tokio_postgres::Client;
 
-use crate::KEYS;
 use crate::record::{Record, Time, now};
 use crate::servers::{Database, Postgres, Proxy, Redis, ServerError, Worker};
 use crate::worker::{ENTRY, NAMESPACE, OPTIONAL, POSTGRES, RANDOM, REDIS, TAGS};
+use crate::{KEYS, follows};
 
 /// How long a process may be silent that is not paused.
 const SILENCE: Time = 60_000_000_000;
@@ -20,6 +21,8 @@ pub struct Fleet {
     pub postgres: Postgres,
     pub database: Database,
     runtime: Runtime,
+    /// A session whose transaction has written and does not end.
+    open: Option<Client>,
     random: Rng,
     /// What [`TAGS`] says.
     tags: String,
@@ -43,19 +46,52 @@ pub enum Said {
     Line(String),
 }
 
+/// What the server needs to be followed by some of the processes.
+const LOGICAL: &[&str] = &["wal_level=logical", "max_wal_senders=30", "max_replication_slots=30"];
+
+/// One table of all rows.
+fn table() -> String {
+    format!(
+        "CREATE TABLE items (key int PRIMARY KEY, version bigint NOT NULL);
+         INSERT INTO items SELECT key, 0 FROM generate_series(0, {}) AS key",
+        KEYS - 1
+    )
+}
+
+/// A table for each row: what is followed are tables. Every second one is partitioned, and every third
+/// one is read through a view and a function.
+fn tables() -> String {
+    let table = |key: usize| {
+        let columns = "key int NOT NULL, version bigint NOT NULL";
+        let made = if key.is_multiple_of(2) {
+            format!(
+                "CREATE TABLE item_{key} ({columns}) PARTITION BY LIST (key);
+                 CREATE TABLE item_{key}_part PARTITION OF item_{key} FOR VALUES IN ({key});
+                 ALTER TABLE item_{key}_part ADD PRIMARY KEY (key);"
+            )
+        } else {
+            format!("CREATE TABLE item_{key} ({columns});")
+        };
+        format!(
+            "{made}
+             INSERT INTO item_{key} VALUES ({key}, 0);
+             CREATE VIEW seen_{key} AS SELECT key, version FROM item_{key};
+             CREATE FUNCTION version_{key}() RETURNS bigint LANGUAGE sql STABLE
+                 AS 'SELECT version FROM seen_{key}';"
+        )
+    };
+    (0..KEYS).map(table).collect::<String>() + "CREATE TABLE apart (id int);"
+}
+
 impl Fleet {
     pub fn start_all(processes: usize, seed: u64, tags: u64) -> Result<Self, ServerError> {
         let redis = Redis::start_tcp()?;
-        let postgres = Postgres::start()?;
+        let postgres = Postgres::start_with(if follows() { LOGICAL } else { &[] })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime for orders to PostgreSQL");
         let database = runtime.block_on(async {
             let database = postgres.database().await?;
-            let table = format!(
-                "CREATE TABLE items (key int PRIMARY KEY, version bigint NOT NULL);
-                 INSERT INTO items SELECT key, 0 FROM generate_series(0, {}) AS key",
-                KEYS - 1
-            );
+            let table = if follows() { tables() } else { table() };
             let made = database.connect().await?.batch_execute(&table).await;
             made.expect("a new database takes a table");
             Ok::<_, ServerError>(database)
@@ -66,6 +102,7 @@ impl Fleet {
             postgres,
             database,
             runtime,
+            open: None,
             random: Rng::with_seed(seed),
             tags: tags.to_string(),
         };
@@ -109,6 +146,35 @@ impl Fleet {
             told.expect("a superuser may terminate sessions");
             Ok(())
         })
+    }
+
+    /// Ends the sessions that read the stream of changes.
+    pub fn terminate_walsenders(&self) -> Result<(), ServerError> {
+        self.runtime.block_on(async {
+            let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE backend_type = 'walsender'";
+            let told = self.database.connect().await?.batch_execute(sql).await;
+            told.expect("a superuser may terminate sessions");
+            Ok(())
+        })
+    }
+
+    /// Begins a transaction that writes, and leaves it open: no slot can be made meanwhile.
+    pub fn open_transaction(&mut self) -> Result<(), ServerError> {
+        let opened = self.runtime.block_on(async {
+            let client = self.database.connect().await?;
+            let begun = client.batch_execute("BEGIN; INSERT INTO apart VALUES (1)").await;
+            begun.expect("a transaction may write");
+            Ok::<_, ServerError>(client)
+        })?;
+        self.open = Some(opened);
+        Ok(())
+    }
+
+    pub fn end_transaction(&mut self) {
+        let Some(client) = self.open.take() else { return };
+        // Its session may have been ended meanwhile.
+        let _ = self.runtime.block_on(client.batch_execute("ROLLBACK"));
     }
 
     /// Hears what the processes have said so far.

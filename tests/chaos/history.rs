@@ -20,6 +20,8 @@ const REMEMBERED: usize = 16;
 /// All that was acknowledged lately, and the reads that cannot be judged yet.
 pub struct History {
     max_staleness: Time,
+    /// Commits are noticed and not acknowledged: also what asked Redis may lack the last ones.
+    is_followed: bool,
     keys: Vec<Key>,
     /// By when they began, and a number for those that began at the same time.
     held: BTreeMap<(Time, u64), (usize, Read)>,
@@ -58,7 +60,12 @@ impl History {
     /// Of keys numbered from zero.
     pub fn new(keys: usize, max_staleness: Time) -> Self {
         let keys = std::iter::repeat_with(Key::default).take(keys).collect();
-        Self { max_staleness, keys, held: BTreeMap::new(), reads: 0 }
+        Self { max_staleness, is_followed: false, keys, held: BTreeMap::new(), reads: 0 }
+    }
+
+    /// Of keys in a database that is followed. What is acknowledged are commits.
+    pub fn of_followed(keys: usize, max_blind: Time) -> Self {
+        Self { is_followed: true, ..Self::new(keys, max_blind) }
     }
 
     /// `invalidate` has returned `Ok`, in whatever process.
@@ -104,7 +111,7 @@ impl History {
         let known = &self.keys[read.key].acknowledged;
         let must_know = match read.origin {
             // It asked Redis, or PostgreSQL, after it had begun.
-            Origin::L2 | Origin::Loaded => read.start,
+            Origin::L2 | Origin::Loaded if !self.is_followed => read.start,
             _ => read.start.saturating_sub(self.max_staleness),
         };
         if let Some((&at, &version)) = known.range(..must_know).next_back()
@@ -194,6 +201,22 @@ mod tests {
             assert_eq!(verdict(&acknowledged, read(1, 6000, origin)), Verdict::Current);
             assert_eq!(verdict(&acknowledged, read(1, 6001, origin)), Verdict::Violation(2, 6000));
             assert_eq!(verdict(&acknowledged, read(9, 6001, origin)), Verdict::Current);
+        }
+    }
+
+    #[test]
+    fn where_commits_are_followed_any_answer_may_lag_for_as_long_as_it_may_be_blind() {
+        for origin in [Origin::L1, Origin::L2, Origin::Loaded] {
+            let verdict = |start| {
+                let mut history = History::of_followed(1, MAX_STALENESS);
+                history.acknowledge(0, 2, 6000);
+                history.hold(0, read(1, start, origin));
+                let mut verdicts = Vec::new();
+                history.judge(Time::MAX, |_, judged| verdicts.push(judged.verdict));
+                verdicts[0]
+            };
+            assert_eq!(verdict(7000), Verdict::Behind(1000));
+            assert_eq!(verdict(7001), Verdict::Violation(2, 6000));
         }
     }
 

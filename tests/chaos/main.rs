@@ -22,6 +22,7 @@
 //! | `LARDER_CHAOS_PROCESSES` | the number of processes (8) |
 //! | `LARDER_CHAOS_TAGS` | the number of tags besides those of the rows, which fill the directory (none) |
 //! | `LARDER_CHAOS_BUSY` | the number of threads that keep a processor busy meanwhile (none) |
+//! | `LARDER_CHAOS_FOLLOW` | if set, nobody invalidates anything: the caches follow the database, by queries that learn |
 //! | `LARDER_CHAOS_REPORT` | a file that receives a copy of the report |
 
 use test_servers as servers;
@@ -55,6 +56,10 @@ const MAX_STALENESS: Duration = Duration::from_secs(1);
 const HUNG: Duration = Duration::from_secs(3);
 /// The setting of the number of busy threads, which the processes inherit.
 const BUSY: &str = "LARDER_CHAOS_BUSY";
+/// The default of a cache that follows the database: how late it may notice a commit.
+const MAX_BLIND: Duration = Duration::from_secs(2);
+/// Set if the caches follow the database. The processes inherit it.
+const FOLLOW: &str = "LARDER_CHAOS_FOLLOW";
 /// How long processes may take to do as they are told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,12 +78,13 @@ fn no_answer_is_older_than_promised_whatever_goes_wrong() -> Result<(), ServerEr
     assert!(processes >= 2, "chaos takes two processes at least");
     let tags = setting("LARDER_CHAOS_TAGS").unwrap_or(0);
     let busy = setting(BUSY).unwrap_or(0);
-    println!("chaos with LARDER_CHAOS_SEED={seed}, {tags} other tags, {busy} busy threads");
+    let way = if follows() { "followed" } else { "told" };
+    println!("chaos with LARDER_CHAOS_SEED={seed}, {tags} other tags, {busy} busy threads, {way}");
     let _busy = Busy::start(busy);
 
     let length = Duration::from_secs(seconds);
     let mut run = Run::start(seed, processes, tags)?;
-    let mut plan = Plan::new(seed, processes, length >= LONG);
+    let mut plan = Plan::new(seed, processes, length >= LONG, follows());
     run.suffer(&mut plan, length.saturating_sub(FAREWELL))?;
     run.part()?;
     run.settle()?;
@@ -102,6 +108,11 @@ fn no_answer_is_older_than_promised_whatever_goes_wrong() -> Result<(), ServerEr
 /// that others keep busy it is PostgreSQL that they wait for.
 fn hung() -> Duration {
     HUNG * (1 + setting(BUSY).unwrap_or(0) as u32)
+}
+
+/// Whether the caches follow the database, and nobody invalidates anything.
+fn follows() -> bool {
+    std::env::var_os(FOLLOW).is_some()
 }
 
 fn setting(variable: &str) -> Option<u64> {
@@ -159,7 +170,11 @@ impl Run {
         let fleet = Fleet::start_all(processes, seed, tags)?;
         Ok(Self {
             fleet,
-            history: History::new(KEYS, nanoseconds(MAX_STALENESS)),
+            history: if follows() {
+                History::of_followed(KEYS, nanoseconds(MAX_BLIND))
+            } else {
+                History::new(KEYS, nanoseconds(MAX_STALENESS))
+            },
             timeline: Timeline::new(now()),
             report: Report::new(seed, processes),
             unannounced: vec![[0; KEYS]; processes],
@@ -253,7 +268,8 @@ impl Run {
         self.fleet.order("rest")?;
         self.until("the writers rest", |run| run.resting == run.report.processes);
         self.heal(number)?;
-        self.pass(MAX_STALENESS + Duration::from_secs(1));
+        let latest = if follows() { MAX_BLIND } else { MAX_STALENESS };
+        self.pass(latest + Duration::from_secs(1));
         Ok(())
     }
 

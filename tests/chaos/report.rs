@@ -195,7 +195,7 @@ impl Report {
 
     /// A fault has been healed.
     pub fn healed(&mut self, fault: &Fault, last: &[Time]) {
-        if fault.kind.place() == Place::Postgres {
+        if matches!(fault.kind.place(), Place::Postgres | Place::Stream) {
             return;
         }
         for &process in &fault.targets {
@@ -266,8 +266,11 @@ impl Report {
         );
 
         let _ = writeln!(text, "\n{:<36}{:>5}   recovered processes: p50, max", "fault", "times");
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain(Kind::FOLLOWED) {
             let happened = timeline.faults.iter().filter(|fault| fault.kind == kind).count();
+            if happened == 0 {
+                continue;
+            }
             let recovered = self.recovered.get(&kind).map(|times| {
                 let (p50, max) = (duration(times.quantile(0.5)), duration(times.max()));
                 format!("{:>6}: {p50:>9}, {max:>9}", times.count())

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod};
 use fastrand::Rng;
-use larder::{Error, Origin, Query, QueryCache};
+use larder::{Error, Follow, Origin, Query, QueryCache};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio_postgres::NoTls;
 
 use crate::record::{Read, Record, Style, Time, now};
 use crate::servers::worker;
-use crate::{KEYS, MAX_STALENESS, hung};
+use crate::{KEYS, MAX_STALENESS, follows, hung};
 
 /// The name by which [`Worker::start`](crate::servers::Worker::start) finds [`entry`].
 pub const ENTRY: &str = "worker::entry";
@@ -179,6 +179,9 @@ impl Process {
         if std::env::var_os(OPTIONAL).is_some() {
             settings = settings.redis_optional();
         }
+        if follows() {
+            settings = settings.follow(Follow::new(std::env::var(POSTGRES)?.parse()?, NoTls));
+        }
         let cache = settings.build().await?;
         let tags: u64 = std::env::var(TAGS).map_or(Ok(0), |tags| tags.parse())?;
         // All in one call, as a deployment might. Redis may be away.
@@ -191,7 +194,12 @@ impl Process {
         let pool = Pool::builder(manager).max_size(4).build()?;
         let queries = Style::ALL.map(|style| {
             let query = |key| {
-                let query = cache.query(SQL).tag(tag(key));
+                let query = match (follows(), style) {
+                    (false, _) => cache.query(SQL).tag(tag(key)),
+                    (true, Style::Typed) => cache.query(sql(key)).table(&format!("item_{key}")),
+                    // They name no table.
+                    (true, _) => cache.query(sql(key)).auto(),
+                };
                 match style {
                     Style::Strict => query.l1_ttl(Duration::from_millis(1)),
                     Style::Rows | Style::Typed => query,
@@ -259,10 +267,10 @@ impl Process {
             let row = answer.value().first().expect("every key has its row");
             return Ok((row.get::<_, i64>("version") as u64, answer.origin()));
         }
-        let pool = self.pool.clone();
+        let (pool, sql) = (self.pool.clone(), sql(key));
         let load = move || async move {
             let client = pool.get().await?;
-            let row = client.query_one(SQL, &[&number]).await?;
+            let row = client.query_one(&sql, &[&number]).await?;
             Ok::<i64, AnyError>(row.get(0))
         };
         let answer = bound.load(load).answer().await?;
@@ -291,13 +299,22 @@ impl Process {
     }
 
     async fn update(&self, key: usize) -> Result<u64, AnyError> {
-        let client = self.pool.get().await?;
+        let mut client = self.pool.get().await?;
+        if follows() {
+            return write_as_others_do(&mut client, key).await;
+        }
         let sql = "UPDATE items SET version = version + 1 WHERE key = $1 RETURNING version";
         let row = client.query_one(sql, &[&(key as i32)]).await?;
         Ok(row.get::<_, i64>(0) as u64)
     }
 
     async fn invalidate(&self, key: usize, version: u64, others: Vec<u64>) {
+        if follows() {
+            // Nobody tells the cache. The commit has returned.
+            let mut log = self.log();
+            log.push(Record::Invalidated { key, version, at: now(), acknowledged: true });
+            return;
+        }
         let tags = others.into_iter().map(other).chain([tag(key)]);
         let acknowledged = self.cache.invalidate(tags).await.is_acknowledged();
         self.invalidated[key].fetch_max(version, Ordering::SeqCst);
@@ -348,6 +365,36 @@ impl Process {
     fn log(&self) -> MutexGuard<'_, Vec<Record>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The query of a row. Every third one reads through a function and a view, where the database is
+/// followed.
+fn sql(key: usize) -> String {
+    if !follows() {
+        SQL.to_owned()
+    } else if key.is_multiple_of(3) {
+        format!("SELECT version_{key}() AS version WHERE $1 >= 0")
+    } else {
+        format!("SELECT version FROM seen_{key} WHERE key = $1")
+    }
+}
+
+/// A write by a connection that knows of no cache: an update through the parent or of the partition
+/// itself, or all of the table in one transaction.
+async fn write_as_others_do(client: &mut Client, key: usize) -> Result<u64, AnyError> {
+    let part = if key.is_multiple_of(2) { "_part" } else { "" };
+    let way = fastrand::u32(..8);
+    let table = if way < 4 { format!("item_{key}{part}") } else { format!("item_{key}") };
+    let tx = client.transaction().await?;
+    let sql = format!("UPDATE {table} SET version = version + 1 RETURNING version");
+    let version: i64 = tx.query_one(&sql, &[]).await?.get(0);
+    if way == 7 {
+        // Not TRUNCATE: a query whose snapshot is older finds an empty table after that.
+        let rows = format!("INSERT INTO item_{key} VALUES ({key}, {version})");
+        tx.batch_execute(&format!("DELETE FROM item_{key}; {rows}")).await?;
+    }
+    tx.commit().await?;
+    Ok(version as u64)
 }
 
 fn chain(error: &Error) -> String {

@@ -10,12 +10,14 @@ mod errors;
 #[cfg(feature = "tracing")]
 mod events;
 mod expiry;
+mod follow;
 mod harness;
 mod harness_faults;
 mod harness_pgbouncer;
 mod harness_workers;
 mod invalidation;
 mod json;
+mod learn;
 mod many;
 mod outdated;
 mod params;

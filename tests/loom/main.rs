@@ -38,6 +38,9 @@ mod currency;
 #[allow(dead_code, reason = "a part of the crate, as it is")]
 #[path = "../../src/l1/front.rs"]
 mod front;
+#[allow(dead_code, reason = "a part of the crate, as it is")]
+#[path = "../../src/currency/gate.rs"]
+mod gate;
 
 mod before;
 mod key;
@@ -58,6 +61,7 @@ mod value {
 }
 
 use crate::currency::{Applied, Currency, Position, Stamp};
+use crate::gate::Round;
 use crate::own::{acknowledged_while_loading, load_that_meets_an_invalidation};
 use crate::sync::{Field, Mutant};
 use crate::tag::TagSlot;
@@ -202,6 +206,47 @@ fn whoever_sees_a_confirmation_sees_the_cells_that_it_speaks_of() {
     holds(confirmation_and_everything);
     holds_nearly(confirmation_after_a_push);
     holds(confirmation_of_a_new_epoch);
+}
+
+/// What a follower's rounds prove comes after the slots that they have written.
+fn proof_and_cells() {
+    let table = table(at(1, 1));
+    let beats = aside(&table, |table| {
+        applied(table.beat(at(1, 2), &[(TagSlot::TAG, 2)], LINK, Some(Instant::from_nanos(20))));
+        table.heard_of(1, Round { term: 1, number: 1 }, Instant::from_nanos(20));
+        table.heard_of(1, Round { term: 1, number: 3 }, Instant::from_nanos(30));
+    });
+    let is_proven = table.is_followed(&result(1, 1), Instant::from_nanos(15));
+    let stale = current(&table, result(1, 1));
+    hold(!is_proven || !stale);
+    beats.join().unwrap();
+    hold(table.is_followed(&result(1, 1), Instant::from_nanos(15)));
+}
+
+/// What is proven in one epoch lets no result of the next one be served.
+fn proof_of_a_replaced_table() {
+    let table = table(at(1, 1));
+    applied(table.beat(at(1, 1), &[], LINK, Some(Instant::from_nanos(10))));
+    table.heard_of(1, Round { term: 1, number: 1 }, Instant::from_nanos(20));
+    table.heard_of(1, Round { term: 1, number: 3 }, Instant::from_nanos(30));
+    let beat = aside(&table, |table| {
+        applied(table.beat(at(2, 0), &[], LINK, Some(Instant::from_nanos(20))))
+    });
+    for _ in 0..2 {
+        let is_proven = table.is_followed(&result(2, 0), Instant::from_nanos(15));
+        hold(!(is_proven && current(&table, result(2, 0))));
+        let is_proven = table.is_followed(&result(1, 1), Instant::from_nanos(30));
+        hold(!(is_proven && current(&table, result(1, 1))));
+    }
+    beat.join().unwrap();
+    hold(!table.is_followed(&result(2, 0), Instant::from_nanos(15)));
+    hold(current(&table, result(2, 0)));
+}
+
+#[test]
+fn whoever_sees_a_proof_sees_the_cells_that_it_speaks_of() {
+    holds(proof_and_cells);
+    holds(proof_of_a_replaced_table);
 }
 
 // ---- the epoch ----
@@ -382,9 +427,12 @@ type Case = (fn(), &'static [Mutant]);
 
 #[test]
 fn a_weaker_order_is_noticed() {
-    use Field::{Applied, ConfirmedUntil, Epoch};
+    use Field::{Applied, ConfirmedUntil, Epoch, FollowedUntil};
     use Ordering::{Acquire, Release};
-    let mutants: [Case; 12] = [
+    let mutants: [Case; 15] = [
+        (proof_and_cells, &[Mutant::RelaxedStore(FollowedUntil)]),
+        (proof_and_cells, &[Mutant::RelaxedLoad(FollowedUntil)]),
+        (proof_of_a_replaced_table, &[Mutant::RelaxedLoad(Epoch)]),
         (confirmation_and_cells, &[Mutant::RelaxedStore(ConfirmedUntil)]),
         (confirmation_and_cells, &[Mutant::RelaxedLoad(ConfirmedUntil)]),
         (replaced_under_a_new_result, &[Mutant::RelaxedStore(Epoch)]),

@@ -29,6 +29,7 @@ pub(crate) enum Field {
     TagSlot,
     Applied,
     Orders,
+    FollowedUntil,
     /// The front's count, and the only one of its type.
     Replaced,
     /// What the front says of a key without looking at its entry.
@@ -89,13 +90,14 @@ impl Default for AtomicU64 {
 
 impl AtomicU64 {
     pub(crate) fn new(value: u64) -> AtomicU64 {
-        let made = MADE.replace(MADE.get() + 1) % (tag::TagSlot::COUNT + 4);
+        let made = MADE.replace(MADE.get() + 1) % (tag::TagSlot::COUNT + 5);
         let field = match made.checked_sub(2) {
             None if made == 0 => Field::Epoch,
             None => Field::ConfirmedUntil,
             Some(at) if at < tag::TagSlot::COUNT => Field::TagSlot,
             Some(at) if at == tag::TagSlot::COUNT => Field::Applied,
-            Some(_) => Field::Orders,
+            Some(at) if at == tag::TagSlot::COUNT + 1 => Field::Orders,
+            Some(_) => Field::FollowedUntil,
         };
         AtomicU64 { atomic: atomic::AtomicU64::new(value), last: value.into(), field }
     }

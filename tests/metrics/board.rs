@@ -63,6 +63,8 @@ fn every_expression_names_metrics_and_labels_that_exist() {
         "rate",
         "topk",
         "histogram_quantile",
+        "max",
+        "time",
         "scalar",
         "and",
         "label_values",
@@ -79,7 +81,8 @@ fn every_expression_names_metrics_and_labels_that_exist() {
         let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
         for word in words {
             let known = word.starts_with("larder_") || OF_PROMQL.contains(&word) || is_number(word);
-            let is_label = || names.iter().any(|name| series[name].contains(word));
+            // `job` is Prometheus's own, of each series.
+            let is_label = || word == "job" || names.iter().any(|name| series[name].contains(word));
             assert!(known || is_label(), "{place}: what is `{word}`? {expression}");
         }
         for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
@@ -90,6 +93,24 @@ fn every_expression_names_metrics_and_labels_that_exist() {
         let counters = names.iter().filter(|name| name.ends_with("_total")).count();
         let is_variable = expression.starts_with("label_values(");
         assert!(is_variable || expression.matches("rate(").count() >= counters, "{place}");
+    }
+}
+
+#[test]
+fn every_panel_is_of_the_jobs_and_namespaces_that_are_chosen() {
+    let board = board();
+    for panel in panels(&board) {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap();
+            let parts = expression.split("larder_").skip(1);
+            for selector in parts.map(|part| part.split_once('{').map_or("", |it| it.1)) {
+                assert!(selector.starts_with("job=~\"$job\""), "{expression}");
+                // Of the library, and of no cache.
+                let of_all = expression.contains("larder_build_info");
+                let namespace = "job=~\"$job\", namespace=~\"$namespace\"";
+                assert!(of_all || selector.starts_with(namespace), "{expression}");
+            }
+        }
     }
 }
 
@@ -135,7 +156,7 @@ fn what_grafana_asks_of_a_board_is_there() {
     assert!(board["annotations"]["list"].is_array());
     let variables = board["templating"]["list"].as_array().unwrap();
     let names: Vec<_> = variables.iter().map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["datasource", "namespace", "query"]);
+    assert_eq!(names, ["datasource", "job", "namespace", "query"]);
     assert_eq!(
         (&variables[0]["type"], &variables[0]["query"]),
         (&"datasource".into(), &"prometheus".into())

@@ -50,10 +50,61 @@ pub enum Mutation {
     LossNotFenced,
     /// Who takes a lease over forgets those who wait.
     WaitersForgotten,
+    /// A follower announces what it has decoded, though it is not visible yet.
+    AnnounceAtDecode,
+    /// A follower thinks nothing of commits that were logged before its slot and are not visible yet.
+    NoUnknowns,
+    /// A round samples the position up to which the log is flushed, not inserted.
+    SampleFlushed,
+    /// One round after a beat proves something about it.
+    OneRound,
+    /// A new term proves something, though no round of it has ended.
+    TermAlone,
+    /// A follower begins without making stale what it cannot have read.
+    NoBump,
+    /// What a round proves counts from the receipt of the beat, not from its sending.
+    ProvenFromReceipt,
+    /// What is followed is served without proof.
+    NoGate,
+    /// A round is taken whatever term stands.
+    NoTerm,
+    /// A round is taken of a term of another epoch.
+    TermOfAnyEpoch,
+    /// A follower that has had no answer counts on in its term.
+    RetryCountsOn,
+    /// A load from a replica is stored, whether or not it has replayed what was announced.
+    UngatedReplicaLoad,
+    /// A follower goes on wherever the last leader ended.
+    BlindTakeover,
+    /// A follower begins before it has a slot.
+    BumpBeforeSlot,
+    /// A round does not wait until the stream has passed the sampled position.
+    NotWaitedFor,
+    /// A load takes its stamp when it has read.
+    StampAfterLoad,
+    /// A result is young from the end of its load on.
+    YoungFromEnd,
+    /// A round's number is written before its cells.
+    NumberBeforeCells,
+    /// A round says that everything decoded is announced, though something is held.
+    HeldBelowLow,
+    /// A follower says where it begins, though something from before is unknown.
+    LowWithUnknowns,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 22] = {
+    /// Those that take millions of states. They are looked for with `LARDER_MODEL=large` only.
+    pub const SLOW: [Mutation; 7] = [
+        Mutation::AnnounceAtDecode,
+        Mutation::RetryCountsOn,
+        Mutation::BlindTakeover,
+        Mutation::LowWithUnknowns,
+        Mutation::NoTerm,
+        Mutation::TermOfAnyEpoch,
+        Mutation::HeldBelowLow,
+    ];
+
+    pub const ALL: [Mutation; 42] = {
         use Mutation::*;
         [
             LateCapture,
@@ -78,6 +129,26 @@ impl Mutation {
             FillIgnoresLease,
             LossNotFenced,
             WaitersForgotten,
+            AnnounceAtDecode,
+            NoUnknowns,
+            SampleFlushed,
+            OneRound,
+            TermAlone,
+            NoBump,
+            ProvenFromReceipt,
+            NoGate,
+            NoTerm,
+            TermOfAnyEpoch,
+            RetryCountsOn,
+            UngatedReplicaLoad,
+            BlindTakeover,
+            BumpBeforeSlot,
+            NotWaitedFor,
+            StampAfterLoad,
+            YoungFromEnd,
+            NumberBeforeCells,
+            HeldBelowLow,
+            LowWithUnknowns,
         ]
     };
 }

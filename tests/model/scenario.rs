@@ -5,6 +5,7 @@ use crate::bounds::{Bounds, Does};
 use crate::currency::Currency;
 use crate::explore::{Explored, explore};
 use crate::flight::Flights;
+use crate::follow::{self, Follow};
 use crate::lease::Leases;
 use crate::mutation::Mutation;
 
@@ -19,6 +20,7 @@ enum Of {
     Currency(Bounds),
     Flights(Flights),
     Leases(Leases),
+    Follow(follow::Bounds),
 }
 
 impl Scenario {
@@ -27,6 +29,7 @@ impl Scenario {
             Of::Currency(bounds) => explore(&Currency { bounds, mutation }),
             Of::Flights(flights) => explore(&Flights { mutation, ..flights }),
             Of::Leases(leases) => explore(&Leases { mutation, ..leases }),
+            Of::Follow(bounds) => explore(&Follow { bounds, mutation }),
         }
     }
 
@@ -51,12 +54,30 @@ impl Scenario {
             Mutation::JoinerDoesNotJudge | Mutation::FrontDoesNotJudge => FLIGHTS,
             Mutation::FillIgnoresLease | Mutation::LossNotFenced => LEASES,
             Mutation::WaitersForgotten => WAITING,
+            Mutation::NoUnknowns
+            | Mutation::OneRound
+            | Mutation::NoBump
+            | Mutation::NoGate
+            | Mutation::BumpBeforeSlot
+            | Mutation::NotWaitedFor
+            | Mutation::StampAfterLoad
+            | Mutation::YoungFromEnd
+            | Mutation::NumberBeforeCells => FOLLOWER,
+            Mutation::SampleFlushed => ASYNCHRONOUS,
+            Mutation::TermAlone | Mutation::UngatedReplicaLoad => REPLICA,
+            Mutation::ProvenFromReceipt => FINER_TIME,
+            Mutation::AnnounceAtDecode | Mutation::NoTerm => DIRECTORY_LOST,
+            Mutation::RetryCountsOn | Mutation::BlindTakeover | Mutation::LowWithUnknowns => {
+                CALLS_GIVEN_UP
+            }
+            Mutation::TermOfAnyEpoch => LOST_WITH_LATE_CALLS,
+            Mutation::HeldBelowLow => SECOND_TERM,
         }
     }
 }
 
 /// A few seconds without optimisation.
-pub const QUICK: [Scenario; 14] = [
+pub const QUICK: [Scenario; 18] = [
     PUSHES,
     LOOKS,
     PAGES,
@@ -71,6 +92,10 @@ pub const QUICK: [Scenario; 14] = [
     FLIGHTS_OF_A_FLEET,
     LEASES,
     LEASES_OF_ONE_LINEAGE,
+    FOLLOWER,
+    ASYNCHRONOUS,
+    REPLICA,
+    FINER_TIME,
 ];
 
 /// Process A does something, process B invalidates: one change, announced once.
@@ -200,8 +225,75 @@ const WAITING: Scenario = Scenario {
     of: Of::Leases(Leases { loads: 3, losses: 0, ..TWO_LOADS }),
 };
 
+/// One follower, one commit, one load, and no call is given up.
+const ONE_COMMIT: follow::Bounds = follow::Bounds {
+    asynchronous: false,
+    replica: false,
+    followers: 1,
+    deaths: 0,
+    loads: 1,
+    numbers: 2,
+    terms: 1,
+    commits: 1,
+    max_blind: 1,
+    gives_up: false,
+    second_dies: true,
+    losses: 0,
+};
+
+const fn follow(name: &'static str, bounds: follow::Bounds) -> Scenario {
+    Scenario { name, of: Of::Follow(bounds) }
+}
+
+const FOLLOWER: Scenario = follow("a follower", ONE_COMMIT);
+
+const ASYNCHRONOUS: Scenario = follow(
+    "a follower, and asynchronous commits",
+    follow::Bounds { asynchronous: true, ..ONE_COMMIT },
+);
+
+const REPLICA: Scenario =
+    follow("a follower, and loads from a replica", follow::Bounds { replica: true, ..ONE_COMMIT });
+
+const FINER_TIME: Scenario =
+    follow("a follower, in finer time", follow::Bounds { max_blind: 2, ..ONE_COMMIT });
+
+const DIRECTORY_LOST: Scenario =
+    follow("a follower, and the directory is lost", follow::Bounds { losses: 1, ..ONE_COMMIT });
+
+const CALLS_GIVEN_UP: Scenario = follow(
+    "a follower that gives calls up",
+    follow::Bounds { numbers: 3, gives_up: true, ..ONE_COMMIT },
+);
+
+const LOST_WITH_LATE_CALLS: Scenario = follow(
+    "a follower that gives calls up, and the directory is lost",
+    follow::Bounds { losses: 1, gives_up: true, ..ONE_COMMIT },
+);
+
+const SECOND_TERM: Scenario = follow(
+    "a follower that gives calls up, in two terms",
+    follow::Bounds { terms: 2, gives_up: true, ..ONE_COMMIT },
+);
+
 /// Minutes, with optimisation.
-pub const LARGE: [Scenario; 17] = [
+pub const LARGE: [Scenario; 24] = [
+    DIRECTORY_LOST,
+    CALLS_GIVEN_UP,
+    LOST_WITH_LATE_CALLS,
+    SECOND_TERM,
+    follow(
+        "a follower dies and comes back",
+        follow::Bounds { deaths: 1, terms: 2, gives_up: true, ..ONE_COMMIT },
+    ),
+    follow(
+        "a follower, and two commits",
+        follow::Bounds { commits: 2, numbers: 3, gives_up: true, ..ONE_COMMIT },
+    ),
+    follow(
+        "two followers",
+        follow::Bounds { followers: 2, terms: 2, second_dies: false, ..ONE_COMMIT },
+    ),
     WAITING,
     REPEATS,
     Scenario {

@@ -7,6 +7,8 @@ use deadpool_postgres::{Runtime, Timeouts};
 use super::config::Config;
 use super::connection::{Place, Postgres};
 use super::failure::{Failure, with_sources};
+use larder::admin::Redis;
+use larder::stats::FleetStats;
 use larder::{QueryCache, QueryCacheBuilder, TlsPool};
 
 /// How long connecting to PostgreSQL may take.
@@ -25,6 +27,22 @@ pub(super) async fn cache(config: &Config) -> Result<QueryCache, Failure> {
     builder(config)?.build().await.map_err(|error| match error.setting() {
         Some(_) => Failure::usage(error.to_string()),
         None => Failure::server(with_sources(&error)),
+    })
+}
+
+/// Redis, for questions about a namespace.
+pub(super) async fn redis(url: &str, namespace: &str) -> Result<Redis, Failure> {
+    let connected = Redis::connect(url, namespace).await;
+    connected.map_err(|error| Failure::server(format!("there is no connection to redis: {error}")))
+}
+
+/// What the processes of the namespace publish.
+pub(super) async fn fleet(config: &Config) -> Result<FleetStats, Failure> {
+    let cache = cache(config).await?;
+    let stats = cache.fleet_stats().await;
+    cache.shutdown().await;
+    stats.map_err(|error| {
+        Failure::server(format!("redis does not tell what is published: {}", with_sources(&error)))
     })
 }
 

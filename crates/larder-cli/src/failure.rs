@@ -1,7 +1,6 @@
 //! [`Failure`]: why the command could not do what it was asked, and the exit codes.
 
 use std::error::Error;
-use std::fmt::Display;
 use std::process::ExitCode;
 
 /// Documented with `--help` and in the man page.
@@ -9,7 +8,8 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done, and nothing to complain about
   1    it was done, and something is wrong: `check` has a finding that must be mended, a refresh
-       failed, a benchmark served what it must not serve
+       failed, `explain` has a query that cannot be followed, a benchmark served what it must
+       not serve
   2    the arguments, the environment or the configuration file ask for what cannot be
   3    a server could not be reached, or refuses
   4    anything else, such as a file that cannot be written
@@ -65,8 +65,18 @@ pub(super) fn with_sources(error: &(dyn Error + 'static)) -> String {
 }
 
 /// `12` and `tag`, or `tags`.
-pub(super) fn counted(number: usize, what: impl Display) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {}", plural(number as u64, what))
+}
+
+/// The noun for so many of it.
+pub(super) fn plural(number: u64, what: &str) -> String {
+    match what.strip_suffix('y') {
+        _ if number == 1 => what.to_owned(),
+        Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
+        None if what.ends_with('s') => format!("{what}es"),
+        _ => format!("{what}s"),
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +90,11 @@ mod tests {
         assert_eq!(with_sources(&outer), "cannot write: the disk is full");
         assert_eq!(counted(1, "tag"), "1 tag");
         assert_eq!(counted(2, "tag"), "2 tags");
+        assert_eq!(plural(2, "key"), "keys");
+        assert_eq!((plural(1, "query"), plural(0, "query")), ("query".into(), "queries".into()));
+        assert_eq!(
+            (plural(1, "process"), plural(9, "process")),
+            ("process".into(), "processes".into())
+        );
     }
 }

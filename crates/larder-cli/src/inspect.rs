@@ -13,6 +13,7 @@ use larder::admin::{Error, Inspection, KeyBuilder, Redis, ResultKey};
 use self::param::Parameter;
 use crate::config::Config;
 use crate::failure::{Failure, counted};
+use crate::text::name_and_value;
 
 /// How many names of keys are looked at to complete a prefix.
 const MOST: usize = 1_000_000;
@@ -73,7 +74,7 @@ pub(super) struct Inspect {
     role: Option<String>,
 
     /// A setting of the query or the call, as `with_setting` has it
-    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     setting: Vec<(String, String)>,
 
     /// What the result is: `rows`, or the Rust type of a value
@@ -174,11 +175,6 @@ impl Inspect {
 }
 
 /// Reads `NAME=VALUE`. The error does not show it: it may be a value alone.
-fn setting(given: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = given.split_once('=').ok_or("write it as NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
-}
-
 async fn complete(redis: &Redis, prefix: &str) -> Result<ResultKey, Failure> {
     let found = redis.find_keys(prefix, MOST).await.map_err(|error: Error| {
         Failure::server(format!(

@@ -8,11 +8,17 @@ use super::config::Config;
 use super::connect;
 use super::failure::{Failure, counted, with_sources};
 
+/// How many names in Redis are looked at to find out what is in use.
+const LOOK: usize = 100_000;
+
 /// Make all results stale that depend on one of these tags, in all processes
 ///
 /// When this has returned with 0, no read that begins later is answered from Redis with a result
 /// whose load began before. The processes' own memories are told by a push.
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit code 1: it was done, and no result in Redis depended on a tag, or nobody has used the
+namespace: perhaps a word is misspelt. Not said if Redis has more than 100,000 names.")]
 pub(super) struct Invalidate {
     /// Tables, views, or words of your own, as the queries declare them
     #[arg(value_name = "TAG", required_unless_present = "all", conflicts_with = "all")]
@@ -25,6 +31,7 @@ pub(super) struct Invalidate {
 
 impl Invalidate {
     pub(super) async fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let unused = self.unused(config).await?;
         let cache = connect::cache(config).await?;
         let outcome = if self.all {
             cache.clear().await
@@ -39,6 +46,36 @@ impl Invalidate {
             format!("what depends on {}", counted(self.tags.len(), "tag"))
         };
         anstream::println!("{what} in namespace {} is stale now", config.namespace()?);
-        Ok(ExitCode::SUCCESS)
+        for remark in &unused {
+            anstream::eprintln!("{remark}");
+        }
+        Ok(ExitCode::from(u8::from(!unused.is_empty())))
+    }
+
+    /// What of it nothing depends on, before it is invalidated. Empty if that is not known.
+    async fn unused(&self, config: &Config) -> Result<Vec<String>, Failure> {
+        let namespace = config.namespace()?;
+        // What is wrong with the server, the invalidation says. And whoever may invalidate need not have
+        // the right to look.
+        let Ok(redis) = connect::redis(config.redis()?, namespace).await else { return Ok(vec![]) };
+        let Ok(directory) = redis.directory().await else { return Ok(vec![]) };
+        if directory.epoch().is_none() {
+            let others = redis.namespaces(LOOK).await.unwrap_or_default();
+            let others = if others.is_empty() {
+                String::new()
+            } else {
+                format!("; there are {}", others.join(", "))
+            };
+            let address = redis.address();
+            return Ok(vec![format!(
+                "nobody has used the namespace {namespace} at {address}{others}"
+            )]);
+        }
+        let Some(found) = redis.entries(LOOK).await.ok().filter(|found| found.complete) else {
+            return Ok(vec![]);
+        };
+        let is_used = |tag: &&String| found.entries.iter().any(|it| it.depends_on(tag.as_str()));
+        let unused = self.tags.iter().filter(|tag| !is_used(tag));
+        Ok(unused.map(|tag| format!("no result in Redis depended on the tag {tag}")).collect())
     }
 }

@@ -9,10 +9,13 @@ mod complete;
 mod config;
 mod connect;
 mod connection;
+mod explain;
 mod failure;
 mod fleet;
+mod follow;
 mod inspect;
 mod invalidate;
+mod ls;
 mod refresh;
 mod stats;
 mod text;
@@ -63,8 +66,11 @@ enum Command {
     #[command(hide = true, name = bench::READER)]
     BenchReader,
     Check(check::Check),
+    Explain(explain::Explain),
+    Follow(follow::Follow),
     Inspect(inspect::Inspect),
     Invalidate(invalidate::Invalidate),
+    Ls(ls::Ls),
     Refresh(refresh::Refresh),
     Stats(stats::Stats),
     Watch(watch::Watch),
@@ -111,8 +117,11 @@ fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         match arguments.command {
             Command::Bench(bench) => bench.run(&config).await,
             Command::Check(check) => check.run(&config).await,
+            Command::Explain(explain) => explain.run(&config).await,
+            Command::Follow(follow) => follow.run(&config).await,
             Command::Inspect(inspect) => inspect.run(&config).await,
             Command::Invalidate(invalidate) => invalidate.run(&config).await,
+            Command::Ls(ls) => ls.run(&config).await,
             Command::Refresh(refresh) => refresh.run(&config).await,
             Command::Stats(stats) => stats.run(&config).await,
             Command::Watch(watch) => watch.run(&config).await,

@@ -184,7 +184,8 @@ impl Refresh {
     }
 
     fn view(&self, name: &str) -> MaterializedView {
-        let mut view = MaterializedView::new(name).lock_timeout(self.lock_timeout);
+        let view = MaterializedView::new(name).created_later();
+        let mut view = view.lock_timeout(self.lock_timeout);
         if self.plain {
             view = view.plain();
         } else if self.or_plain {

@@ -2,6 +2,7 @@
 
 pub(super) mod print;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -187,6 +188,23 @@ pub(super) fn sort(queries: &mut [QueryStats], by: Sort) {
         }),
         Sort::Name => {}
     }
+}
+
+/// What happens to the queries in a second, sorted as the totals are.
+pub(super) fn sort_flows(queries: &BTreeMap<String, Flow>, by: Sort) -> Vec<(&String, &Flow)> {
+    let mut flows: Vec<(&String, &Flow)> = queries.iter().collect();
+    flows.sort_by(|(_, one), (_, other)| {
+        let key = |flow: &Flow| match by {
+            Sort::Reads => flow.reads(),
+            Sort::Postgres => flow.postgres,
+            Sort::Loads => flow.loads,
+            Sort::Errors => flow.failed + flow.load_errors,
+            Sort::Hits => -flow.hit_ratio().unwrap_or(2.0),
+            Sort::Name => 0.0,
+        };
+        key(other).total_cmp(&key(one))
+    });
+    flows
 }
 
 fn with_quantiles(query: &QueryStats) -> serde_json::Value {

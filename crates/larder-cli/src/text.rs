@@ -27,6 +27,12 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// A setting on the command line.
+pub(super) fn name_and_value(given: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = given.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// One JSON document, and a line's end.
 pub(super) fn as_json(value: &impl Serialize) -> Result<String, Failure> {
     let json = serde_json::to_string_pretty(value);

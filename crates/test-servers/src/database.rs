@@ -15,6 +15,7 @@ pub struct Database {
     pub(super) socket_directory: PathBuf,
     pub(super) name: String,
     pub(super) role: String,
+    pub(super) port: u16,
 }
 
 impl Database {
@@ -31,17 +32,19 @@ impl Database {
     /// How to connect: as the superuser, unless it is [another role's](Self::as_role).
     pub fn config(&self) -> Config {
         let mut config = Config::new();
-        config.host_path(&self.socket_directory).user(&self.role).dbname(&self.name);
+        config.host_path(&self.socket_directory).port(self.port);
+        config.user(&self.role).dbname(&self.name);
         config
     }
 
     /// The same as a URL, which `psql` understands as well.
     pub fn url(&self) -> String {
         format!(
-            "postgresql:///{}?user={}&host={}",
+            "postgresql:///{}?user={}&host={}&port={}",
             self.name,
             self.role,
-            self.socket_directory.display()
+            self.socket_directory.display(),
+            self.port,
         )
     }
 

@@ -126,6 +126,18 @@ pub(super) fn chromium() -> Result<PathBuf, ServerError> {
     })
 }
 
+/// Prometheus's program that checks and tests rules.
+pub(super) fn promtool() -> Result<PathBuf, ServerError> {
+    let program = |directory: &Path| {
+        let program = directory.join("promtool");
+        is_executable(&program).then_some(program)
+    };
+    search("LARDER_PROMTOOL_BIN", &REDIS_PLACES, program).ok_or_else(|| {
+        let packages = ["prometheus", "golang-github-prometheus", "prometheus"];
+        not_found("promtool", "LARDER_PROMTOOL_BIN", &REDIS_PLACES, packages)
+    })
+}
+
 /// The first directory that will do. The variable, when set, leaves no choice:
 /// a run that asks for one version must not silently get another.
 fn search(

@@ -19,6 +19,7 @@
 //! | `LARDER_REDIS_BIN` | the directory of the `redis-server` or `valkey-server` to use |
 //! | `LARDER_POSTGRES_BIN` | the directory of the `initdb` and `postgres` to use |
 //! | `LARDER_PGBOUNCER_BIN` | the directory of the `pgbouncer` to use |
+//! | `LARDER_PROMTOOL_BIN` | the directory of the `promtool` to use |
 //! | `LARDER_CHROMIUM_BIN` | the directory of the `chromium`, or another of its names, to use |
 
 #![warn(unreachable_pub)]
@@ -97,6 +98,11 @@ impl fmt::Debug for ServerError {
 }
 
 impl std::error::Error for ServerError {}
+
+/// The path of Prometheus's `promtool`.
+pub fn promtool() -> Result<std::path::PathBuf, ServerError> {
+    find::promtool()
+}
 
 /// Says that the test of this thread does not run with these servers, and why. It is printed also
 /// where the output of passing tests is not, so that no test is left out in silence.

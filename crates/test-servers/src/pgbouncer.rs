@@ -87,6 +87,7 @@ impl PgBouncer {
             socket_directory: self.directory.path().to_owned(),
             name: name.to_owned(),
             role: "postgres".to_owned(),
+            port: super::postgres::PORT,
         }
     }
 

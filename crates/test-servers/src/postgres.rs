@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::guard::{Account, Directory, Ending, Process};
-use super::{Database, PATIENCE, ServerError, find, template, wait_for};
+use super::{Database, Identity, PATIENCE, ServerError, find, template, wait_for};
 
 /// Fast rather than durable. `synchronous_commit` stays on: with
 /// it off, a logical slot shows nothing right after a commit. Shared memory is
@@ -40,7 +41,11 @@ pub struct Postgres {
     program: PathBuf,
     arguments: Vec<String>,
     account: Option<Account>,
+    port: u16,
 }
+
+/// The port in the socket's name.
+pub(super) const PORT: u16 = 5432;
 
 impl Postgres {
     /// The cluster that this process shares. Each test uses a
@@ -57,19 +62,61 @@ impl Postgres {
 
     /// As [`start`](Self::start), with more settings: `["wal_level=logical"]`.
     pub fn start_with(settings: &[&str]) -> Result<Self, ServerError> {
-        Self::launch(&template::memory(), settings)
+        Self::launch(&template::memory(), settings, PORT, |_, _| Ok(()))
+    }
+
+    /// A cluster that also listens on a [port](Self::port) of 127.0.0.1, with a certificate for
+    /// `localhost` if there is one. `access` are the lines of its `pg_hba.conf`.
+    pub fn start_with_access(
+        access: &str,
+        identity: Option<&Identity>,
+        settings: &[&str],
+    ) -> Result<Self, ServerError> {
+        let port = super::redis::free_port()?;
+        let listen = format!("port={port}");
+        let mut all = vec!["listen_addresses=127.0.0.1", listen.as_str()];
+        if identity.is_some() {
+            all.extend(["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key"]);
+        }
+        all.extend(settings);
+        Self::launch(&template::memory(), &all, port, |data, account| {
+            let put = |name: &str, text: &str| -> io::Result<()> {
+                let path = data.join(name);
+                fs::write(&path, text)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+                match account {
+                    Some(account) => chown(&path, Some(account.uid), Some(account.gid)),
+                    None => Ok(()),
+                }
+            };
+            put("pg_hba.conf", access)?;
+            if let Some(identity) = identity {
+                put("server.crt", &identity.certificate)?;
+                put("server.key", &identity.key)?;
+            }
+            Ok(())
+        })
     }
 
     /// A cluster on disk, for data that would fill the memory.
     pub fn start_on_disk(settings: &[&str]) -> Result<Self, ServerError> {
-        Self::launch(&template::disk(), settings)
+        Self::launch(&template::disk(), settings, PORT, |_, _| Ok(()))
     }
 
-    fn launch(parent: &Path, settings: &[&str]) -> Result<Self, ServerError> {
+    /// `equip` puts files into the data directory.
+    fn launch(
+        parent: &Path,
+        settings: &[&str],
+        port: u16,
+        equip: impl FnOnce(&Path, Option<Account>) -> io::Result<()>,
+    ) -> Result<Self, ServerError> {
         let bin = find::postgres()?;
         let directory = Directory::new(parent)?;
         let account = template::account(&directory)?;
         let data = template::data_directory(&bin, &directory, account)?;
+        equip(&data, account).map_err(|error| {
+            ServerError::caused(format!("write files into {}", data.display()), &error)
+        })?;
 
         let sockets = directory.path().display();
         let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
@@ -84,7 +131,7 @@ impl Postgres {
 
         let program = bin.join("postgres");
         let process = run(&program, &arguments, &directory, account)?;
-        let mut postgres = Self { process, directory, program, arguments, account };
+        let mut postgres = Self { process, directory, program, arguments, account, port };
         postgres.await_ready()?;
         Ok(postgres)
     }
@@ -97,6 +144,7 @@ impl Postgres {
             socket_directory: self.directory.path().to_owned(),
             name: format!("larder_{number}"),
             role: "postgres".to_owned(),
+            port: self.port,
         };
         let maintenance = Database { name: "postgres".to_owned(), ..database.clone() };
         let client = maintenance.connect().await?;
@@ -117,7 +165,13 @@ impl Postgres {
 
     /// The path of the unix socket, for a [proxy](super::Proxy).
     pub fn socket(&self) -> PathBuf {
-        self.directory.path().join(".s.PGSQL.5432")
+        self.directory.path().join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    /// The port in the socket's name. On 127.0.0.1 it listens there only if it was
+    /// [started so](Self::start_with_access).
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The postmaster's process id. After a stop it is that of the ended process.

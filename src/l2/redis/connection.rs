@@ -276,7 +276,12 @@ impl Connection {
         }
     }
 
-    async fn call_within(&self, call: &Call, limit: Duration) -> Result<(Value, u64), StoreError> {
+    /// Calls a script once, within a time limit of its own.
+    pub(super) async fn call_within(
+        &self,
+        call: &Call,
+        limit: Duration,
+    ) -> Result<(Value, u64), StoreError> {
         self.send(limit, Purpose::Other, async |connection| call.run(connection).await).await
     }
 

@@ -43,6 +43,7 @@ use self::chance::Chance;
 use self::pair::Pair;
 use crate::clock::{self, Instant};
 use crate::currency::Position;
+use crate::l2::follow::{RoundEnd, RoundReply, TermReply, TermStart};
 use crate::l2::{
     Beat, Fill, Found, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Notice, ReadReply, Store,
     StoreError,
@@ -67,9 +68,11 @@ enum Operation {
     /// With the lifetime of the entry in steps.
     Fill(CacheKey, Fill, u32),
     Release(CacheKey, Token, LeaseOutcome),
-    /// With the size of a page.
-    Beat(Position, usize),
+    /// With the size of a page, and whether the caller is in use.
+    Beat(Position, usize, bool),
     Invalidate(Position, Vec<TagSlot>),
+    BeginFollowing(Position, TermStart),
+    Follow(Position, RoundEnd, Vec<TagSlot>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +84,8 @@ enum Answer {
     Release,
     Beat(Beat),
     Invalidate(Position),
+    BeginFollowing(TermReply),
+    Follow(RoundReply),
 }
 
 /// An external event that changes the store.
@@ -123,14 +128,20 @@ async fn put(
             store.release(key, *token, *done).await?;
             Answer::Release
         }
-        Operation::Beat(known, most) => {
-            let mut beat = store.beat(*known, *most, store.limit()).await?;
+        Operation::Beat(known, most, in_use) => {
+            let mut beat = store.beat(*known, *most, *in_use, store.limit()).await?;
             // Redis orders slots of the same number by their text.
             beat.slots.sort();
             Answer::Beat(beat)
         }
         Operation::Invalidate(known, slots) => {
             Answer::Invalidate(store.invalidate(*known, slots).await?)
+        }
+        Operation::BeginFollowing(known, start) => {
+            Answer::BeginFollowing(store.begin_following(*known, start).await?)
+        }
+        Operation::Follow(known, end, slots) => {
+            Answer::Follow(store.follow(*known, end, slots).await?)
         }
     })
 }
@@ -165,7 +176,7 @@ fn about(model: Duration, redis: Duration) -> bool {
 #[derive(Debug)]
 #[expect(dead_code, reason = "read by `Debug`")]
 enum Logged {
-    Operation(Operation, Answer),
+    Operation(Box<Operation>, Answer),
     Event(Event),
 }
 
@@ -185,7 +196,14 @@ fn case(answer: &Answer, epoch: u64) -> &'static str {
         Answer::Release => "released",
         Answer::Beat(beat) if beat.at.epoch != epoch => "beat begins an epoch",
         Answer::Beat(Beat { more: true, .. }) => "page of a beat",
+        Answer::Beat(Beat { leader: Some(_), .. }) => "beat that shows a leader",
         Answer::Beat(_) => "beat",
+        Answer::BeginFollowing(begun) if begun.at.epoch != epoch => "term begins an epoch",
+        Answer::BeginFollowing(TermReply { goes_on_from: Some(_), .. }) => "term goes on",
+        Answer::BeginFollowing(_) => "term with a gap before it",
+        Answer::Follow(RoundReply { is_accepted: false, .. }) => "round refused",
+        Answer::Follow(RoundReply { is_used: true, .. }) => "round that was waited for",
+        Answer::Follow(_) => "round",
         Answer::Invalidate(at) if at.epoch != epoch => "invalidation begins an epoch",
         Answer::Invalidate(_) => "invalidation",
     }
@@ -212,8 +230,10 @@ async fn memory_and_redis_answer_alike() {
     let ask = LeaseRequest { token, at: zero, need: 0, seen: None, refused: false };
     let slots = vec![TagSlot::of(1)];
     let mut batch = vec![
-        Operation::Beat(zero, 1000),
-        Operation::Invalidate(zero, slots),
+        Operation::Beat(zero, 1000, false),
+        Operation::Invalidate(zero, slots.clone()),
+        Operation::BeginFollowing(zero, chance.term(&pair)),
+        Operation::Follow(zero, chance.round(&pair), slots),
         Operation::Lease(key, ask),
         Operation::Renew(key, token),
         Operation::Release(key, token, LeaseOutcome::Filled),
@@ -248,7 +268,7 @@ async fn memory_and_redis_answer_alike() {
             }
             for (((operation, _), model), redis) in batch.into_iter().zip(answers).zip(replies) {
                 let agree = redis.as_ref().is_ok_and(|redis| agree(&model, redis));
-                log.push_back(Logged::Operation(operation, model));
+                log.push_back(Logged::Operation(Box::new(operation), model));
                 if !agree {
                     outcome = Err(format!("that was memory's answer; Redis's is {redis:?}"));
                     break;
@@ -294,7 +314,7 @@ async fn memory_and_redis_answer_alike() {
         println!("{count:>8} {case}");
     }
     if operations >= OPERATIONS {
-        assert_eq!(cases.len(), 18, "every case is met");
+        assert_eq!(cases.len(), 25, "every case is met");
         assert!(cases.values().all(|&count| count >= 100), "and often");
     }
 }

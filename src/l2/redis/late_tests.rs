@@ -25,7 +25,7 @@ async fn a_lease_is_not_granted_to_one_who_has_ceased_to_wait() {
     let link = Connection::new(endpoint, Duration::from_secs(30), None, &background);
     link.connect().await.unwrap();
     let store = RedisStore::new(link, "late", Arc::new(Unsubscribed));
-    store.beat(Position { epoch: 0, seq: 0 }, 1000, Duration::from_secs(30)).await.unwrap();
+    store.beat(Position { epoch: 0, seq: 0 }, 1000, false, Duration::from_secs(30)).await.unwrap();
     let (key, token) = (CacheKey::random(), Token::random());
     let ask = || LeaseRequest {
         token,

@@ -9,6 +9,7 @@ mod differential;
 pub(crate) mod endpoint;
 #[cfg(test)]
 mod fixtures;
+mod following;
 #[cfg(test)]
 mod late_tests;
 mod names;
@@ -44,6 +45,7 @@ use crate::clock::{self, Clock, Instant};
 use crate::currency::Position;
 use crate::l2::Snapshot;
 use crate::l2::body::Body;
+use crate::l2::follow::{RoundEnd, RoundReply, TermReply, TermStart};
 use crate::l2::{
     Beat, BodyError, Fill, LEASE, LeaseOutcome, LeaseReply, LeaseRequest, Listener, NOTED,
     ReadReply, SLOTS_PER_NUMBER, Store, StoreError, WAITED_FOR,
@@ -76,6 +78,8 @@ pub(crate) struct MinReplicas {
 struct Scripts {
     beat: Script,
     invalidate: Script,
+    begin: Script,
+    follow: Script,
     lease: Script,
     renew: Script,
     fill: Script,
@@ -86,10 +90,14 @@ struct Scripts {
 impl Scripts {
     fn new() -> Scripts {
         const DIRECTORY: &str = include_str!("lua/directory.lua");
+        const SLOTS: &str = include_str!("lua/slots.lua");
+        const MARKS: &str = include_str!("lua/marks.lua");
         const ENTRY: &str = include_str!("lua/entry.lua");
         Scripts {
-            beat: Script::new(&[DIRECTORY, include_str!("lua/beat.lua")]),
-            invalidate: Script::new(&[DIRECTORY, include_str!("lua/invalidate.lua")]),
+            beat: Script::new(&[DIRECTORY, MARKS, include_str!("lua/beat.lua")]),
+            invalidate: Script::new(&[DIRECTORY, SLOTS, include_str!("lua/invalidate.lua")]),
+            begin: Script::new(&[DIRECTORY, MARKS, include_str!("lua/begin.lua")]),
+            follow: Script::new(&[DIRECTORY, SLOTS, MARKS, include_str!("lua/follow.lua")]),
             lease: Script::new(&[ENTRY, include_str!("lua/lease.lua")]),
             renew: Script::new(&[ENTRY, include_str!("lua/renew.lua")]),
             fill: Script::new(&[ENTRY, include_str!("lua/fill.lua")]),
@@ -134,7 +142,7 @@ impl RedisStore {
 
     async fn try_commands(&self) -> Result<(), redis::RedisError> {
         let start = Position { epoch: 0, seq: 0 };
-        self.link.check(&self.beat_command(start, 1)).await?;
+        self.link.check(&self.beat_command(start, 1, false)).await?;
         for keys in [&[CacheKey::random()][..], &[CacheKey::random(), CacheKey::random()]] {
             self.link.check_pipeline(&ReadBatcher::commands(&self.names, keys)).await?;
         }
@@ -145,10 +153,10 @@ impl RedisStore {
         self.link.check(&self.release_command(&key, token, LeaseOutcome::NoResult)).await
     }
 
-    fn beat_command(&self, known: Position, most: usize) -> Call {
+    fn beat_command(&self, known: Position, most: usize, in_use: bool) -> Call {
         let mut call = self.scripts.beat.guarded_call(&[self.names.directory()]);
         self.head(&mut call, known);
-        call.arg(most);
+        call.arg(most).arg(u8::from(in_use));
         call
     }
 
@@ -313,12 +321,13 @@ impl Store for RedisStore {
         &self,
         known: Position,
         most: usize,
+        in_use: bool,
         limit: Duration,
     ) -> BoxFuture<'_, Result<Beat, StoreError>> {
         Box::pin(async move {
-            let call = self.beat_command(known, most);
+            let call = self.beat_command(known, most, in_use);
             let (reply, connection) = self.link.beat(&call, limit).await?;
-            beat(&reply, connection).ok_or(StoreError::Unavailable)
+            following::beat(&reply, connection).ok_or(StoreError::Unavailable)
         })
     }
 
@@ -401,6 +410,23 @@ impl Store for RedisStore {
             }
         })
     }
+
+    fn begin_following<'a>(
+        &'a self,
+        known: Position,
+        beginning: &'a TermStart,
+    ) -> BoxFuture<'a, Result<TermReply, StoreError>> {
+        Box::pin(self.begin_term(known, beginning))
+    }
+
+    fn follow<'a>(
+        &'a self,
+        known: Position,
+        end: &'a RoundEnd,
+        slots: &'a [TagSlot],
+    ) -> BoxFuture<'a, Result<RoundReply, StoreError>> {
+        Box::pin(self.end_round(known, end, slots))
+    }
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {
@@ -424,17 +450,6 @@ pub(crate) fn mark(value: &Value) -> Option<u64> {
     // Whole numbers below 2^53 are exact.
     let number = -score;
     (0.0..9_007_199_254_740_992.0).contains(&number).then_some(number as u64)
-}
-
-fn beat(reply: &Value, connection: u64) -> Option<Beat> {
-    let Value::Array(reply) = reply else { return None };
-    let [epoch, seq, upto, Value::Array(slots)] = reply.as_slice() else { return None };
-    let at = Position { epoch: number(epoch)?, seq: number(upto)? };
-    let slots = slots
-        .chunks_exact(2)
-        .map(|pair| Some((TagSlot::numbered(number(&pair[0])?)?, number(&pair[1])?)))
-        .collect::<Option<Vec<_>>>()?;
-    Some(Beat { at, more: at.seq < number(seq)?, slots, connection })
 }
 
 /// The header and the payload as one argument, without copying them into one buffer first.

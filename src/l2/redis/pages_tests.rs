@@ -37,7 +37,7 @@ fn numbers(table: &Currency) -> Vec<u64> {
 /// A table that has all in one reply.
 async fn whole(store: &RedisStore) -> Currency {
     let table = Currency::shared();
-    let beat = store.beat(START, ALL, PATIENCE).await.unwrap();
+    let beat = store.beat(START, ALL, false, PATIENCE).await.unwrap();
     assert!(!beat.more);
     let applied = table.beat(beat.at, &beat.slots, 1, Some(Instant::NEVER));
     assert_eq!(applied, Applied::Ok);
@@ -68,7 +68,7 @@ async fn pages_with_invalidations_between_them_are_one_full_reply() {
         let (mut pages, mut between) = (0, chance.usize(..30));
         loop {
             let known = table.position();
-            let beat = store.beat(known, most, PATIENCE).await.unwrap();
+            let beat = store.beat(known, most, false, PATIENCE).await.unwrap();
             pages += 1;
             let has_room = beat.slots.len() <= most;
             let is_one_number = beat.slots.iter().all(|(_, seq)| *seq == beat.at.seq);
@@ -105,15 +105,15 @@ async fn thousands_of_slots_of_one_call_come_in_pages() {
     let slots: Vec<_> = (0..5_000).map(slot).collect();
     let at = store.invalidate(START, &slots).await.unwrap();
     assert_eq!(at.seq, 5_000 / SLOTS_PER_NUMBER as u64);
-    let beat = store.beat(START, 1_000, PATIENCE).await.unwrap();
+    let beat = store.beat(START, 1_000, false, PATIENCE).await.unwrap();
     assert_eq!((beat.slots.len(), beat.at.seq, beat.more), (1_000, 2, true));
     // As it was stored by versions that gave all slots of a call one number.
     let mut command = vec!["ZADD".to_owned(), store.names.directory().to_owned()];
     command.extend((0..5_000).flat_map(|slot| ["7".to_owned(), slot.to_string()]));
     server.command(&command).unwrap();
-    let beat = store.beat(START, 1_000, PATIENCE).await.unwrap();
+    let beat = store.beat(START, 1_000, false, PATIENCE).await.unwrap();
     assert_eq!((beat.slots.len(), beat.at.seq, beat.more), (5_000, 7, true));
-    let beat = store.beat(beat.at, 1_000, PATIENCE).await.unwrap();
+    let beat = store.beat(beat.at, 1_000, false, PATIENCE).await.unwrap();
     assert_eq!((beat.slots.len(), beat.at, beat.more), (0, at, false));
     store.close();
 }

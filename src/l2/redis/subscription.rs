@@ -158,8 +158,8 @@ mod tests {
         let slots =
             |slots: &[u64]| slots.iter().map(|&it| TagSlot::numbered(it).unwrap()).collect();
         assert_eq!(
-            parse(b"i 5 7 1 65536"),
-            Some(Notice::Invalidated { at, slots: slots(&[1, 65_536]) })
+            parse(b"i 5 7 1 65536 65537"),
+            Some(Notice::Invalidated { at, slots: slots(&[1, 65_536, 65_537]) })
         );
         assert_eq!(parse(b"i 5 7"), Some(Notice::Invalidated { at, slots: vec![] }));
         let mut done = b"df".to_vec();
@@ -167,7 +167,7 @@ mod tests {
         let key = CacheKey::of_bytes([3; 32]);
         assert_eq!(parse(&done), Some(Notice::LeaseEnded { key, done: LeaseOutcome::Filled }));
         for wrong in
-            [&b""[..], b"i", b"i 5", b"i 5 7 ", b"i 5 7 65537", b"i -5 7", b"x", b"df123", b"\xff"]
+            [&b""[..], b"i", b"i 5", b"i 5 7 ", b"i 5 7 65538", b"i -5 7", b"x", b"df123", b"\xff"]
         {
             assert_eq!(parse(wrong), None);
         }

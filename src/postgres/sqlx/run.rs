@@ -7,9 +7,10 @@
 //! settings, role                        if there are any; two each
 //! prepare                               once per connection and query
 //! descriptions of types                 if the statement has types of a user
+//! what was scanned before               if the query learns and a function of its catches errors
 //! query
 //! versions of types                     if the statement has types of a user
-//! COMMIT
+//! what a query that learns has read, COMMIT
 //! ```
 
 use ::sqlx::Arguments as _;
@@ -25,12 +26,15 @@ use tokio::time::timeout;
 
 use super::of_sqlx;
 use super::params::Sent;
+use super::rows::text_rows;
 use super::types::Types;
 use crate::error::Error;
 use crate::postgres::cancel::LIMIT;
+use crate::postgres::learn::{BACK, SAVE};
+use crate::postgres::open::{BEGIN, SERIALLY, WORKERS};
 use crate::postgres::outdated::Failed;
 use crate::postgres::run::{Call, Pooling};
-use crate::postgres::transaction::{BEGIN, FORGET_ROLE, FORGET_STATEMENTS, SET_ALL, SET_ROLE};
+use crate::postgres::transaction::{FORGET_ROLE, FORGET_STATEMENTS, SET_ALL, SET_ROLE};
 use crate::rows::{Described, Image, ImageWriter};
 use crate::value::setup::Setup;
 
@@ -105,9 +109,25 @@ async fn cancel(pool: &PgPool, pid: i32) {
 
 /// A pool's connection while a query runs on it. If it is dropped in the middle of one, it is closed:
 /// its next user would wait for the query, and would be inside its transaction.
-struct Lent {
+pub(super) struct Lent {
     connection: PoolConnection<Postgres>,
     is_idle: bool,
+}
+
+impl Lent {
+    /// A connection that is closed unless it [is idle](Lent::is_idle) in the end.
+    pub(super) async fn of(pool: &PgPool) -> Result<Lent, Error> {
+        let connection = pool.acquire().await.map_err(|error| Error::connect(error.into()))?;
+        Ok(Lent { connection, is_idle: false })
+    }
+
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    pub(super) fn is_idle(&mut self) {
+        self.is_idle = true;
+    }
 }
 
 impl Drop for Lent {
@@ -129,7 +149,26 @@ impl Lent {
         self.is_idle = false;
         let in_recovery = self.begin(call, pooling, says).await.map_err(Failed::Connection)?;
         let connection = &mut *self.connection;
-        let outcome = match set_up(connection, call.setup.as_deref()).await {
+        let mut set = set_up(connection, call.setup.as_deref()).await;
+        let allows = |setup: &Setup<'_>| setup.setting(WORKERS).is_some();
+        if set.is_ok() && call.is_serial() && call.setup.as_deref().is_some_and(allows) {
+            set = ::sqlx::raw_sql(SERIALLY)
+                .execute(&mut *connection)
+                .await
+                .map(drop)
+                .map_err(of_sqlx);
+        }
+        let mut before = vec![];
+        if let Some(sql) = call.questions.as_ref().and_then(|it| it.before.clone())
+            && set.is_ok()
+        {
+            let all = AssertSqlSafe(format!("{SAVE}; {sql}; {BACK}"));
+            match ::sqlx::raw_sql(all).fetch_all(&mut *connection).await {
+                Ok(rows) => before = text_rows(&rows).unwrap_or_default(),
+                Err(error) => set = Err(of_sqlx(error)),
+            }
+        }
+        let outcome = match set {
             Ok(()) => query(connection, call, again).await,
             Err(error) => Err(Failed::Query(error)),
         };
@@ -139,12 +178,28 @@ impl Lent {
         }
         // Where statements are not kept, none is left behind in the session.
         let keeps = pooling == Pooling::Sessions && connection.cached_statements_size() > 0;
-        let end = match (&outcome, keeps) {
+        let mut end = match (&outcome, keeps) {
             (Err(_), true) => "ROLLBACK",
             (Ok(_), true) => "COMMIT",
             (Err(_), false) => "ROLLBACK; DEALLOCATE ALL",
             (Ok(_), false) => "DEALLOCATE ALL; COMMIT",
         };
+        // Asked together with the end, which is a message of several statements.
+        let questions = call.questions.as_ref().filter(|_| outcome.is_ok());
+        if let Some(questions) = questions {
+            let all = [&questions.questions.join("; "), "; ", end].concat();
+            let asked = ::sqlx::raw_sql(AssertSqlSafe(all)).fetch_all(&mut *self.connection).await;
+            if let Ok(rows) = asked {
+                let rows = text_rows(&rows).ok();
+                questions.answer(rows.map(|rows| before.into_iter().chain(rows).collect()));
+                self.is_idle = true;
+                return outcome
+                    .map(|image| if in_recovery { image.not_to_be_stored() } else { image });
+            }
+            // PostgreSQL did not answer them, so the transaction failed.
+            questions.answer(None);
+            end = if keeps { "ROLLBACK" } else { "ROLLBACK; DEALLOCATE ALL" };
+        }
         match (::sqlx::raw_sql(end).execute(&mut *self.connection).await, outcome) {
             (Ok(_), outcome) => {
                 self.is_idle = true;
@@ -166,6 +221,8 @@ impl Lent {
         let connection = &mut *self.connection;
         let begin = [
             BEGIN,
+            if call.is_serial() { "; " } else { "" },
+            if call.is_serial() { SERIALLY } else { "" },
             if pooling == Pooling::Transactions { FORGET_STATEMENTS } else { "" },
             if call.setup.is_some() { FORGET_ROLE } else { "" },
             "; SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()",
@@ -188,7 +245,10 @@ impl Lent {
 
 /// Sets everything for the rest of the transaction. The role comes last: what may be set is decided by
 /// the rights of the connection's user.
-async fn set_up(connection: &mut PgConnection, setup: Option<&Setup<'_>>) -> Result<(), Error> {
+pub(super) async fn set_up(
+    connection: &mut PgConnection,
+    setup: Option<&Setup<'_>>,
+) -> Result<(), Error> {
     let Some(setup) = setup else { return Ok(()) };
     let (names, values): (Vec<&str>, Vec<&str>) = setup.settings().into_iter().unzip();
     if !names.is_empty() {

@@ -1,6 +1,6 @@
 //! [`QueryCounters`]: the counters of one query.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::striped::{Block, StripedCounter};
 use super::{count, read};
 use crate::error::Error;
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
 use crate::telemetry::metrics::QueryMetrics;
 use crate::telemetry::stats::{Histogram, QueryStats};
 use crate::value::answer::{Answer, Origin};
+use crate::value::tag::{Tag, TagSlot};
 
 /// The name that all queries beyond the first [`MOST`] share.
 pub(crate) const OTHER: &str = "other";
@@ -37,10 +38,24 @@ pub(crate) struct QueryCounters {
     pub(crate) loaded_bytes: AtomicU64,
     pub(crate) l2_bytes_read: AtomicU64,
     pub(crate) l2_bytes_written: AtomicU64,
+    unfollowed: AtomicU64,
+    /// Why the last one was not.
+    unfollowed_because: Mutex<Option<String>>,
     lookups: Histogram,
     load_times: Histogram,
     metrics: QueryMetrics,
+    depends: Mutex<Depends>,
 }
+
+/// What results of the query depend on, for those who list them.
+#[derive(Default)]
+struct Depends {
+    slots: BTreeSet<u16>,
+    tags: BTreeSet<Tag>,
+}
+
+/// So many slots, and so many tags, are told of: a query may have a scope for each tenant.
+const MOST_TOLD: usize = 64;
 
 impl QueryCounters {
     fn new(namespace: &str, name: Arc<str>, l1_hits: StripedCounter) -> QueryCounters {
@@ -60,13 +75,25 @@ impl QueryCounters {
             loaded_bytes: AtomicU64::default(),
             l2_bytes_read: AtomicU64::default(),
             l2_bytes_written: AtomicU64::default(),
+            unfollowed: AtomicU64::default(),
+            unfollowed_because: Mutex::default(),
             lookups: Histogram::default(),
             load_times: Histogram::default(),
+            depends: Mutex::default(),
         }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Counts a load whose result could not be followed.
+    pub(crate) fn unfollowed(&self, why: &str) {
+        count(&self.unfollowed);
+        let mut because = self.unfollowed_because.lock();
+        if because.as_deref() != Some(why) {
+            *because = Some(why.to_owned());
+        }
     }
 
     /// Records a lookup in Redis.
@@ -94,9 +121,28 @@ impl QueryCounters {
         });
     }
 
+    /// Records what a result of the query depends on: the slot of the query, and its tags.
+    pub(crate) fn depends<'t>(&self, slot: TagSlot, tags: impl Iterator<Item = &'t Tag>) {
+        let mut depends = self.depends.lock();
+        if depends.slots.len() < MOST_TOLD {
+            depends.slots.extend(u16::try_from(slot.index()).ok());
+        }
+        for tag in tags {
+            if depends.tags.len() < MOST_TOLD && !depends.tags.contains(tag) {
+                depends.tags.insert(tag.clone());
+            }
+        }
+    }
+
     fn snapshot(&self) -> QueryStats {
+        let depends = self.depends.lock();
+        let slots = depends.slots.iter().copied().collect();
+        let tags = depends.tags.iter().map(ToString::to_string).collect();
+        drop(depends);
         QueryStats {
             name: self.name.to_string(),
+            slots,
+            tags,
             l1_hits: self.l1_hits.sum(),
             l2_hits: read(&self.l2_hits),
             coalesced: read(&self.coalesced),
@@ -110,6 +156,8 @@ impl QueryCounters {
             loaded_bytes: read(&self.loaded_bytes),
             l2_bytes_read: read(&self.l2_bytes_read),
             l2_bytes_written: read(&self.l2_bytes_written),
+            unfollowed: read(&self.unfollowed),
+            unfollowed_because: self.unfollowed_because.lock().clone(),
             lookup_latency: self.lookups.snapshot(),
             load_latency: self.load_times.snapshot(),
         }

@@ -86,6 +86,7 @@ impl Reported {
         let (mut cache, queries) = (self.collect)();
         if last {
             (cache.entries, cache.memory_bytes, cache.max_bytes) = (0, 0, 0);
+            (cache.follow_leads, cache.follow_lag) = (0, Duration::ZERO);
         }
         self.report_cache(recorder, &cache);
         self.cache = cache;
@@ -112,7 +113,7 @@ impl Reported {
                 }
                 Kind::Gauge(of) => {
                     let gauge = recorder.register_gauge(&self.key(metric.name, None, None), &ABOUT);
-                    gauge.increment(of(now) as f64 - of(&self.cache) as f64);
+                    gauge.increment(of(now) - of(&self.cache));
                 }
                 _ => {}
             }

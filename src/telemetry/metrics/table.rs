@@ -18,11 +18,13 @@ pub(super) enum Kind {
     /// A counter by `namespace`, and by one more label if it is named here.
     Cache(Option<&'static str>, Parts<CacheStats>),
     /// A gauge by `namespace`.
-    Gauge(fn(&CacheStats) -> u64),
+    Gauge(fn(&CacheStats) -> f64),
     /// A gauge that is always one, by `version`.
     Build,
-    /// A counter by `view`, reported at each event.
+    /// A counter by `namespace` and `view`, reported at each event.
     View,
+    /// A gauge by `namespace` and `view`, reported at each event.
+    ViewGauge,
     /// A histogram, reported at each event.
     Histogram,
 }
@@ -33,6 +35,7 @@ type Parts<T> = &'static [(&'static str, fn(&T) -> u64)];
 pub(super) const LOOKUPS: &str = "larder_l2_lookup_duration_seconds";
 pub(super) const LOADS: &str = "larder_load_duration_seconds";
 pub(super) const REFRESHES: &str = "larder_refresh_duration_seconds";
+pub(super) const FRESH: &str = "larder_refresh_last_success_timestamp_seconds";
 
 const fn metric(name: &'static str, unit: Unit, kind: Kind, help: &'static str) -> Metric {
     Metric { name, unit, kind, help }
@@ -79,6 +82,12 @@ pub(super) const ALL: &[Metric] = &[
         Unit::Count,
         Kind::Query(None, &[("", |query| query.load_errors)]),
         "Loads that failed, or whose deadline passed before their turn",
+    ),
+    metric(
+        "larder_unfollowed_total",
+        Unit::Count,
+        Kind::Query(None, &[("", |query| query.unfollowed)]),
+        "Loads of queries that learn whose results could not be followed",
     ),
     metric(LOADS, Unit::Seconds, Kind::Histogram, "How long loads took, failed ones included"),
     metric(
@@ -187,17 +196,61 @@ pub(super) const ALL: &[Metric] = &[
         Kind::Cache(None, &[("", |cache| cache.unpublished)]),
         "How often the numbers for the command could not be written to Redis",
     ),
-    metric("larder_entries", Unit::Count, Kind::Gauge(|cache| cache.entries), "Results in memory"),
+    metric(
+        "larder_follow_changes_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.followed_relations)]),
+        "Relations announced as changed by a process that follows the database",
+    ),
+    metric(
+        "larder_follow_wholesale_total",
+        Unit::Count,
+        Kind::Cache(
+            Some("reason"),
+            &[
+                ("gap", |cache| cache.followed_gaps),
+                ("unseen", |cache| cache.followed_unseen),
+                ("unnamed", |cache| cache.followed_unnamed),
+                ("unreadable", |cache| cache.followed_unreadable),
+                ("definition", |cache| cache.followed_definitions),
+            ],
+        ),
+        "How often everything that is followed was invalidated",
+    ),
+    metric(
+        "larder_follow_failures_total",
+        Unit::Count,
+        Kind::Cache(None, &[("", |cache| cache.follow_failures)]),
+        "How often the database could not be followed, or not any longer",
+    ),
+    metric(
+        "larder_follow_leads",
+        Unit::Count,
+        Kind::Gauge(|cache| cache.follow_leads as f64),
+        "One if this process follows the database for all, else zero",
+    ),
+    metric(
+        "larder_follow_lag_seconds",
+        Unit::Seconds,
+        Kind::Gauge(|cache| cache.follow_lag.as_secs_f64()),
+        "How long the last round of the process took that follows the database",
+    ),
+    metric(
+        "larder_entries",
+        Unit::Count,
+        Kind::Gauge(|cache| cache.entries as f64),
+        "Results in memory",
+    ),
     metric(
         "larder_memory_bytes",
         Unit::Bytes,
-        Kind::Gauge(|cache| cache.memory_bytes),
+        Kind::Gauge(|cache| cache.memory_bytes as f64),
         "What results in memory take of the limit",
     ),
     metric(
         "larder_memory_limit_bytes",
         Unit::Bytes,
-        Kind::Gauge(|cache| cache.max_bytes),
+        Kind::Gauge(|cache| cache.max_bytes as f64),
         "What results in memory may take",
     ),
     metric(
@@ -211,6 +264,12 @@ pub(super) const ALL: &[Metric] = &[
         Unit::Seconds,
         Kind::Histogram,
         "How long refreshes took, failed ones included",
+    ),
+    metric(
+        FRESH,
+        Unit::Seconds,
+        Kind::ViewGauge,
+        "When the view was last refreshed, by anybody, or had nothing to be refreshed for, in seconds since 1970",
     ),
     metric(
         "larder_refreshes_noticed_total",
@@ -234,7 +293,9 @@ pub(super) fn describe(recorder: &dyn Recorder) {
             Kind::Query(..) | Kind::Cache(..) | Kind::View => {
                 recorder.describe_counter(name, unit, metric.help.into());
             }
-            Kind::Gauge(_) | Kind::Build => recorder.describe_gauge(name, unit, metric.help.into()),
+            Kind::Gauge(_) | Kind::Build | Kind::ViewGauge => {
+                recorder.describe_gauge(name, unit, metric.help.into());
+            }
             Kind::Histogram => recorder.describe_histogram(name, unit, metric.help.into()),
         }
     }
@@ -256,7 +317,7 @@ mod tests {
             assert!(row.contains(metric.help), "{}: {row}", metric.name);
             let kind = match metric.kind {
                 Kind::Query(..) | Kind::Cache(..) | Kind::View => "| counter |",
-                Kind::Gauge(_) | Kind::Build => "| gauge |",
+                Kind::Gauge(_) | Kind::Build | Kind::ViewGauge => "| gauge |",
                 Kind::Histogram => "| histogram |",
             };
             assert!(row.contains(kind), "{}: {row}", metric.name);
@@ -265,8 +326,8 @@ mod tests {
                 Kind::Cache(more, _) => &["namespace", more.unwrap_or_default()],
                 Kind::Gauge(_) => &["namespace"],
                 Kind::Build => &["version"],
-                Kind::View => &["view"],
-                Kind::Histogram if metric.name == REFRESHES => &["view"],
+                Kind::View | Kind::ViewGauge => &["namespace", "view"],
+                Kind::Histogram if metric.name == REFRESHES => &["namespace", "view"],
                 Kind::Histogram => &["namespace", "query"],
             };
             for label in labels.iter().filter(|label| !label.is_empty()) {

@@ -17,6 +17,15 @@ pub struct QueryStats {
     /// hash of namespace and SQL. Queries that come after the first 1,000 names are counted
     /// together, as `other`.
     pub name: String,
+    /// The slots of the query itself, one for each [scope](crate::Query::scope) and schema version: each
+    /// of its results depends on one of them. At most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<u16>,
+    /// The tags that it declares, and the relations that it has [learned](crate::Query::auto), as tags; of
+    /// results that this process has loaded. At most 64. Tags of single calls are not among them, since
+    /// they may show parameters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Reads answered from memory.
     pub l1_hits: u64,
     /// Reads answered from Redis.
@@ -47,6 +56,11 @@ pub struct QueryStats {
     pub l2_bytes_read: u64,
     /// Bytes of entries written to Redis.
     pub l2_bytes_written: u64,
+    /// Loads of a query that [learns](crate::Query::auto) whose result could not be followed. It was not
+    /// stored, or for the `ttl` of the query.
+    pub unfollowed: u64,
+    /// Why the last of them was not followed.
+    pub unfollowed_because: Option<String>,
     /// The duration of lookups in Redis, whether they found the result or not.
     pub lookup_latency: Latency,
     /// The duration of loads, failed ones included: the time that PostgreSQL was kept busy.

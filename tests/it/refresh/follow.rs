@@ -426,7 +426,8 @@ async fn ten_refreshers_make_one_foreign_refresh_stale_a_few_times() {
 async fn a_view_that_is_made_later_is_followed_from_then_on() {
     let database = database().await;
     let (client, cache) = (database.connect().await.unwrap(), local().await);
-    let builder = refresher(&database, &["by_region"]).cache(&cache).poll(OFTEN);
+    let view = MaterializedView::new("by_region").created_later();
+    let builder = refresher(&database, &[]).view(view).cache(&cache).poll(OFTEN);
     let refresher = builder.start().await.unwrap();
     let (query, pool) = (cache.query("SELECT 1::int8").tag("by_region"), database.pool(1));
     let ask = async || query.fetch(&pool).answer().await.unwrap().origin();

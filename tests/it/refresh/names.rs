@@ -94,7 +94,8 @@ async fn what_is_no_materialized_view_is_refused_at_the_start() {
 #[tokio::test]
 async fn a_view_that_is_missing_is_found_when_it_is_there() {
     let (database, client) = shop().await;
-    let refresher = refresher(&database, &["By_Region", "later"]).start().await.unwrap();
+    let later = MaterializedView::new("later").created_later();
+    let refresher = refresher(&database, &["By_Region"]).view(later).start().await.unwrap();
     let report = refresher.check().await.unwrap();
     let [folded, missing] = report.views() else { panic!("{report}") };
     // Unquoted, upper case is folded.
@@ -118,9 +119,22 @@ async fn a_name_that_needs_quotes_is_guessed() {
     let (database, client) = shop().await;
     let sql = "CREATE MATERIALIZED VIEW \"DailyRevenue\" AS SELECT id FROM orders";
     client.batch_execute(sql).await.unwrap();
-    let refresher = refresher(&database, &["DailyRevenue"]).start().await.unwrap();
+    let later = MaterializedView::new("DailyRevenue").created_later();
+    let refresher = refresher(&database, &[]).view(later).start().await.unwrap();
     let error = refresher.refresh_now("DailyRevenue").await.unwrap_err().to_string();
     assert!(error.contains("did you mean public.\"DailyRevenue\"?"), "{error}");
+}
+
+#[tokio::test]
+async fn a_view_that_does_not_exist_is_an_error_at_the_start() {
+    let (database, _client) = shop().await;
+    for name in ["by_regoin", "elsewhere.by_region", "\"BY REGION\""] {
+        let error = refresher(&database, &["by_region", name]).start().await.unwrap_err();
+        assert_eq!(error.view(), Some(name));
+        let text = error.to_string();
+        assert!(text.starts_with("the refresher cannot be started: "), "{text}");
+        assert!(text.contains("say so with `created_later` on the view"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn each_outcome_of_a_refresh_leaves_the_sessions_as_they_were() {
         .view(view.analyze())
         .view(MaterializedView::new("bare"))
         .view(MaterializedView::new("broken").plain())
-        .view(MaterializedView::new("missing"))
+        .view(MaterializedView::new("missing").created_later())
         .cache(&cache);
     let refresher = refresher.start().await.unwrap();
     shop.nothing_is_left_behind().await;
@@ -294,7 +294,7 @@ async fn checks_plans_and_skipped_refreshes_work_through_a_pooler() {
     let refresher = Refresher::builder(shop.pooled.pool(4))
         .view(view("total").or_plain())
         .view(view("by_region"))
-        .view(MaterializedView::new("strict"));
+        .view(MaterializedView::new("strict").created_later());
     let refresher = refresher.start().await.unwrap();
     let plan = refresher.plan().await.unwrap();
     assert_eq!(plan.to_string(), "1. by_region; strict (missing)\n2. total after by_region");

@@ -176,7 +176,10 @@ async fn odd_names_have_one_spelling_too() {
 async fn a_view_is_given_once_however_it_is_written() {
     let (database, _client) = shop().await;
     for names in [["by_region", "public.by_region"], ["later", "LATER"], ["\"later\"", "later"]] {
-        let error = refresher(&database, &names).start().await.unwrap_err();
+        let views = names.map(|name| MaterializedView::new(name).created_later());
+        let refresher =
+            views.into_iter().fold(refresher(&database, &[]), |all, view| all.view(view));
+        let error = refresher.start().await.unwrap_err();
         assert_eq!(error.setting(), Some("view"), "{error}");
     }
 }

@@ -376,7 +376,8 @@ pub(crate) struct SweepPoint {
     pub(crate) moka: f64,
     /// A cache that throws out what was not used for longest.
     pub(crate) lru: f64,
-    /// What no cache can exceed: Belady's, which knows the future.
+    /// What no cache can exceed: Belady's, which knows the future. It may hold 64 results more, as
+    /// Larder and moka may until they have thrown out what was too much.
     pub(crate) opt: f64,
 }
 

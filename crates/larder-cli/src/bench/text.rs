@@ -5,6 +5,7 @@ use super::report::{
     Ended, Mode, ModeReport, Moment, Quantiles, Report, Setup, Source, Sweep, WorkloadKind,
 };
 use super::table::Table;
+use crate::failure::{counted, plural};
 
 pub(super) fn text(report: &Report, width: usize) -> String {
     let mut text = wrapped(&heading(report), width);
@@ -21,9 +22,10 @@ pub(super) fn text(report: &Report, width: usize) -> String {
         text += &title("Hit ratio by the size of the memory tier");
         text += &swept(sweep).text(width);
         let note = format!(
-            "{} accesses to {} keys; each result takes {}. OPT knows the future: no cache has more.{}",
-            count(sweep.accesses),
-            count(sweep.keys),
+            "{} to {}; each result takes {}. OPT knows the future: no cache has more. \
+             Larder and moka throw out in batches of 64, so OPT may hold as many results more.{}",
+            many(sweep.accesses, "access"),
+            many(sweep.keys, "key"),
             bytes(sweep.entry_bytes),
             if sweep.interrupted { " Interrupted: capacities are missing." } else { "" },
         );
@@ -39,16 +41,16 @@ fn title(text: &str) -> String {
 fn heading(report: &Report) -> String {
     let Report { larder, begun, machine, workload, .. } = report;
     let mut lines = vec![format!("larder {larder} bench, {begun}")];
-    let keys = count(workload.keys);
+    let keys = many(workload.keys, "key");
     lines.push(match workload.kind {
         WorkloadKind::Zipf => {
-            format!("Zipf {} over {keys} keys", plain(workload.skew.unwrap_or_default()))
+            format!("Zipf {} over {keys}", plain(workload.skew.unwrap_or_default()))
         }
-        WorkloadKind::Uniform => format!("uniform over {keys} keys, one after the other"),
+        WorkloadKind::Uniform => format!("uniform over {keys}, one after the other"),
         WorkloadKind::Trace => format!(
-            "trace {}: {} accesses to {keys} keys",
+            "trace {}: {} to {keys}",
             workload.trace.as_deref().unwrap_or_default(),
-            count(workload.accesses.unwrap_or_default())
+            many(workload.accesses.unwrap_or_default(), "access")
         ),
     });
     if let Some(setup) = &report.setup {
@@ -60,7 +62,7 @@ fn heading(report: &Report) -> String {
     }
     let memory = machine.memory_bytes.map(|it| format!(", {}", bytes(it))).unwrap_or_default();
     let processor = machine.processor.as_deref().unwrap_or(&machine.system);
-    lines.push(format!("{} cores of {processor}{memory}", machine.cores));
+    lines.push(format!("{} of {processor}{memory}", counted(machine.cores, "core")));
     lines.push(format!("seed {}", workload.seed));
     if machine.debug_build {
         lines.push("a build without optimizations: its times mean nothing".to_owned());
@@ -71,6 +73,11 @@ fn heading(report: &Report) -> String {
     lines.join("\n")
 }
 
+/// `1,234 keys`
+fn many(number: u64, what: &str) -> String {
+    format!("{} {}", count(number), plural(number, what))
+}
+
 fn setup_lines(setup: &Setup) -> [String; 2] {
     let writes = match (setup.write_share, setup.write_rate) {
         (Some(share), _) => format!("{} % writes", plain(share * 100.0)),
@@ -78,20 +85,20 @@ fn setup_lines(setup: &Setup) -> [String; 2] {
     };
     let length = match (setup.duration_seconds, setup.reads) {
         (Some(seconds), _) => format!("{} s", plain(seconds)),
-        (None, reads) => format!("{} reads", count(reads.unwrap_or_default())),
+        (None, reads) => many(reads.unwrap_or_default(), "read"),
     };
     [
         format!(
-            "{} processes of {} readers in a closed loop, {writes}; {length} each mode; TTL {} s, L1 {}",
-            setup.processes,
-            setup.tasks,
+            "{} of {} in a closed loop, {writes}; {length} each mode; TTL {} s, L1 {}",
+            many(setup.processes.into(), "process"),
+            many(setup.tasks.into(), "reader"),
             plain(setup.ttl_seconds),
             bytes(setup.l1_bytes)
         ),
         format!(
-            "query: {} alone, reads {} rows, returns {} of {} and more",
+            "query: {} alone, reads {}, returns {} of {} and more",
             time(setup.query_ns as f64),
-            count(setup.rows_read.into()),
+            many(setup.rows_read.into(), "row"),
             count(setup.rows.into()),
             bytes(setup.row_bytes.into())
         ),

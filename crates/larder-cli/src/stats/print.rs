@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use super::{Sort, sort};
+use super::{Sort, sort, sort_flows};
 use crate::failure::counted;
 use crate::fleet::{Fleet, Flow, View};
 use crate::text::{BOLD, RESET, bytes, duration, paragraph, table, thousands};
@@ -65,18 +65,7 @@ pub(super) fn rates(fleet: &Fleet, namespace: &str, by: Sort, top: usize, width:
         per_second(all.outdated),
     );
     let _ = writeln!(out, "\n{}", paragraph("", 0, &text, width));
-    let mut flows: Vec<(&String, &Flow)> = of_queries.iter().collect();
-    flows.sort_by(|(_, one), (_, other)| {
-        let key = |flow: &Flow| match by {
-            Sort::Reads => flow.reads(),
-            Sort::Postgres => flow.postgres,
-            Sort::Loads => flow.loads,
-            Sort::Errors => flow.failed + flow.load_errors,
-            Sort::Hits => -flow.hit_ratio().unwrap_or(2.0),
-            Sort::Name => 0.0,
-        };
-        key(other).total_cmp(&key(one))
-    });
+    let flows = sort_flows(&of_queries, by);
     let left = flows.len().saturating_sub(top);
     let line = |(name, flow): (&String, &Flow)| Line {
         name: name.clone(),
@@ -105,7 +94,7 @@ struct Line {
 fn head(fleet: &Fleet, namespace: &str, hit_ratio: Option<f64>, width: usize) -> String {
     let text = format!(
         "{namespace}: {}, hit ratio {}",
-        counted_es(fleet.processes.len()),
+        counted(fleet.processes.len(), "process"),
         percent(hit_ratio)
     );
     let mut out = format!("{BOLD}{}{RESET}\n", paragraph("", 0, &text, width));
@@ -114,10 +103,6 @@ fn head(fleet: &Fleet, namespace: &str, hit_ratio: Option<f64>, width: usize) ->
         let _ = writeln!(out, "{}", paragraph("", 0, &text, width));
     }
     out
-}
-
-fn counted_es(processes: usize) -> String {
-    format!("{processes} process{}", if processes == 1 { "" } else { "es" })
 }
 
 fn origins<T>(numbers: [T; 6]) -> impl Iterator<Item = (String, T)> {

@@ -61,7 +61,7 @@ impl App {
             KeyCode::Char('s') | KeyCode::Right => self.sort = SORTS[(at + 1) % SORTS.len()],
             KeyCode::Left => self.sort = SORTS[(at + SORTS.len() - 1) % SORTS.len()],
             KeyCode::Down => {
-                let last = self.fleet.queries().len().saturating_sub(1);
+                let last = self.fleet.flow().1.len().saturating_sub(1);
                 self.scroll = (self.scroll + 1).min(last);
             }
             KeyCode::Up => self.scroll = self.scroll.saturating_sub(1),

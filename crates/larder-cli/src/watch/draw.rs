@@ -1,5 +1,7 @@
 //! The dashboard. What does not fit is left out from the bottom up, queries last.
 
+use std::time::Duration;
+
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -7,8 +9,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::app::App;
+use crate::failure::{counted, plural};
 use crate::stats::print::{next, per_second, percent};
-use crate::stats::{Sort, nobody, sort};
+use crate::stats::{Sort, nobody, sort_flows};
 use crate::text::{bytes, duration, thousands};
 use larder::stats::Latency;
 
@@ -39,20 +42,38 @@ pub(super) fn draw(app: &App, frame: &mut Frame) {
     let (views, processes) = (app.fleet.views().len(), app.fleet.processes.len());
     let wants = [
         (6, body.height >= 6),
-        (4, body.height >= 14),
-        (1 + views.min(5), views > 0 && body.height >= 20),
-        (1 + processes.min(6), body.height >= 26),
+        (4, body.height >= 30),
+        (1 + views.min(5), views > 0 && body.height >= 16),
+        (1 + processes.min(if body.height >= 30 { 6 } else { 3 }), body.height >= 20),
+        (1, body.height >= 8),
     ];
     let height =
         |(lines, fits): (usize, bool)| Constraint::Length(if fits { lines as u16 } else { 0 });
-    let [rates, curves, views, processes] = wants.map(height);
-    let parts = Layout::vertical([rates, curves, Constraint::Min(2), views, processes]);
-    let [rates, curves, queries, views, processes] = parts.areas(body);
+    let [rates, curves, views, processes, hidden] = wants.map(height);
+    let parts = Layout::vertical([rates, curves, Constraint::Min(2), views, processes, hidden]);
+    let [rates, curves, queries, views, processes, hidden] = parts.areas(body);
     draw_rates(app, frame, rates);
     draw_curves(app, frame, curves);
     draw_queries(app, frame, queries);
     draw_views(app, frame, views);
     draw_processes(app, frame, processes);
+    let shown = [queries, views, processes].map(|part| usize::from(part.height.saturating_sub(1)));
+    frame.render_widget(Paragraph::new(Span::styled(left_out(app, shown), FAINT)), hidden);
+}
+
+/// Says what there was no room for: that there is nothing below a table is said by nothing else.
+fn left_out(app: &App, shown: [usize; 3]) -> String {
+    let queries = app.fleet.flow().1.len().saturating_sub(app.scroll);
+    let all = [queries, app.fleet.views().len(), app.fleet.processes.len()];
+    let names = ["query", "view", "process"];
+    let parts: Vec<String> = all
+        .into_iter()
+        .zip(shown)
+        .zip(names)
+        .filter(|((all, shown), _)| all > shown)
+        .map(|((all, shown), name)| counted(all - shown, name))
+        .collect();
+    if parts.is_empty() { String::new() } else { format!("not shown: {}", parts.join(", ")) }
 }
 
 fn title(app: &App, width: u16) -> Line<'static> {
@@ -61,10 +82,7 @@ fn title(app: &App, width: u16) -> Line<'static> {
     if app.asked && !app.answered {
         spans.push(Span::styled("no answer from Redis", Style::new().fg(Color::Red)))
     } else {
-        spans.push(Span::raw(match processes {
-            1 => "1 process".to_owned(),
-            many => format!("{many} processes"),
-        }))
+        spans.push(Span::raw(counted(processes, "process")))
     }
     if width >= 70 {
         spans.push(Span::styled("  q: end  s: sort  ?: help", FAINT));
@@ -122,7 +140,12 @@ fn draw_rates(app: &App, frame: &mut Frame, area: Rect) {
             per_second(flow.invalidations),
             per_second(flow.refreshes)
         )),
-        Line::from(format!("{} results, {}", thousands(rest.entries), bytes(rest.memory_bytes))),
+        Line::from(format!(
+            "{} {}, {}",
+            thousands(rest.entries),
+            plural(rest.entries, "result"),
+            bytes(rest.memory_bytes)
+        )),
     ];
     if wide {
         frame.render_widget(Paragraph::new(lines), right);
@@ -161,21 +184,21 @@ fn right(text: String) -> Cell<'static> {
     Cell::from(Line::from(text).right_aligned())
 }
 
+/// All of it is what happens in a second: a total beside a rate would be taken for one.
 fn draw_queries(app: &App, frame: &mut Frame, area: Rect) {
     let (_, flows) = app.fleet.flow();
-    let mut queries = app.fleet.queries();
-    sort(&mut queries, app.sort);
     let wide = area.width >= 70;
-    let rows = queries.iter().skip(app.scroll).map(|query| {
-        let flow = flows.get(&query.name);
-        let rate = flow.map_or("-".to_owned(), |flow| per_second(flow.reads()));
-        let mut cells =
-            vec![Cell::from(query.name.clone()), right(rate), right(percent(query.hit_ratio()))];
+    let rows = sort_flows(&flows, app.sort).into_iter().skip(app.scroll).map(|(name, flow)| {
+        let mut cells = vec![
+            Cell::from(name.clone()),
+            right(per_second(flow.reads())),
+            right(percent(flow.hit_ratio())),
+        ];
         if wide {
-            cells.push(right(thousands(query.loads)));
-            cells.push(right(thousands(query.failed + query.load_errors)));
-            cells.push(right(duration(query.load_latency.sum())));
-            let p99 = query.load_latency.quantile(0.99);
+            cells.push(right(per_second(flow.loads)));
+            cells.push(right(per_second(flow.failed + flow.load_errors)));
+            cells.push(right(duration(Duration::from_secs_f64(flow.postgres.max(0.0)))));
+            let p99 = flow.load_latency.quantile(0.99);
             cells.push(right(p99.map_or("-".to_owned(), duration)));
         }
         Row::new(cells)
@@ -188,10 +211,10 @@ fn draw_queries(app: &App, frame: &mut Frame, area: Rect) {
         Sort::Hits => "query, by hits",
         Sort::Name => "query, by name",
     };
-    let names = [by, "reads/s", "hits", "loads", "errors", "PostgreSQL", "load p99"];
+    let names = [by, "reads/s", "hits", "loads/s", "errors/s", "PostgreSQL/s", "load p99"];
     let count = if wide { names.len() } else { 3 };
     let mut widths = vec![Constraint::Min(12)];
-    let others = [9, 8, 9, 7, 13, 10].map(Constraint::Length);
+    let others = [9, 8, 9, 8, 13, 10].map(Constraint::Length);
     widths.extend(&others[..count - 1]);
     frame.render_widget(Table::new(rows, widths).header(header(&names[..count])), area);
 }
@@ -305,6 +328,32 @@ mod tests {
         for (width, height) in [(40, 5), (20, 3), (3, 2), (1, 1)] {
             drawn(&watched(), width, height);
         }
+    }
+
+    #[test]
+    fn what_has_no_room_is_said() {
+        let mut app = watched();
+        let many = |times: u64| {
+            let mut stats = FleetStats::default();
+            stats.processes = (0..9_u32)
+                .map(|number| {
+                    let mut process = process(1000 * times, times);
+                    process.id = format!("p{number}");
+                    process.pid = number;
+                    process
+                })
+                .collect();
+            stats
+        };
+        app.observe(Some(many(10)));
+        app.observe(Some(many(11)));
+        let screen = drawn(&app, 80, 24);
+        for words in ["reads/s", "loads/s", "daily_revenue", "shop-1 0", "not shown: 6 processes"] {
+            assert!(screen.contains(words), "{words}:\n{screen}");
+        }
+        let screen = drawn(&app, 40, 10);
+        assert!(screen.contains("not shown: 1 query, 1 view, 9 processes"), "{screen}");
+        assert!(!drawn(&watched(), 120, 40).contains("not shown"));
     }
 
     #[test]

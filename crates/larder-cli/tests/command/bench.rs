@@ -363,10 +363,10 @@ async fn a_sweep_knows_the_best_and_needs_no_servers() {
     for (point, keys) in points.iter().zip([200, 300]) {
         assert_eq!(number(&point["capacity_keys"]), keys);
         assert_eq!(point["lru"].as_f64(), Some(0.0));
-        let best = keys as f64 * 9.0 / 4000.0;
+        // Moka holds up to 64 more than its bound until it gets round to that.
+        let best = (keys + 64) as f64 * 9.0 / 4000.0;
         assert_eq!(point["opt"].as_f64(), Some(best));
-        // Moka holds a few more than its bound until it gets round to that.
-        assert!(point["larder"].as_f64().unwrap() < best + 0.2, "{point}");
+        assert!(point["larder"].as_f64().unwrap() <= best, "{point}");
     }
     assert_eq!(report["servers"], Value::Null);
 }

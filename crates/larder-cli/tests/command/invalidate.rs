@@ -50,6 +50,27 @@ async fn the_results_that_have_the_tag_are_stale_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_uses_is_said() {
+    let (redis, namespace) = (Redis::shared().unwrap().url(), namespace());
+    let invalidate = async |words: &[&str]| {
+        let fixed = ["invalidate", "--redis", &redis, "--namespace", &namespace];
+        run(larder(fixed.iter().chain(words))).await
+    };
+    let ran = invalidate(&["orders"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains(&format!("nobody has used the namespace {namespace}")), "{}", ran.err);
+    let cache = cache(&namespace, &redis).await;
+    let one = async || Ok::<_, std::io::Error>(1_i32);
+    cache.query("orders").tag("orders").load(one).await.unwrap();
+    crate::support::until("it is in redis", async || cache.stats().l2_writes == 1).await;
+    let ran = invalidate(&["orders", "odrers"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("2 tags") && ran.err.contains("the tag odrers"), "{}", ran.err);
+    assert!(!ran.err.contains("the tag orders"), "{}", ran.err);
+    assert_eq!(invalidate(&["orders"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_not_there_is_named_without_its_password() {
     let mut command = larder(["invalidate", "orders", "--namespace", "shop"]);
     command.env("LARDER_REDIS", "redis://:hunter2@127.0.0.1:1");

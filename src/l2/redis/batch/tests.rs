@@ -50,7 +50,7 @@ impl Scene {
         let server = Redis::start_tcp().unwrap();
         let proxy = Proxy::to_redis(&server).unwrap();
         let store = store(&proxy.url(), limit).await;
-        store.beat(Position { epoch: 0, seq: 0 }, 1000, PATIENCE).await.unwrap();
+        store.beat(Position { epoch: 0, seq: 0 }, 1000, false, PATIENCE).await.unwrap();
         let scene = Scene { server, proxy, store };
         for number in 0..100 {
             scene.put(number, format!("value {number}").as_bytes());

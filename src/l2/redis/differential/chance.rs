@@ -6,10 +6,12 @@ use std::time::Duration;
 use super::pair::Pair;
 use super::{Answer, Event, Operation, STEP};
 use crate::clock;
-use crate::currency::Position;
+use crate::currency::{Position, Round};
 use crate::l2::entry::{self, Header};
+use crate::l2::follow::{RoundEnd, TermStart};
 use crate::l2::{Fill, LeaseOutcome, LeaseRequest, ReadReply};
 use crate::value::key::CacheKey;
+use crate::value::lsn::{History, Lsn};
 use crate::value::tag::{Dependencies, TagSlot};
 use crate::value::token::Token;
 
@@ -85,9 +87,48 @@ impl Chance {
         let range = if count > 5 { 1 << 16 } else { 40 };
         let slot = |chance: &mut fastrand::Rng| match chance.u64(..50) {
             0 => TagSlot::EVERYTHING,
+            1 => TagSlot::FOLLOWED,
             _ => TagSlot::of(chance.u64(..range)),
         };
         (0..count).map(|_| slot(&mut self.chance)).collect()
+    }
+
+    /// A position. Often it is equal to another one, and sometimes no text of few digits has it.
+    fn lsn(&mut self) -> Lsn {
+        let small = self.chance.u64(..8);
+        Lsn::of(if self.percent(90) { small } else { small << 60 }).rounded_down()
+    }
+
+    pub(super) fn term(&mut self, pair: &Pair) -> TermStart {
+        let low = pair.peek(|space, _| space.directory.as_ref().map(|it| it.marks.leader.low));
+        let start = match low {
+            // Just in time, or just too late.
+            Some(low) if self.percent(60) => Lsn::of(low.number() + self.chance.u64(..2)),
+            _ => self.lsn(),
+        };
+        TermStart {
+            history: History::numbered(self.chance.u64(1..3)),
+            start: start.rounded_up(),
+            low: self.lsn(),
+            high: self.lsn(),
+        }
+    }
+
+    /// Mostly the next round of the term that stands.
+    pub(super) fn round(&mut self, pair: &Pair) -> RoundEnd {
+        let (epoch, last) = pair.peek(|space, _| {
+            let directory = space.directory.as_ref();
+            directory.map_or((0, Round::default()), |it| (it.at.epoch, it.marks.leader.round))
+        });
+        let other = self.position().epoch;
+        let epoch = if self.percent(5) { other } else { epoch };
+        let round = match self.chance.u32(..10) {
+            0 => Round { term: last.term + 1, number: 1 },
+            1 => Round { term: last.term.saturating_sub(1), number: last.number + 9 },
+            2 => last,
+            _ => Round { number: last.number + self.chance.u64(1..3), ..last },
+        };
+        RoundEnd { epoch, round, low: self.lsn(), high: self.lsn() }
     }
 
     fn ask(&mut self, pair: &Pair, key: &CacheKey) -> LeaseRequest {
@@ -161,7 +202,12 @@ impl Chance {
             79..89 => {
                 // Pages of one to five slots, since there are few slots.
                 let most = if self.percent(50) { self.chance.usize(1..6) } else { 1000 };
-                Operation::Beat(self.position(), most)
+                Operation::Beat(self.position(), most, self.percent(50))
+            }
+            89..91 => Operation::BeginFollowing(self.position(), self.term(pair)),
+            91..94 => {
+                let slots = if self.percent(50) { self.slots() } else { vec![] };
+                Operation::Follow(self.position(), self.round(pair), slots)
             }
             _ => Operation::Invalidate(self.position(), self.slots()),
         }
@@ -219,6 +265,8 @@ impl Chance {
             Answer::Read(ReadReply { directory, .. }) => *directory,
             Answer::Beat(beat) => Some(beat.at),
             Answer::Invalidate(at) => Some(*at),
+            Answer::BeginFollowing(begun) => Some(begun.at),
+            Answer::Follow(ended) => Some(ended.at),
             _ => None,
         };
         let Some(at) = at else { return };

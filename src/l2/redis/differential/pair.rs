@@ -297,7 +297,8 @@ impl Pair {
         // Repeats the beat until its reply is quick, so that Redis's clock is known well.
         loop {
             self.base = Clock::system().now();
-            let answered = self.redis.beat(Position { epoch: 0, seq: 0 }, 1000, PATIENCE).await;
+            let answered =
+                self.redis.beat(Position { epoch: 0, seq: 0 }, 1000, false, PATIENCE).await;
             if answered.is_ok() && !self.stalled() {
                 break;
             }

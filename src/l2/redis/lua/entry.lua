@@ -33,9 +33,9 @@ local ours = lease and lease:sub(1, 16) == token
 local function stored()
     local head = get(KEYS[1], 0, 55)
     local format = head:sub(1, 5)
-    if #head < 56 or format ~= 'LRDR\3' and format ~= 'LRDR\4' then return nil end
+    if #head < 56 or format ~= 'LRDR\3' and format ~= 'LRDR\4' and format ~= 'LRDR\5' then return nil end
     local parts = 0
-    if format == 'LRDR\4' then parts = head:byte(8) end
+    if format ~= 'LRDR\3' then parts = head:byte(8) end
     return number(head, 25), number(head, 33), head:sub(41, 56), parts
 end
 

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::super::report::{Machine, Report, Setup, Workload, WorkloadKind};
 use super::number::{bytes, count, number, percent, seconds, short, time};
+use crate::failure::{counted, plural};
 
 /// The workload in a line, under the title.
 pub(super) fn subtitle(report: &Report) -> String {
@@ -20,19 +21,24 @@ pub(super) fn subtitle(report: &Report) -> String {
 }
 
 fn workload(it: &Workload) -> String {
-    let keys = count(it.keys);
+    let keys = many(it.keys, "key");
     match it.kind {
         WorkloadKind::Zipf => match it.skew {
-            Some(skew) => format!("Zipf with skew {skew} over {keys} keys"),
-            None => format!("Zipf over {keys} keys"),
+            Some(skew) => format!("Zipf with skew {skew} over {keys}"),
+            None => format!("Zipf over {keys}"),
         },
-        WorkloadKind::Uniform => format!("All of {keys} keys in turn, again and again"),
+        WorkloadKind::Uniform => format!("All of {keys} in turn, again and again"),
         WorkloadKind::Trace => format!(
-            "The trace {}: {} accesses to {keys} keys",
+            "The trace {}: {} to {keys}",
             it.trace.as_deref().unwrap_or("–"),
-            it.accesses.map_or("–".to_owned(), count),
+            it.accesses.map_or("–".to_owned(), |accesses| many(accesses, "access")),
         ),
     }
+}
+
+/// `1,234 keys`
+fn many(number: u64, what: &str) -> String {
+    format!("{} {}", count(number), plural(number, what))
 }
 
 fn writes(setup: &Setup) -> String {
@@ -48,9 +54,9 @@ fn writes(setup: &Setup) -> String {
 fn machine(it: &Machine) -> String {
     let memory = it.memory_bytes.map(|it| format!(", {} of memory", bytes(it)));
     format!(
-        "{}, {} threads{}, {}",
+        "{}, {}{}, {}",
         it.processor.as_deref().unwrap_or("processor not known"),
-        it.cores,
+        counted(it.cores, "thread"),
         memory.unwrap_or_default(),
         it.system
     )
@@ -65,7 +71,7 @@ pub(super) fn parameters(report: &Report) -> Markup {
     ];
     if let Some(it) = &report.setup {
         let ended = match (it.duration_seconds, it.reads) {
-            (_, Some(reads)) => format!("{} reads in each mode", count(reads)),
+            (_, Some(reads)) => format!("{} in each mode", many(reads, "read")),
             (Some(duration), None) => format!("{} for each mode", short(&seconds(duration))),
             (None, None) => "to the end of the trace".to_owned(),
         };
@@ -77,8 +83,10 @@ pub(super) fn parameters(report: &Report) -> Markup {
             (
                 "Readers",
                 format!(
-                    "{} processes, each with {} concurrent readers and {} connections to PostgreSQL",
-                    it.processes, it.tasks, it.connections
+                    "{}, each with {} and {} to PostgreSQL",
+                    many(it.processes.into(), "process"),
+                    many(it.tasks.into(), "concurrent reader"),
+                    many(it.connections.into(), "connection")
                 ),
             ),
             ("Length", ended),
@@ -88,13 +96,17 @@ pub(super) fn parameters(report: &Report) -> Markup {
             ("Memory tier", format!("{} in each process", short(&bytes(it.l1_bytes)))),
             (
                 "Result",
-                format!("{} rows, {} of text in each", it.rows, short(&bytes(it.row_bytes.into()))),
+                format!(
+                    "{}, {} of text in each",
+                    many(it.rows.into(), "row"),
+                    short(&bytes(it.row_bytes.into()))
+                ),
             ),
             (
                 "Query",
                 format!(
-                    "sums up {} rows, which took {} alone",
-                    count(it.rows_read.into()),
+                    "sums up {}, which took {} alone",
+                    many(it.rows_read.into(), "row"),
                     time(it.query_ns as f64)
                 ),
             ),
@@ -102,9 +114,9 @@ pub(super) fn parameters(report: &Report) -> Markup {
     }
     if let Some(it) = &report.sweep {
         let text = format!(
-            "{} accesses to {} keys, {} of memory for each result",
-            count(it.accesses),
-            count(it.keys),
+            "{} to {}, {} of memory for each result",
+            many(it.accesses, "access"),
+            many(it.keys, "key"),
             bytes(it.entry_bytes)
         );
         facts.push(("Sweep", text));

@@ -78,7 +78,8 @@ pub(super) fn figure(sweep: &Sweep) -> Option<Figure> {
         },
         caption: "The same accesses, one after the other, with room for so many results; the first \
                   access to a key is a miss for all. OPT is Belady’s algorithm, which knows the \
-                  future. The vertical axis need not begin at 0.",
+                  future, with room for 64 results more, for larder and moka throw out in batches of as \
+                  many. The vertical axis need not begin at 0.",
         table: Table {
             caption: if sweep.interrupted {
                 "Hit ratio by room; ended early, so that some sizes are missing".to_owned()

@@ -1,0 +1,243 @@
+//! Reads a node tree as PostgreSQL writes it into its catalogs: of a query, a view, a policy, a check.
+//!
+//! ```text
+//! ({QUERY :commandType 1 … :rtable ({RTE … :relid 16384 …}) … {FUNCEXPR :funcid 1299 … :args <>} …})
+//! ```
+//!
+//! Names and texts of a user are in it as well. PostgreSQL escapes spaces, braces and parentheses in
+//! them by a backslash, so they are never taken for a node or a field.
+
+use std::collections::BTreeSet;
+
+/// What a tree names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) functions: BTreeSet<u32>,
+    pub(crate) relations: BTreeSet<u32>,
+    /// Domains whose checks are carried out.
+    pub(crate) domains: BTreeSet<u32>,
+    /// The settings whose values it asks for; `None` for one whose name is computed.
+    pub(crate) settings: BTreeSet<Option<String>>,
+    /// The time is asked for, by `CURRENT_DATE` and its relatives.
+    pub(crate) time: bool,
+    /// Who asks is asked for, by `CURRENT_USER` and its relatives.
+    pub(crate) who: bool,
+    pub(crate) samples: bool,
+    pub(crate) writes: bool,
+    pub(crate) locks_rows: bool,
+    /// A text is read as a date or a time, which `now` and `today` are as well.
+    pub(crate) text_as_time: bool,
+    /// The number of queries at the top.
+    pub(crate) queries: usize,
+}
+
+/// `date`, `time`, `timestamp`, `timestamptz`, `timetz`, and arrays of them.
+const TIMES: &[u32] = &[1082, 1083, 1114, 1184, 1266, 1182, 1183, 1115, 1185, 1270];
+/// `current_setting(text)`, `current_setting(text, bool)`.
+const CURRENT_SETTING: &[u32] = &[2077, 3294];
+const TEXT: &str = "25";
+/// The last `op` of a `SQLVALUEFUNCTION` that asks for the time.
+const LAST_OF_TIME: u32 = 8;
+
+/// A node that is open, and what was seen of it.
+#[derive(Default)]
+struct Open<'t> {
+    node: &'t str,
+    /// The field whose value comes next.
+    field: &'t str,
+    /// How many nodes were seen in it.
+    children: usize,
+    /// It is a call of `current_setting`, whose argument was not seen yet.
+    asks_setting: bool,
+    is_text: bool,
+    is_range: bool,
+}
+
+/// Reads a tree.
+pub(crate) fn read(tree: &str) -> Named {
+    let mut named = Named::default();
+    let mut open: Vec<Open<'_>> = vec![];
+    let mut tokens = Tokens(tree).peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            "{" => {
+                let node = tokens.next().unwrap_or_default();
+                if node == "QUERY" && open.is_empty() {
+                    named.queries += 1;
+                }
+                entered(&mut named, node);
+                if let Some(parent) = open.last_mut() {
+                    parent.children += 1;
+                }
+                open.push(Open { node, ..Open::default() });
+            }
+            "}" => {
+                if open.pop().is_some_and(|node| node.asks_setting) {
+                    named.settings.insert(None);
+                }
+            }
+            "(" | ")" => {}
+            "[" => {
+                let bytes: Vec<u8> = tokens
+                    .by_ref()
+                    .take_while(|token| *token != "]")
+                    .filter_map(|byte| byte.parse::<i16>().ok())
+                    .map(|byte| byte as u8)
+                    .collect();
+                constant(&mut named, &mut open, &bytes);
+            }
+            _ => {
+                let Some(node) = open.last_mut() else { continue };
+                match token.strip_prefix(':') {
+                    Some(field) => node.field = field,
+                    None => value(&mut named, node, token),
+                }
+            }
+        }
+    }
+    named
+}
+
+fn entered(named: &mut Named, node: &str) {
+    match node {
+        "TABLESAMPLECLAUSE" => named.samples = true,
+        "NEXTVALUEEXPR" => named.writes = true,
+        _ => {}
+    }
+}
+
+fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
+    let number = token.parse::<u32>().ok().filter(|&number| number != 0);
+    match (node.node, node.field) {
+        (
+            _,
+            "funcid" | "opfuncid" | "hashfuncid" | "negfuncid" | "winfnoid" | "aggfnoid"
+            | "startInRangeFunc" | "endInRangeFunc",
+        ) => {
+            named.functions.extend(number);
+            if number.is_some_and(|oid| CURRENT_SETTING.contains(&oid)) {
+                node.asks_setting = true;
+            }
+        }
+        ("RTE" | "RANGETBLENTRY" | "RTEPERMISSIONINFO", "relid") => named.relations.extend(number),
+        ("COERCETODOMAIN", "resulttype") => named.domains.extend(number),
+        ("COERCEVIAIO", "resulttype") => named.text_as_time |= is_time(number),
+        // What a JSON or an XML function makes of a text.
+        ("JSONRETURNING", "typid") => named.text_as_time |= is_time(number),
+        ("TABLEFUNC", "coltypes") => named.text_as_time |= is_time(number),
+        ("RTE" | "RANGETBLENTRY", "rtekind") => node.is_range = true,
+        ("SQLVALUEFUNCTION", "op") => match token.parse::<u32>() {
+            Ok(op) if op > LAST_OF_TIME => named.who = true,
+            _ => named.time = true,
+        },
+        ("QUERY", "commandType") => named.writes |= token != "1",
+        ("ROWMARKCLAUSE", "pushedDown") => named.locks_rows |= token == "false",
+        ("CONST", "consttype") => node.is_text = token == TEXT,
+        _ => {}
+    }
+}
+
+fn is_time(oid: Option<u32>) -> bool {
+    oid.is_some_and(|oid| TIMES.contains(&oid))
+}
+
+/// The first argument of `current_setting`, if that is what this constant is.
+fn constant(named: &mut Named, open: &mut [Open<'_>], bytes: &[u8]) {
+    let [.., call, constant] = open else { return };
+    if call.asks_setting && call.children == 1 && constant.node == "CONST" && constant.is_text {
+        // After the length of the value.
+        if let Some(name) = bytes.get(4..).and_then(|name| std::str::from_utf8(name).ok()) {
+            call.asks_setting = false;
+            named.settings.insert(Some(name.to_ascii_lowercase()));
+        }
+    }
+}
+
+struct Tokens<'t>(&'t str);
+
+impl<'t> Iterator for Tokens<'t> {
+    type Item = &'t str;
+
+    fn next(&mut self) -> Option<&'t str> {
+        self.0 = self.0.trim_start();
+        let first = self.0.chars().next()?;
+        let end = if is_alone(first) {
+            first.len_utf8()
+        } else {
+            let mut escaped = false;
+            let ends = |&(_, c): &(usize, char)| {
+                if escaped {
+                    escaped = false;
+                    return false;
+                }
+                escaped = c == '\\';
+                c.is_whitespace() || is_alone(c)
+            };
+            self.0.char_indices().find(ends).map_or(self.0.len(), |(at, _)| at)
+        };
+        let (token, rest) = self.0.split_at(end);
+        self.0 = rest;
+        Some(token)
+    }
+}
+
+fn is_alone(c: char) -> bool {
+    matches!(c, '{' | '}' | '(' | ')' | '[' | ']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tree_names_is_found_and_what_a_user_wrote_into_it_is_not_taken_for_it() {
+        let tree = "(({QUERY :commandType 1 :rtable ({RTE :alias <> :eref {ALIAS :aliasname \
+            a\\ :relid\\ 7\\ \\{SQLVALUEFUNCTION :colnames (\"x\" \"funcid 8\")} :rtekind 0 :relid 16384 \
+            :relkind r} {RTE :rtekind 2 :relid 0}) :targetList ({FUNCEXPR :funcid 3294 :args ({CONST \
+            :consttype 25 :constvalue 14 [ 56 0 0 0 65 112 112 46 116 101 110 97 110 116 ]} {CONST \
+            :consttype 16 :constvalue 1 [ 1 0 0 0 0 0 0 0 ]})} {OPEXPR :opno 96 :opfuncid 65 :args \
+            ({COERCETODOMAIN :arg {PARAM :paramid 1} :resulttype 16400} {SQLVALUEFUNCTION :op 10 \
+            :type 19})}) :rowMarks <>}))";
+        let named = read(tree);
+        assert_eq!(named.functions, BTreeSet::from([65, 3294]));
+        assert_eq!(named.relations, BTreeSet::from([16384]));
+        assert_eq!(named.domains, BTreeSet::from([16400]));
+        assert_eq!(named.settings, BTreeSet::from([Some("app.tenant".to_owned())]));
+        assert_eq!((named.who, named.time, named.writes), (true, false, false));
+        assert_eq!((named.queries, named.locks_rows, named.samples), (1, false, false));
+    }
+
+    #[test]
+    fn a_setting_whose_name_is_computed_has_none() {
+        let computed = "{FUNCEXPR :funcid 2077 :args ({FUNCEXPR :funcid 1258 :args ({CONST \
+            :consttype 25 :constvalue 5 [ 20 0 0 0 97 ]})})}";
+        assert_eq!(read(computed).settings, BTreeSet::from([None]));
+        let of_a_column = "{FUNCEXPR :funcid 2077 :args ({VAR :varno 1})}";
+        assert_eq!(read(of_a_column).settings, BTreeSet::from([None]));
+    }
+
+    #[test]
+    fn writes_row_locks_samples_and_the_time_are_found() {
+        assert!(read("({QUERY :commandType 3})").writes);
+        assert!(read("{QUERY :commandType 1 :cteList ({X :q {QUERY :commandType 4}})}").writes);
+        assert!(
+            read("{ROWMARKCLAUSE :rti 1 :strength 4 :waitPolicy 0 :pushedDown false}").locks_rows
+        );
+        assert!(!read("{ROWMARKCLAUSE :rti 1 :pushedDown true}").locks_rows);
+        assert!(read("{RTE :tablesample {TABLESAMPLECLAUSE :tsmhandler 3313}}").samples);
+        assert!(read("{SQLVALUEFUNCTION :op 0 :type 1082}").time);
+        let cast = |arg: &str| format!("{{COERCEVIAIO :arg {arg} :resulttype 1082}}");
+        let inner = cast("{VAR :vartype 25}");
+        assert!(read(&inner).text_as_time);
+        assert!(read(&format!("{{COERCEVIAIO :arg {inner} :resulttype 25}}")).text_as_time);
+        assert!(!read("{COERCEVIAIO :arg {VAR :vartype 1082} :resulttype 25}").text_as_time);
+        assert_eq!(read("(({QUERY :commandType 1} {QUERY :commandType 1}))").queries, 2);
+        // Half a tree is read as far as it goes.
+        assert_eq!(
+            read("{FUNCEXPR :funcid 7 :args ({CONST :consttype 25 :constvalue 5 [ 1")
+                .functions
+                .len(),
+            1
+        );
+    }
+}

@@ -1,0 +1,4 @@
+// says: expected `Duration`, found integer
+fn guess(cache: larder::QueryCache) -> larder::Query {
+    cache.query("SELECT count(*) FROM orders").ttl(60)
+}
