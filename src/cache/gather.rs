@@ -232,6 +232,7 @@ impl<T: Send + 'static> Gather<T> {
         let mut asked = std::mem::take(&mut *self.asked.lock());
         // Loads that have left need no result.
         asked.retain(|asked| !asked.answer.is_closed());
+        asked.sort_by_key(|asked| asked.position);
         Ok((permit, asked))
     }
 

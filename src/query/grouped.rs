@@ -1,4 +1,4 @@
-//! [`Grouped`]: a batch whose missing results are loaded by one query.
+//! [`Grouped`], and [`Batch::load_many`]: batches whose missing results are loaded by one query.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,6 +6,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_postgres::types::{Kind as TypeKind, ToSql, Type};
 
 use super::batch::{Batch, Kind, ReadMany};
@@ -38,13 +40,95 @@ enum By {
 /// The identity of the value that a row belongs to.
 type ValueOf = Arc<dyn Fn(Row<'_>) -> CacheKey + Send + Sync>;
 
-impl<'q, P, V> Grouped<'q, P, V> {
-    pub(super) fn by_column(batch: Batch<'q, P, V>, column: String) -> Grouped<'q, P, V> {
-        Grouped { batch, by: By::Column(column.into()) }
+impl<'q, P, V> Batch<'q, P, V> {
+    /// Assigns the rows of one query to the values by a column: the query has the value as a list
+    /// (`= ANY($1)`), and each of its rows has in this column the value that it belongs to.
+    ///
+    /// The result of a value is that of the query with a list of this value alone, and has the same
+    /// key: `bind([7_i64]).fetch(..)` and the value 7 of a batch share it. So the rows of a value must
+    /// not depend on the other values: no `LIMIT` over all of them, no aggregate but one that is grouped
+    /// by this column. Their order is that of the query. A value without rows has an empty result, which
+    /// is cached, too; see [`negative_ttl`](crate::Query::negative_ttl).
+    ///
+    /// The column's value and the value that was bound must be the same to the byte. This is so for
+    /// integers, `bool`, text, `bytea`, `uuid`, dates and times, enums, and domains over them. It is not
+    /// for text under a collation that takes different texts for equal. A column of another type is an
+    /// error, and so is a row that belongs to none of the values: see [`by`](Batch::by).
+    pub fn by_column(self, column: impl Into<String>) -> Grouped<'q, P, V> {
+        Grouped { batch: self, by: By::Column(column.into().into()) }
     }
 
-    pub(super) fn by(batch: Batch<'q, P, V>, value_of: ValueOf) -> Grouped<'q, P, V> {
-        Grouped { batch, by: By::Function(value_of) }
+    /// Assigns the rows of one query to the values by a function that returns the value that a row
+    /// belongs to; otherwise like [`by_column`](Batch::by_column).
+    ///
+    /// What it returns is compared with the values as parameters are: types count, and `1.0` and `1.00`
+    /// are different. If it panics, all keys that the query is run for fail.
+    ///
+    /// ```no_run
+    /// # async fn run(cache: larder::QueryCache, pool: deadpool_postgres::Pool) -> Result<(), larder::Error> {
+    /// let accounts = cache.query("SELECT lower(email) AS email, id FROM accounts WHERE lower(email) = ANY($1)");
+    /// let found = accounts
+    ///     .bind_many(["ada@example.org", "bob@example.org"])
+    ///     .by(|row| row.get::<_, String>("email").to_lowercase())
+    ///     .fetch(&pool)
+    ///     .await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn by<K: Param>(
+        self,
+        value_of: impl Fn(Row<'_>) -> K + Send + Sync + 'static,
+    ) -> Grouped<'q, P, V> {
+        let value_of: ValueOf = Arc::new(move |row| identity(&value_of(row)));
+        Grouped { batch: self, by: By::Function(value_of) }
+    }
+}
+
+impl<'q, P: Params + Send + 'q, V: Param + Send + 'q> Batch<'q, P, V> {
+    /// Returns a result for each value: from memory, from Redis, or by running `load` once for all
+    /// values that are missing.
+    ///
+    /// `load` receives these values, each once, and returns a result for each, with its value and in any
+    /// order. A value without one has the default, such as an empty `Vec`, which is cached, too. The keys
+    /// are those of [`load_each`](Batch::load_each).
+    ///
+    /// If `load` fails for a reason that may lie in one of the values, by its
+    /// [SQLSTATE](crate::Error::sqlstate), it is run again for fewer values, so that one of them spoils no
+    /// other.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cache = larder::QueryCache::builder().build().await?;
+    /// let orders = cache.query("SELECT user_id, count(*) FROM orders WHERE user_id = ANY($1) GROUP BY 1");
+    /// let counts = orders.bind_many([7_i64, 8, 7]).load_many(|users| async move {
+    ///     // Here you run the query for `users`, with any driver.
+    ///     assert_eq!(users, [7, 8]);
+    ///     Ok::<_, std::io::Error>([(7_i64, 3_u32)])
+    /// });
+    /// let counts: Vec<u32> = counts.await.into_iter().map(|it| it.map(|it| *it)).collect::<Result<_, _>>()?;
+    /// assert_eq!(counts, [3, 0, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// For each value, those of [`Bound::load`](crate::Bound::load), and [`ErrorKind::Column`](crate::ErrorKind::Column) if
+    /// `load` returns a value that it was not given, or one twice.
+    pub fn load_many<T, K, R, E, F, Fut>(self, load: F) -> ReadMany<'q, Arc<T>>
+    where
+        V: Clone + Sync + 'static,
+        K: Param,
+        T: Default + Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: IntoIterator<Item = (K, T)>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+        F: Fn(Vec<V>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.read::<Arc<T>>(Kind::FUNCTION, move |_, values| {
+            Loads::Together(load_by_function(values, load))
+        })
     }
 }
 
@@ -179,7 +263,7 @@ fn by_function(
 }
 
 /// The loads of values by one call of a function.
-pub(super) fn load_by_function<V, K, T, R, E, F, Fut>(values: Vec<V>, function: F) -> LoadMany<T>
+fn load_by_function<V, K, T, R, E, F, Fut>(values: Vec<V>, function: F) -> LoadMany<T>
 where
     V: Param + Clone + Send + Sync + 'static,
     K: Param,
