@@ -136,6 +136,8 @@ mod pages {
     mod learning {}
     #[doc = include_str!("../docs/guide/following.md")]
     mod following {}
+    #[doc = include_str!("../docs/guide/many-keys.md")]
+    mod many_keys {}
     #[cfg(all(feature = "test-util", feature = "prometheus", feature = "cron"))]
     #[doc = include_str!("../docs/guide/operating.md")]
     mod operating {}
@@ -191,7 +193,7 @@ pub use self::postgres::write::WriteSource;
 pub use self::postgres::{Source, TlsPool, TransactionPooling};
 pub use self::query::dependencies::QueryDependencies;
 pub use self::query::wrapped::Wrapped;
-pub use self::query::{Bound, BoundWith, Query};
+pub use self::query::{Batch, Bound, BoundWith, Grouped, Query, ReadMany};
 pub use self::rows::{Row, Rows};
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]

@@ -145,6 +145,7 @@ impl QueryCacheBuilder {
             slow_reads: SlowKeys::default(),
             slow_writes: SlowKeys::default(),
             loads: Semaphore::new(self.concurrent_loads),
+            concurrent_loads: self.concurrent_loads,
             columns: Arc::new(ColumnSets::default()),
             learning: Learning::default(),
             statements: Arc::new(Statements::new(self.prepared_statements)),

@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::background::{Background, Settled};
 use crate::cache::collector::Collector;
@@ -87,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) slow_writes: SlowKeys,
     /// One permit for each load that may run at the same time.
     pub(crate) loads: Semaphore,
+    /// How many those are.
+    pub(crate) concurrent_loads: usize,
     pub(crate) columns: Arc<ColumnSets>,
     /// What is known of the queries that learn.
     pub(crate) learning: Learning,
@@ -120,6 +122,18 @@ impl Inner {
             }
         }
         true
+    }
+
+    /// Waits for the permit to load, or for the notice that this load must not wait for one.
+    pub(crate) async fn permit(
+        &self,
+        skip_permit: &Notify,
+    ) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        let (turn, skipped) = (pin!(self.loads.acquire()), pin!(skip_permit.notified()));
+        match select(turn, skipped).await {
+            Either::Left((permit, _)) => permit.map(Some).map_err(|_| Error::closed()),
+            Either::Right(_) => Ok(None),
+        }
     }
 
     /// Polls a future with the timers of the cache's own runtime, if the caller is outside of any.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::cache::config::QueryConfig;
+use crate::cache::gather::Member;
 use crate::cache::inner::{Inner, LoadFn, LoadResult, Phase};
 use crate::cache::large::{self, LargeEntry};
+use crate::cache::loading::LOADING;
 use crate::cache::lookup::{Lookup, MissReason};
 use crate::cache::permission::Permission;
 use crate::clock;
@@ -34,13 +35,6 @@ use crate::value::key::CacheKey;
 use crate::value::tag::{Dependencies, LoadReport, Tag};
 use crate::value::token::Token;
 use crate::value::{Value, unless_it_panics};
-
-tokio::task_local! {
-    /// The load that a read is part of. Such a read must not wait for a permit, since the load holds
-    /// one: if all permits are held by such loads, they would wait for each other. Nor may it wait
-    /// for a flight that waits for the load.
-    pub(crate) static LOADING: Loading;
-}
 
 /// A load, which the load task takes when it runs the query.
 pub(crate) type SharedLoadFn<V> = Arc<Mutex<Option<LoadFn<<V as Value>::Stored>>>>;
@@ -71,12 +65,15 @@ impl Inner {
         config: Arc<QueryConfig>,
         load: SharedLoadFn<V>,
         looked: Looked,
+        member: Option<Arc<Member>>,
     ) -> impl Future<Output = ()> + Send {
         // Created here and not in the task, so that its parent is the span of the leader.
         let span = Span::load(config.counters.name(), &key);
         async move {
             let mut closing = self.closing.subscribe();
-            let flying = self.load_and_store::<V>(&span, flight, key, config, load, looked);
+            let loading = Loading { flight: flight.number(), query: config.counters.clone() };
+            let job = Job { key, config, token: Token::random(), loading, member };
+            let flying = self.load_and_store::<V>(&span, flight, job, load, looked);
             tokio::select! {
                 () = span.around(flying) => {}
                 // No read can be waiting. The load is dropped, and its lease is given back.
@@ -89,13 +86,10 @@ impl Inner {
         &self,
         span: &Span,
         flight: Flight,
-        key: CacheKey,
-        config: Arc<QueryConfig>,
+        job: Job,
         load: SharedLoadFn<V>,
         looked: Looked,
     ) {
-        let loading = Loading { flight: flight.number(), query: config.counters.clone() };
-        let job = Job { key, config, token: Token::random(), loading };
         let mut attempt = Attempt::default();
         let outcome =
             self.attempt::<V>(&job, &load, looked, &flight.skip_permit(), &mut attempt).await;
@@ -106,7 +100,7 @@ impl Inner {
             }
             Ok(Outcome::Found(loaded)) => {
                 span.ends("found", Duration::ZERO, None);
-                self.l1.insert(key, loaded.entry.clone());
+                self.l1.insert(job.key, loaded.entry.clone());
                 flight.complete(Ok(loaded));
             }
             Err(error) => {
@@ -130,6 +124,8 @@ impl Inner {
             let miss_reason = match looked {
                 Looked::Nothing(miss_reason) => miss_reason,
                 Looked::Large(large) => {
+                    // The others of its batch do not wait for the transfer.
+                    job.member.iter().for_each(|member| member.step_aside());
                     match self.fetch::<V>(&job.key, &job.config, &large).await {
                         Lookup::Fresh(_, loaded) => return Ok(Outcome::Found(loaded)),
                         Lookup::Nothing(miss_reason) => miss_reason,
@@ -138,7 +134,13 @@ impl Inner {
                 }
             };
             match self
-                .acquire_permission::<V>(&job.key, &job.config, job.token, miss_reason, skip_permit)
+                .acquire_permission::<V>(
+                    (&job.key, job.token),
+                    &job.config,
+                    miss_reason,
+                    skip_permit,
+                    job.member.as_deref(),
+                )
                 .await
             {
                 Permission::AlreadyLoaded(loaded) => return Ok(Outcome::Found(loaded)),
@@ -237,7 +239,7 @@ impl Inner {
     async fn store(
         &self,
         fleet: &Fleet,
-        Job { key, config, token, .. }: &Job,
+        Job { key, config, token, member, .. }: &Job,
         NewEntry { times, ttl, depends, codec, payload }: NewEntry,
         lease: Option<Lease>,
     ) {
@@ -272,6 +274,7 @@ impl Inner {
         let Some(header) = sealed else { return release(lease, LeaseOutcome::NoResult) };
         let size = header.len() + payload.len();
         let fill = Fill { token, at, ends, header, payload, in_parts };
+        let _turn = Member::turn(member.as_deref(), Member::FILL).await;
         let begin = self.clock.now();
         let filled = match lease {
             Some(lease) => lease.fill(fill).await,
@@ -300,16 +303,16 @@ impl Inner {
     async fn run<V: Value>(
         &self,
         load: &SharedLoadFn<V>,
-        Job { config, loading, .. }: &Job,
+        Job { config, loading, member, .. }: &Job,
         skip_permit: &Notify,
         attempt: &mut Attempt,
     ) -> Result<Completed<V::Stored>, Error> {
         // A waiter that holds a permit itself lets this load skip the wait for one: otherwise each
         // could wait for the other.
-        let (turn, skipped) = (pin!(self.loads.acquire()), pin!(skip_permit.notified()));
-        let _permit = match select(turn, skipped).await {
-            Either::Left((permit, _)) => Some(permit.map_err(|_| Error::closed())?),
-            Either::Right(_) => None,
+        // The one query of a batch waits for its permit by itself.
+        let _permit = match member {
+            Some(_) => None,
+            None => self.permit(skip_permit).await?,
         };
         // Taken only now: until here, the reader that provided the load may still need it, if the
         // result of another process turns out to be unusable for it.
@@ -321,7 +324,12 @@ impl Inner {
         let (began, stamp) = (self.clock.now(), self.currency.stamp());
         attempt.began = Some((began, stamp));
         let mut closing = self.closing.subscribe();
-        let mut running = pin!(LOADING.scope(loading.clone(), async { load().await }));
+        let mut running = pin!(LOADING.scope(loading.clone(), async {
+            match member {
+                None => load().await,
+                Some(member) => member.skipping_permit(skip_permit, load()).await,
+            }
+        }));
         let brought = tokio::select! {
             brought = &mut running => brought,
             () = reached(&mut closing, Phase::ShutDown) => {
@@ -406,6 +414,8 @@ struct Job {
     config: Arc<QueryConfig>,
     token: Token,
     loading: Loading,
+    /// The batch that it is part of.
+    member: Option<Arc<Member>>,
 }
 
 /// Where the result of a successful load came from.

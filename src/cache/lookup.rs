@@ -10,8 +10,8 @@ use crate::cache::large::LargeEntry;
 use crate::clock::{self};
 use crate::flight::Loaded;
 use crate::l1::entry::{Entry, LoadInfo};
-use crate::l2::Found;
 use crate::l2::entry::{self, Content, Opened};
+use crate::l2::{Found, StoreError};
 use crate::telemetry::counters::{count, count_bytes};
 use crate::telemetry::trace::{self, Span};
 use crate::value::key::CacheKey;
@@ -43,7 +43,34 @@ pub(crate) enum MissReason {
     Unreachable,
 }
 
+/// What Redis holds under a key, as of when it was asked.
+pub(crate) struct Look {
+    /// When it was asked. The remaining lifetime of the entry is counted from here, so that the
+    /// duration of the request does not lengthen it.
+    asked: clock::Instant,
+    /// The process's order at that time.
+    verified_at: u64,
+    found: Result<Found, StoreError>,
+}
+
 impl Inner {
+    /// Looks up the first of these keys in one round trip, as many of them as suit one. Without an
+    /// answer it is that of all keys.
+    pub(crate) async fn look_many(&self, config: &QueryConfig, keys: &[CacheKey]) -> Vec<Look> {
+        let Some(fleet) = &self.fleet else { return vec![] };
+        let (asked, verified_at) = (self.clock.now(), self.currency.stamp().order);
+        let found = fleet.look_many(keys).await;
+        let took = clock::since(self.clock.now(), asked);
+        let look = |found| {
+            config.counters.looked_up(took);
+            Look { asked, verified_at, found }
+        };
+        match found {
+            Ok(found) => found.into_iter().map(|found| look(Ok(found))).collect(),
+            Err(error) => keys.iter().map(|_| look(Err(error))).collect(),
+        }
+    }
+
     /// Looks the key up in Redis. Every failure there is a counted miss. `answered` is called when
     /// nothing more is waited for and a value is about to be decoded.
     pub(crate) async fn lookup<V: Value>(
@@ -53,10 +80,8 @@ impl Inner {
         answered: impl FnOnce(),
     ) -> Lookup<V> {
         let Some(fleet) = &self.fleet else { return Lookup::Nothing(MissReason::Unreachable) };
-        // Read before the request is sent. The remaining lifetime of the entry is counted from
-        // here, so that the duration of the request does not lengthen it.
-        let asked = self.clock.now();
-        let verified_at = self.currency.stamp().order;
+        // Read before the request is sent.
+        let (asked, verified_at) = (self.clock.now(), self.currency.stamp().order);
         let span = Span::look_up(config.counters.name(), key);
         let found = span.around(fleet.look(key)).await;
         let took = clock::since(self.clock.now(), asked);
@@ -67,6 +92,17 @@ impl Inner {
         };
         span.ends(outcome, took, bytes);
         config.counters.looked_up(took);
+        self.judge::<V>(key, config, Look { asked, verified_at, found }, answered).await
+    }
+
+    /// Decides whether what was found may be served.
+    pub(crate) async fn judge<V: Value>(
+        &self,
+        key: &CacheKey,
+        config: &QueryConfig,
+        Look { asked, verified_at, found }: Look,
+        answered: impl FnOnce(),
+    ) -> Lookup<V> {
         let (bytes, now) = match found {
             Ok(Found::Entry { bytes, now }) => {
                 count_bytes(&config.counters.l2_bytes_read, bytes.len());

@@ -8,12 +8,15 @@ pub(crate) mod config;
 mod fetch;
 mod fleet_stats;
 mod follow;
+pub(crate) mod gather;
 pub(crate) mod inner;
 pub(crate) mod invalidation;
 pub(crate) mod judge;
 mod large;
 pub(crate) mod load;
+mod loading;
 pub(crate) mod lookup;
+pub(crate) mod many;
 mod permission;
 mod publisher;
 #[cfg(all(test, feature = "redis"))]

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::config::QueryConfig;
+use crate::cache::gather::Member;
 use crate::cache::inner::Inner;
 use crate::cache::lookup::{Lookup, MissReason};
 use crate::fleet::notices::WakeReason;
@@ -41,11 +42,11 @@ impl Inner {
     /// Acquires the permission to load. Waits while another process has it.
     pub(super) async fn acquire_permission<V: Value>(
         &self,
-        key: &CacheKey,
+        (key, token): (&CacheKey, Token),
         config: &QueryConfig,
-        token: Token,
         mut miss_reason: MissReason,
         skip_permit: &Notify,
+        member: Option<&Member>,
     ) -> Permission {
         if miss_reason == MissReason::OutOfReach {
             return Permission::OutOfReach;
@@ -74,11 +75,15 @@ impl Inner {
                 MissReason::OutOfReach => return Permission::OutOfReach,
                 MissReason::Unreachable => return Permission::Unleased,
             };
+            let turn = Member::turn(member, Member::LEASE).await;
             let waiter = fleet.notices.wait_for(*key);
             let at = self.currency.position();
             let need = self.currency.newest(config.depends.slots());
             let lease = fleet.ask(*key, token);
-            match fleet.store.lease(key, LeaseRequest { token, at, need, seen, refused }).await {
+            let reply =
+                fleet.store.lease(key, LeaseRequest { token, at, need, seen, refused }).await;
+            drop(turn);
+            match reply {
                 Err(_) => {
                     count(&self.counters.l2_errors);
                     return Permission::Leased(lease);
@@ -88,6 +93,10 @@ impl Inner {
                 Ok(LeaseReply::Wait(remaining)) => {
                     lease.refused();
                     count(&self.counters.lease_waits);
+                    // The others of its batch do not wait for that process.
+                    if let Some(member) = member {
+                        member.step_aside();
+                    }
                     match select(pin!(waiter.word(remaining)), patience.as_mut()).await {
                         Either::Left((WakeReason::Ended(LeaseOutcome::Filled), _)) => {}
                         Either::Left((WakeReason::Ended(LeaseOutcome::NoResult), _)) => {

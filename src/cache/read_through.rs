@@ -13,9 +13,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout};
 
 use crate::cache::config::QueryConfig;
+use crate::cache::gather::Member;
 use crate::cache::inner::{Inner, LoadFn};
-use crate::cache::load::{LOADING, Looked, SharedLoadFn};
-use crate::cache::lookup::{Lookup, MissReason};
+use crate::cache::load::{Looked, SharedLoadFn};
+use crate::cache::loading::LOADING;
+use crate::cache::lookup::{Look, Lookup, MissReason};
 use crate::cache::serve::ReadStart;
 use crate::error::{Error, ErrorKind};
 use crate::flight::waits::{Cycle, Loading};
@@ -33,7 +35,7 @@ use crate::value::token::Token;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// One read after its miss in memory.
-struct ReadThrough<V: Value> {
+pub(super) struct ReadThrough<V: Value> {
     inner: Arc<Inner>,
     key: CacheKey,
     config: Arc<QueryConfig>,
@@ -48,6 +50,10 @@ struct ReadThrough<V: Value> {
     runtime: Handle,
     /// Whether the first runtime dropped the task.
     moved: bool,
+    /// What a lookup for many reads has found for this one.
+    looked: Option<Looked>,
+    /// The batch that it is part of.
+    member: Option<Arc<Member>>,
 }
 
 /// How far the leader of a flight got.
@@ -60,7 +66,55 @@ enum Led<V> {
 }
 
 impl<V: Value> ReadThrough<V> {
-    async fn run(mut self) -> Result<Answer<V>, Error> {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        key: CacheKey,
+        config: Arc<QueryConfig>,
+        load: LoadFn<V::Stored>,
+        begin: Instant,
+        asked: ReadStart,
+    ) -> ReadThrough<V> {
+        ReadThrough {
+            inner: inner.clone(),
+            key,
+            config,
+            load: Arc::new(Mutex::new(Some(load))),
+            begin,
+            asked,
+            part_of: LOADING.try_with(Loading::clone).ok(),
+            runtime: inner.place(),
+            moved: false,
+            looked: None,
+            member: None,
+        }
+    }
+
+    /// Makes it part of a batch, which has this load for it.
+    pub(super) fn join(&mut self, member: Arc<Member>, load: LoadFn<V::Stored>) {
+        self.load = Arc::new(Mutex::new(Some(load)));
+        self.member = Some(member);
+    }
+
+    /// Answers with what a lookup for many reads has found, if that may be served.
+    ///
+    /// It was made before this read joins a flight. That is no worse than a lookup within it: what
+    /// was found is judged by the table as it is now, and those who join the flight are served by
+    /// the order that was noted before the lookup. A flight that is under way is not disturbed.
+    pub(super) async fn answer_from(&mut self, look: Look) -> Option<Answer<V>> {
+        let Joined::Leader(flight) = self.inner.flights.join(self.key) else { return None };
+        if let Some(hit) = self.newer_in_memory() {
+            return Some(hit);
+        }
+        let looked = self.inner.judge::<V>(&self.key, &self.config, look, || flight.found()).await;
+        self.looked = Some(match looked {
+            Lookup::Fresh(value, loaded) => return Some(self.found(flight, value, loaded)),
+            Lookup::Large(large) => Looked::Large(large),
+            Lookup::Nothing(miss_reason) => Looked::Nothing(miss_reason),
+        });
+        None
+    }
+
+    pub(super) async fn run(mut self) -> Result<Answer<V>, Error> {
         let mut joined = self.inner.flights.join(self.key);
         if let Joined::Follower(_) = joined {
             count(&self.inner.counters.coalesced);
@@ -70,7 +124,10 @@ impl<V: Value> ReadThrough<V> {
                 // A new result is being loaded. A reader that accepts a stale one need not wait.
                 Joined::Follower(waiter) => match self.while_revalidating() {
                     Some(stale) => return Ok(stale),
-                    None => (waiter, Origin::Coalesced),
+                    None => {
+                        self.member.iter().for_each(|member| member.step_aside());
+                        (waiter, Origin::Coalesced)
+                    }
                 },
                 Joined::Leader(flight) => match self.lead(flight).await {
                     Led::Answered(answer) => return Ok(answer),
@@ -97,24 +154,25 @@ impl<V: Value> ReadThrough<V> {
     }
 
     /// Checks memory once more, then Redis, and starts the load if neither can answer.
-    async fn lead(&self, flight: Flight) -> Led<V> {
+    async fn lead(&mut self, flight: Flight) -> Led<V> {
+        let looked = self.looked.take();
         let (inner, key, config) = (&self.inner, self.key, &self.config);
-        // An earlier flight may have stored its result and ended after this read missed in memory.
         // From here on no other flight can start for the key.
-        if inner.l1.has(&key)
-            && let Some(hit) = inner.hit(&key, config)
-        {
-            return Led::Answered(hit.answer);
+        if let Some(hit) = self.newer_in_memory() {
+            return Led::Answered(hit);
         }
         // The reader may have waited for a flight that ended with the runtime of Redis.
         inner.settle().await;
-        let looked = match inner.lookup::<V>(&key, config, || flight.found()).await {
-            Lookup::Fresh(value, loaded) => {
-                return Led::Answered(self.found(flight, value, loaded));
-            }
-            // The task fetches it: the caller may leave, and others wait for it.
-            Lookup::Large(large) => Looked::Large(large),
-            Lookup::Nothing(miss_reason) => Looked::Nothing(miss_reason),
+        let looked = match looked {
+            Some(looked) => looked,
+            None => match inner.lookup::<V>(&key, config, || flight.found()).await {
+                Lookup::Fresh(value, loaded) => {
+                    return Led::Answered(self.found(flight, value, loaded));
+                }
+                // The task fetches it: the caller may leave, and others wait for it.
+                Lookup::Large(large) => Looked::Large(large),
+                Lookup::Nothing(miss_reason) => Looked::Nothing(miss_reason),
+            },
         };
         let Some(waiter) = flight.begin_load(Instant::now() + self.deadline() + GRACE) else {
             return Led::TakenOver;
@@ -128,6 +186,7 @@ impl<V: Value> ReadThrough<V> {
             config.clone(),
             load,
             looked,
+            self.member.clone(),
         ));
         match stale {
             Some(stale) => {
@@ -136,6 +195,15 @@ impl<V: Value> ReadThrough<V> {
             }
             None => Led::Loading(waiter),
         }
+    }
+
+    /// An earlier flight may have stored its result and ended after this read missed in memory.
+    fn newer_in_memory(&self) -> Option<Answer<V>> {
+        let (inner, key) = (&self.inner, &self.key);
+        if !inner.l1.has(key) {
+            return None;
+        }
+        inner.hit(key, &self.config).map(|hit| hit.answer)
     }
 
     /// The lookup found the result: stores it in memory, completes the flight, and answers.
@@ -347,22 +415,10 @@ impl Inner {
         }
         let begin = Instant::now();
         let asked = ReadStart { at: self.clock.now(), order: self.currency.order() };
-        let outcome = match self.recheck_memory::<V>(&key, &config, asked).await {
+        let newly_confirmed = self.confirm().await;
+        let outcome = match self.recheck_memory::<V>(&key, &config, asked, newly_confirmed) {
             Some(settled) => settled,
-            None => {
-                let read = ReadThrough::<V> {
-                    key,
-                    config: config.clone(),
-                    load: Arc::new(Mutex::new(Some(load))),
-                    begin,
-                    asked,
-                    part_of: LOADING.try_with(Loading::clone).ok(),
-                    runtime: self.place(),
-                    moved: false,
-                    inner: self,
-                };
-                read.run().await
-            }
+            None => ReadThrough::new(&self, key, config.clone(), load, begin, asked).run().await,
         };
         let outcome = outcome.map_err(|error| error.of_query(config.counters.name()));
         config.counters.answered(&outcome);
@@ -387,6 +443,7 @@ impl Inner {
                 config.clone(),
                 load,
                 Looked::Nothing(MissReason::Unwanted(seen)),
+                None,
             );
             self.place().spawn(flying);
         }

@@ -84,20 +84,23 @@ impl Inner {
             || entry.stamp.is_ours() && at < clock::after(entry.lifetime.load_began, self.max_blind)
     }
 
-    /// Checks memory again after a miss. It can answer with a result that one beat confirms as
-    /// current, or with a cached error.
-    pub(crate) async fn recheck_memory<V: Value>(
+    /// Requests a beat if there is none that confirms the table. Returns whether it is confirmed now
+    /// and was not before.
+    pub(crate) async fn confirm(&self) -> bool {
+        let Some(fleet) = &self.fleet else { return false };
+        fleet.store.is_connected() && !fleet.is_confirmed() && fleet.confirm().await
+    }
+
+    /// Checks memory again after a miss. It can answer with a result that one beat
+    /// [confirms](Inner::confirm) as current, or with a cached error.
+    pub(crate) fn recheck_memory<V: Value>(
         &self,
         key: &CacheKey,
         config: &QueryConfig,
         asked: ReadStart,
+        newly_confirmed: bool,
     ) -> Option<Result<Answer<V>, Error>> {
-        if let Some(fleet) = &self.fleet
-            && fleet.store.is_connected()
-            && !fleet.is_confirmed()
-            && fleet.confirm().await
-            && let Some(hit) = self.hit(key, config)
-        {
+        if newly_confirmed && let Some(hit) = self.hit(key, config) {
             return Some(Ok(hit.answer));
         }
         let entry = self.l1.get(key)?;

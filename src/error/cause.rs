@@ -118,6 +118,15 @@ fn add(out: &mut String, text: &str) {
     out.push_str(text);
 }
 
+/// Whether a parameter could not be written, though its type is right.
+pub(super) fn is_of_a_parameter(error: Link<'_>) -> bool {
+    chain(error).any(|link| {
+        link.is::<tokio_postgres::Error>()
+            && link.to_string().starts_with("error serializing")
+            && !link.source().is_some_and(|it| it.is::<WrongType>())
+    })
+}
+
 /// Whether the source of a driver's error may quote a value: of a parameter that could not be
 /// written, or of a column that could not be read.
 fn hides_its_source(link: Link<'_>) -> bool {

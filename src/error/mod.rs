@@ -1,6 +1,7 @@
 //! [`Error`]: the errors that callers receive. A read never fails because of the cache's own tiers.
 
 mod cause;
+mod many;
 mod setting;
 mod setup;
 mod write;

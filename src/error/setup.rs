@@ -42,6 +42,16 @@ impl Error {
         )
     }
 
+    /// A query that learns was to be read with many values.
+    pub(crate) fn auto_of_batch() -> Error {
+        Error::new(
+            ErrorKind::Setting,
+            "a batch (`bind_many`) does not learn what it depends on (`auto`): bind the values one by one, \
+             or declare what the query reads with `table`",
+            None,
+        )
+    }
+
     /// A query that learns was to be fetched from a shared client.
     pub(crate) fn auto_of_shared_client() -> Error {
         Error::new(

@@ -91,6 +91,24 @@ impl Fleet {
         if self.knows(&glance, asked) { Ok(glance.found) } else { Err(StoreError::Unavailable) }
     }
 
+    /// The same for the first of these keys, as many of them as suit one round trip.
+    pub(crate) async fn look_many(&self, keys: &[CacheKey]) -> Result<Vec<Found>, StoreError> {
+        // All replies are of one connection and have one position of the directory.
+        let knows = |replies: &[ReadReply], asked: Position| {
+            replies.first().is_some_and(|reply| self.knows(reply, asked))
+        };
+        let found =
+            |replies: Vec<ReadReply>| replies.into_iter().map(|reply| reply.found).collect();
+        let asked = self.currency().position();
+        let replies = self.store.read_many(keys).await?;
+        if knows(&replies, asked) || self.confirm().await && knows(&replies, asked) {
+            return Ok(found(replies));
+        }
+        let asked = self.currency().position();
+        let replies = self.store.read_many(keys).await?;
+        if knows(&replies, asked) { Ok(found(replies)) } else { Err(StoreError::Unavailable) }
+    }
+
     fn knows(&self, glance: &ReadReply, asked: Position) -> bool {
         self.is_confirmed()
             && glance.directory.is_some_and(|directory| {

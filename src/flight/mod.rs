@@ -125,6 +125,11 @@ impl Flights {
         }
     }
 
+    /// Whether a flight is under way.
+    pub(crate) fn has(&self, key: &CacheKey) -> bool {
+        self.lock().flights.contains_key(key)
+    }
+
     /// Replaces a flight that makes no progress by a new one. If another flight has replaced it
     /// already, or it has moved past its lookup, joins that flight instead.
     pub(crate) fn take_over(&self, key: CacheKey, stuck: &Waiter) -> Joined {

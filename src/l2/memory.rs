@@ -304,6 +304,23 @@ impl Store for Member {
         })
     }
 
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [CacheKey],
+    ) -> BoxFuture<'a, Result<Vec<ReadReply>, StoreError>> {
+        Box::pin(async move {
+            self.act(|space, now| {
+                let directory = space.directory.as_ref().map(|directory| directory.at);
+                let reply = |key| ReadReply {
+                    found: space.read(key, now.at),
+                    directory,
+                    connection: now.connection,
+                };
+                (keys.iter().map(reply).collect(), None)
+            })
+        })
+    }
+
     fn splits(&self) -> bool {
         // Bytes are shared here, not transferred.
         false

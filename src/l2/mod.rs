@@ -53,6 +53,13 @@ pub(crate) trait Store: Send + Sync {
     /// Returns the bytes under a key and the directory's position, in one round trip.
     fn read<'a>(&'a self, key: &'a CacheKey) -> BoxFuture<'a, Result<ReadReply, StoreError>>;
 
+    /// Returns what [`read`](Store::read) does, for the first of these keys: as many of them as suit
+    /// one round trip, in their order, and at least one. `keys` is not empty.
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [CacheKey],
+    ) -> BoxFuture<'a, Result<Vec<ReadReply>, StoreError>>;
+
     /// Whether the payload of a large entry is stored in parts, outside of the entry.
     fn splits(&self) -> bool;
 

@@ -1,11 +1,13 @@
 //! [`Query`]: SQL with its policy, and the ways to run it.
 
 mod auto;
+mod batch;
 mod bound;
 pub(crate) mod dependencies;
 mod fetched;
 #[cfg(test)]
 mod followed_tests;
+mod grouped;
 mod learning_load;
 mod reads;
 mod setup;
@@ -18,7 +20,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+pub use self::batch::{Batch, ReadMany};
 pub use self::bound::Bound;
+pub use self::grouped::Grouped;
 use self::learning_load::Seen;
 pub use self::setup::BoundWith;
 

@@ -178,8 +178,8 @@ impl<'q, P> Bound<'q, P> {
 #[must_use = "a bound query does nothing until it is fetched"]
 pub struct BoundWith<'q, P> {
     pub(super) bound: Bound<'q, P>,
-    setup: Setup<'q>,
-    learns: bool,
+    pub(super) setup: Setup<'q>,
+    pub(super) learns: bool,
 }
 
 impl<'q, P> BoundWith<'q, P> {

@@ -53,6 +53,11 @@ impl Image {
         &self.columns
     }
 
+    /// A writer of rows with the same columns.
+    pub(super) fn writer(&self) -> ImageWriter {
+        ImageWriter::new(self.columns.clone())
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
@@ -153,7 +158,6 @@ impl ImageWriter {
         self.end_row()
     }
 
-    #[cfg(feature = "sqlx")]
     pub(crate) fn push_cells<'c>(
         &mut self,
         cells: impl Iterator<Item = Option<&'c [u8]>>,

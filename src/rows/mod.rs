@@ -12,6 +12,7 @@ mod refused;
 mod row;
 mod search;
 mod ser;
+mod split;
 mod text;
 
 use std::fmt;

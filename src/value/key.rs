@@ -109,6 +109,9 @@ impl Hasher for FirstBytes {
 pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of no query, for values that are compared with each other only.
+    pub(crate) const NONE: Digest = Digest([0; 32]);
+
     pub(crate) fn new(namespace: &str, sql: &str, scope: Option<&str>, schema: u32) -> Digest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[KEY_FORMAT]);

@@ -5,10 +5,12 @@ use std::fmt;
 
 use tokio_postgres::types::ToSql;
 
+pub(crate) use self::list::{List, bytes_of};
 use self::sent::sent;
-use crate::value::key::KeyEncoder;
+use crate::value::key::{CacheKey, Digest, KeyEncoder, Shape};
 
 mod impls;
+mod list;
 mod sent;
 
 /// A value that is part of a result's key.
@@ -159,6 +161,19 @@ impl OwnedParams {
         self.0.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect()
     }
 
+    pub(crate) fn none() -> OwnedParams {
+        OwnedParams(vec![])
+    }
+
+    /// These parameters, shared, and a further one.
+    pub(crate) fn and(
+        self: &std::sync::Arc<Self>,
+        last: impl ToSql + Send + Sync + 'static,
+    ) -> OwnedParams {
+        let shared = (0..self.0.len()).map(|at| list::shared(self.clone(), at));
+        OwnedParams(shared.chain([Box::new(last) as Box<dyn ToSql + Sync + Send>]).collect())
+    }
+
     #[cfg(feature = "sqlx")]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -208,6 +223,35 @@ tuples! {
 fn one<P: Param + ?Sized>(param: &P, out: &mut KeyEncoder) {
     P::kind(out);
     param.value(out);
+}
+
+/// Identifies a value among others: equal values of one kind have the same identity.
+pub(crate) fn identity<P: Param + ?Sized>(value: &P) -> CacheKey {
+    let mut encoder = KeyEncoder::new(Digest::NONE, Shape(0));
+    one(value, &mut encoder);
+    encoder.finish()
+}
+
+/// The parameters of one call of a batch: those that all calls share, and one of the values.
+pub(crate) struct WithOne<'a, P, V>(pub(crate) &'a P, pub(crate) &'a V);
+
+impl<P: Params, V: Param> Params for WithOne<'_, P, V> {
+    #[inline]
+    fn encode(&self, out: &mut KeyEncoder) {
+        self.0.encode(out);
+        one(self.1, out);
+    }
+}
+
+/// The same with a list of that value alone.
+pub(crate) struct WithListOfOne<'a, P, V>(pub(crate) &'a P, pub(crate) &'a V);
+
+impl<P: Params, V: Param> Params for WithListOfOne<'_, P, V> {
+    #[inline]
+    fn encode(&self, out: &mut KeyEncoder) {
+        self.0.encode(out);
+        one(std::slice::from_ref(self.1), out);
+    }
 }
 
 /// Parameters bound one after the other, as [`Query::bind`](crate::Query::bind) makes them.

@@ -18,6 +18,7 @@ mod harness_workers;
 mod invalidation;
 mod json;
 mod learn;
+mod many;
 mod outdated;
 mod params;
 mod pooling;

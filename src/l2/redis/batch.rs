@@ -32,6 +32,9 @@
 //! single lookup. If a task ends early because its runtime ends, its waiting lookups are dropped,
 //! which fails them.
 //!
+//! A caller that looks many keys up at once ([`ReadBatcher::look_many`]) has pipelines of its own,
+//! one after the other, which are larger.
+//!
 //! The replies of a batch arrive together, so a long entry delays the others of its batch, as it
 //! delays everything behind it on the connection anyway. The recent sizes of entries limit how many
 //! lookups share a batch. Of a large entry only the head is here; see
@@ -58,6 +61,10 @@ use crate::value::key::CacheKey;
 const MOST: usize = 32;
 /// The maximum size of the entries expected in a batch, in bytes: a fraction of a millisecond.
 const BYTES: usize = 256 << 10;
+/// The same limits where one caller looks many keys up: it wants all of them, and the fewer round
+/// trips the better.
+const MOST_OF_ONE: usize = 512;
+const BYTES_OF_ONE: usize = 1 << 20;
 
 #[derive(Clone)]
 pub(super) struct ReadBatcher(Arc<Shared>);
@@ -135,6 +142,31 @@ impl ReadBatcher {
                 shared.link.timed_out(sent);
                 Err(StoreError::Unavailable)
             }
+        }
+    }
+}
+
+impl ReadBatcher {
+    /// Looks up the first of some keys, as many as suit a pipeline, for one caller and in its own
+    /// task.
+    pub(super) async fn look_many(&self, keys: &[CacheKey]) -> Result<Vec<ReadReply>, StoreError> {
+        let shared = &self.0;
+        let size = shared.size.load(Ordering::Relaxed).max(1);
+        let most = (BYTES_OF_ONE / size).clamp(MOST, MOST_OF_ONE).min(keys.len());
+        shared.lock().under_way += 1;
+        let _under_way = InFlightGuard(shared);
+        let replies: Vec<_> = shared.ask(&keys[..most]).await?.collect();
+        shared.learn(replies.iter().map(ReadReply::bytes).sum::<usize>() / most);
+        Ok(replies)
+    }
+}
+
+impl ReadReply {
+    /// The size of the entry that it holds.
+    fn bytes(&self) -> usize {
+        match &self.found {
+            Found::Entry { bytes, .. } => bytes.len(),
+            Found::Nothing => 0,
         }
     }
 }
@@ -241,9 +273,7 @@ impl FlushGuard {
         match shared.ask(&keys).await {
             Ok(glances) => {
                 for (waiting, glance) in batch.into_iter().zip(glances) {
-                    if let Found::Entry { bytes, .. } = &glance.found {
-                        size += bytes.len();
-                    }
+                    size += glance.bytes();
                     // A caller that has left meanwhile does not receive it.
                     let _ = waiting.answer.send(Ok(glance));
                 }

@@ -226,6 +226,13 @@ impl Store for RedisStore {
         Box::pin(self.batcher.look(key))
     }
 
+    fn read_many<'a>(
+        &'a self,
+        keys: &'a [CacheKey],
+    ) -> BoxFuture<'a, Result<Vec<ReadReply>, StoreError>> {
+        Box::pin(self.batcher.look_many(keys))
+    }
+
     fn splits(&self) -> bool {
         true
     }

@@ -19,7 +19,7 @@ pub(super) fn sent<T: ToSql + Send + Sync + 'static>(value: T) -> Box<dyn ToSql 
 }
 
 /// The type; of a domain, the type that it is over.
-fn base(mut type_: &Type) -> &Type {
+pub(super) fn base(mut type_: &Type) -> &Type {
     while let Kind::Domain(of) = type_.kind() {
         type_ = of;
     }
@@ -27,7 +27,7 @@ fn base(mut type_: &Type) -> &Type {
 }
 
 /// The type whose values a value of `type_` is sent as.
-fn sent_as<T: 'static>(type_: &Type) -> Type {
+pub(super) fn sent_as<T: 'static>(type_: &Type) -> Type {
     let is_any = |types: &[TypeId]| types.contains(&TypeId::of::<T>());
     let type_ = base(type_);
     match type_.kind() {
