@@ -151,6 +151,15 @@ pub(crate) fn builtin(name: &str) -> Builtin {
     if compares_times(name) { Builtin::Settings(TIME) } else { Builtin::Unsettled }
 }
 
+/// The names whose results depend on settings and on nothing else, but those that [`COMPARES_TIMES`] finds.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    SETTLED.iter().flat_map(|(names, _)| names.iter().copied())
+}
+
+/// The names of functions that compare times, as a regular expression of PostgreSQL.
+pub(crate) const COMPARES_TIMES: &str =
+    "^(date|timestamp|timestamptz)_(eq|ne|lt|le|gt|ge|cmp)_(date|timestamp|timestamptz)$";
+
 /// `date_lt_timestamptz` and its relatives: only the time zone makes them STABLE.
 fn compares_times(name: &str) -> bool {
     let types = ["timestamptz", "timestamp", "date"];

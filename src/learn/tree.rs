@@ -37,14 +37,14 @@ pub(crate) struct Named {
 }
 
 /// `date`, `time`, `timestamp`, `timestamptz`, `timetz`, and arrays of them.
-const TIMES: &[u32] = &[1082, 1083, 1114, 1184, 1266, 1182, 1183, 1115, 1185, 1270];
+pub(crate) const TIMES: &[u32] = &[1082, 1083, 1114, 1184, 1266, 1182, 1183, 1115, 1185, 1270];
 /// `current_setting(text)`, `current_setting(text, bool)`.
 const CURRENT_SETTING: &[u32] = &[2077, 3294];
 const TEXT: &str = "25";
 /// A value of these is the number of a catalog's row, which is written as its name, and read from it:
 /// `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass`, `regtype`, `regconfig`,
 /// `regdictionary`, `regnamespace`, `regrole`, `regcollation`.
-const NAMES: &[u32] =
+pub(crate) const NAMES: &[u32] =
     &[24, 2202, 2203, 2204, REGCLASS, REGTYPE, REGCONFIG, REGDICTIONARY, 4089, 4096, 4191];
 const REGCLASS: u32 = 2205;
 const REGTYPE: u32 = 2206;
@@ -210,7 +210,7 @@ pub(crate) fn is_name(oid: u32) -> bool {
 }
 
 /// What decides how words are found in a text, and is no value that a query returns.
-fn is_of_words(oid: u32) -> bool {
+pub(crate) fn is_of_words(oid: u32) -> bool {
     matches!(oid, REGCONFIG | REGDICTIONARY)
 }
 

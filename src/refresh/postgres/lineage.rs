@@ -6,6 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::session::Session;
 use super::state::Kind;
+use crate::learn::{settled, tree};
 
 /// What some views read, directly and through others, according to PostgreSQL's rewrite rules and
 /// row-level policies.
@@ -73,25 +74,31 @@ const APPLIES: &str = "\
       AND EXISTS (SELECT FROM unnest(p.polroles) g(role) \
         WHERE CASE WHEN g.role = 0 THEN true ELSE pg_has_role(e.role, g.role, 'USAGE') END)";
 
-/// Functions that are STABLE only because their result depends on settings of the session (time
-/// zone, date style). With the same settings and arguments, the result is the same. `now()` is
-/// STABLE as well, and is not among them.
-const SETTLED: &str = "\
-    p.pronamespace = 'pg_catalog'::regnamespace AND ( \
-      p.proname IN ('date_trunc', 'to_char', 'date_part', 'extract', 'timezone', 'date', \
-        'time', 'timetz', 'timestamp', 'timestamptz', 'interval', 'make_timestamptz', \
-        'to_date', 'to_timestamp', 'to_number', 'concat', 'concat_ws', 'format', \
-        'array_to_string', 'string_to_array', 'to_json', 'to_jsonb', 'row_to_json', \
-        'array_to_json', 'json_build_object', 'jsonb_build_object', 'json_build_array', \
-        'jsonb_build_array', 'json_object_agg', 'jsonb_object_agg', 'json_agg', 'jsonb_agg', \
-        'anytextcat', 'textanycat', 'quote_nullable', 'generate_series', 'date_bin', \
-        'to_tsvector', 'to_tsquery', 'plainto_tsquery', 'ts_headline', 'regexp_split_to_table', \
-        'timestamptz_pl_interval', 'timestamptz_mi_interval', 'interval_pl_timestamptz', \
-        'overlaps', 'money', 'cash_out', 'numeric', 'text', 'xml', 'quote_literal') \
-      OR p.proname ~ '^(date|timestamp|timestamptz)_(eq|ne|lt|le|gt|ge|cmp)_(date|timestamp|timestamptz)$')";
+/// The condition that a function `p` is STABLE only because its result depends on settings of the
+/// session. With the same settings and arguments, the result is the same.
+fn is_settled() -> String {
+    let names: Vec<String> = settled::names().map(|name| format!("'{name}'")).collect();
+    let names = names.join(", ");
+    format!(
+        "p.pronamespace = 'pg_catalog'::regnamespace AND (p.proname IN ({names}) \
+           OR p.proname ~ '{TIMES}')",
+        TIMES = settled::COMPARES_TIMES
+    )
+}
 
 fn sql() -> String {
     let edges = EDGES.replace("{APPLIES}", APPLIES);
+    let is_settled = is_settled();
+    let of = |oids: &[u32]| oids.iter().map(u32::to_string).collect::<Vec<_>>().join("|");
+    // What a cast through text makes, and what functions of JSON and XML make of texts.
+    let times = of(tree::TIMES);
+    let text_as_time = format!(
+        ":resulttype ({times}) :resultcollid|:typid ({times})[ )}}]|:coltypes [(]o ([0-9]+ )*({times})[ )]"
+    );
+    // A constant that says how words are found is none.
+    let names: Vec<u32> =
+        tree::NAMES.iter().copied().filter(|&oid| !tree::is_of_words(oid)).collect();
+    let names = format!(":[a-zA-Z_]*[tT]ype(id|Id)? ({})[ )}}]", of(&names));
     format!(
         "WITH RECURSIVE {edges}, \
         relations AS (SELECT DISTINCT oid FROM edges), \
@@ -117,7 +124,7 @@ fn sql() -> String {
           SELECT f.oid, format('it calls %s, whose result may change by itself', \
               p.oid::regprocedure) AS why \
             FROM called f JOIN pg_proc p ON p.oid = f.id \
-            WHERE p.provolatile <> 'i' AND NOT ({SETTLED}) \
+            WHERE p.provolatile <> 'i' AND NOT ({is_settled}) \
               AND NOT (p.proname = 'age' AND p.pronargs = 2) \
           UNION \
           SELECT f.oid, format('it calls %s, which belongs to a session', p.oid::regprocedure) \
@@ -132,7 +139,14 @@ fn sql() -> String {
             FROM trees t WHERE t.tree ~ '[{{]SQLVALUEFUNCTION ' \
           UNION \
           SELECT t.oid, 'it takes a random sample (TABLESAMPLE)' \
-            FROM trees t WHERE t.tree ~ '[{{]TABLESAMPLECLAUSE '), \
+            FROM trees t WHERE t.tree ~ '[{{]TABLESAMPLECLAUSE ' \
+          UNION \
+          SELECT t.oid, 'it reads a text as a date or a time, and the text may be ''now''' \
+            FROM trees t WHERE t.tree ~ '{text_as_time}' \
+          UNION \
+          SELECT t.oid, 'a value of it is the name of a relation, a type or a role (regclass or the \
+              like), which may be renamed' \
+            FROM trees t WHERE t.tree ~ '{names}'), \
         reads AS ( \
           SELECT reader, array_agg(DISTINCT oid) AS oids FROM edges WHERE reader <> 0 GROUP BY 1), \
         functions AS ( \

@@ -167,7 +167,8 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
         ("t4", "SELECT id, row_number() OVER (ORDER BY at), kind || id AS both FROM events"),
         (
             "t5",
-            "SELECT min(id) AS id, count(DISTINCT kind), string_agg(kind, ','), jsonb_agg(kind) FROM events",
+            "SELECT min(id) AS id, max(at::date::text) AS day, max(to_tsvector('english', kind)::text) AS w,
+               count(DISTINCT kind), string_agg(kind, ','), jsonb_agg(kind) FROM events",
         ),
     ];
     let untraced = [
@@ -180,6 +181,10 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
         ("u7", "SELECT oid::int AS id FROM pg_class", "pg_class"),
         ("u8", "SELECT id FROM events TABLESAMPLE SYSTEM (50)", "TABLESAMPLE"),
         ("u9", "SELECT id, current_setting('TimeZone') FROM events", "current_setting("),
+        ("u11", "SELECT id, kind::date AS day FROM events", "'now'"),
+        ("u12", "SELECT id, kind::text[]::date[] AS days FROM events", "'now'"),
+        ("u13", "SELECT id, 'events'::regclass::text AS name FROM events", "renamed"),
+        ("u14", "SELECT id, tableoid::regclass AS name FROM events", "renamed"),
         ("u10", "SELECT 1 AS id FROM events WHERE EXISTS (SELECT FROM lately) LIMIT 1", "now()"),
     ];
     let all = traced.iter().copied().chain(untraced.iter().map(|(name, sql, _)| (*name, *sql)));
