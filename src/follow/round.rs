@@ -139,6 +139,8 @@ impl Slot {
         }
         redefined.relations.into_iter().for_each(|name| announced.any_row(name));
         let mut slots = announced.slots();
+        let unproven = redefined.proofs.iter().flat_map(RelationName::tags_of_any_rows);
+        slots.extend(unproven.map(|tag| tag.slot()));
         if !wholesale.is_empty() {
             slots.push(TagSlot::FOLLOWED);
         }

@@ -1,6 +1,7 @@
 //! The version of everything that a verdict was made of: what a text means, and what it calls.
 
 use super::{TextRow, Verdict, oids, texts};
+use crate::learn::keys::KEY_COLUMNS;
 
 /// The first column of the row that has the version.
 pub(crate) const MARK: &str = "definitions";
@@ -64,7 +65,7 @@ pub(crate) fn question(verdict: &Verdict) -> String {
         rows("oid", "oid, xmin", &format!("pg_type WHERE typname = ANY ({type_names})")),
         rows("oid", "oid, xmin", "pg_operator WHERE oid >= 16384"),
         rows("oid", "oid, xmin", "pg_cast WHERE oid >= 16384"),
-        identities(verdict),
+        proofs(verdict),
     ];
     format!(
         "SELECT '{MARK}', NULL, NULL, NULL, \
@@ -73,26 +74,23 @@ pub(crate) fn question(verdict: &Verdict) -> String {
     )
 }
 
-/// What decides on the key columns of relations that are read by keys: the replica identities of all tables
-/// that hold rows of them.
-fn identities(verdict: &Verdict) -> String {
-    let keyed = verdict.relations.iter().filter(|(_, name)| verdict.keys.contains_key(*name));
-    let keyed: Vec<u32> = keyed.map(|(oid, _)| *oid).collect();
-    if keyed.is_empty() {
+/// What shows which rows are read, if that is known of a relation: the key columns of all tables, and the
+/// constraints and unique indexes that the plan may have relied on.
+fn proofs(verdict: &Verdict) -> String {
+    if verdict.keys.is_empty() {
         return "NULL".to_owned();
     }
-    let index = rows(
-        "indexrelid",
-        "indexrelid, indisprimary, indisreplident, indisvalid",
-        "pg_index x WHERE x.indrelid = c.oid AND (x.indisprimary OR x.indisreplident)",
-    );
+    let columns =
+        rows("attnum", "attnum, xmin", "pg_attribute WHERE attrelid = c.oid AND attnum > 0");
+    let unique =
+        rows("indexrelid", "indexrelid, xmin", "pg_index WHERE indrelid = c.oid AND indisunique");
     format!(
         "(WITH RECURSIVE below AS (SELECT pg_catalog.unnest({}) AS oid \
             UNION SELECT i.inhrelid FROM below b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid) \
-          SELECT pg_catalog.string_agg( \
-            pg_catalog.concat_ws(',', c.oid, c.relreplident, {index}), ' ' ORDER BY c.oid) \
+          SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', c.oid, c.xmin, \
+            pg_catalog.array_to_json({KEY_COLUMNS}), {columns}, {unique}), ' ' ORDER BY c.oid) \
           FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid)",
-        oids(&keyed)
+        oids(verdict.relations.keys())
     )
 }
 

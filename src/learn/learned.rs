@@ -179,8 +179,12 @@ impl Learned {
         let mut tags = vec![];
         for relation in &read.relations {
             match self.tags_of_keys(relation, params) {
-                Some(keys) => tags.extend(keys.into_iter().chain(relation.tags_of_read_by_key())),
+                Some(keys) => tags.extend(keys),
                 None => tags.extend(relation.tags_of_read()),
+            }
+            // What a plan shows of one relation may rely on what is defined for another.
+            if self.follows && !self.verdict.keys.is_empty() {
+                tags.extend(relation.tags_of_read_by_key());
             }
         }
         tags

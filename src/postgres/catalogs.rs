@@ -64,23 +64,6 @@ pub(crate) const OF_THE_DATABASE: &[Catalog] = &[
     catalog("pg_extension", "x.oid", "true"),
 ];
 
-/// The key columns of the table `c`, an array of texts: those of which each change in the log tells the
-/// value before and after, since they are part of the replica identity, and of whose types equal values
-/// are written in one way. Of a table whose whole rows are logged, the first eight.
-///
-/// A cache that follows the database and a query that learns both go by this.
-pub(crate) const KEY_COLUMNS: &str = "\
-    CASE WHEN c.relkind <> 'r' OR c.relreplident = 'n' THEN '{}'::pg_catalog.text[] \
-      ELSE ARRAY(SELECT g.attname::pg_catalog.text FROM pg_catalog.pg_attribute g \
-        WHERE g.attrelid = c.oid AND g.attnum > 0 AND NOT g.attisdropped AND g.attgenerated = '' \
-          AND g.atttypid IN (20, 21, 23, 25, 1043, 2950) \
-          AND (g.attcollation = 0 OR EXISTS (SELECT FROM pg_catalog.pg_collation k \
-            WHERE k.oid = g.attcollation AND k.collisdeterministic)) \
-          AND (c.relreplident = 'f' OR g.attnum = ANY ((SELECT (x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1] \
-            FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate \
-              AND CASE c.relreplident WHEN 'd' THEN x.indisprimary ELSE x.indisreplident END)::pg_catalog.int2[])) \
-        ORDER BY g.attnum LIMIT 8) END";
-
 /// Whether every session has been notified of the definitions that are visible by now.
 ///
 /// A transaction that commits becomes visible to queries first, and notifies other sessions of what it

@@ -158,7 +158,8 @@ impl RelationName {
         [any_rows(&self.canonical())].into_iter().chain(any)
     }
 
-    fn tags_of_any_rows(&self) -> impl Iterator<Item = Tag> {
+    /// The tags that make stale what was read by keys, and nothing else.
+    pub(crate) fn tags_of_any_rows(&self) -> impl Iterator<Item = Tag> {
         let usual = || format!("{DEFAULT_SCHEMA}.{}", self.unqualified());
         let named = if self.is_qualified() { self.canonical() } else { usual() };
         let any = (!self.is_qualified()).then(|| any_rows(&self.in_any_schema()));

@@ -43,12 +43,17 @@ struct Described {
     /// It may have rows of its own, unlike a view or a partitioned table.
     holds_rows: bool,
     key_columns: Arc<[String]>,
+    /// Changes whenever something may have changed that shows which rows a query reads, or which rows a
+    /// change is of.
+    proofs: u64,
 }
 
 /// Which definitions have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Redefined {
     pub(super) relations: BTreeSet<RelationName>,
+    /// Those of which it may not be true any more which rows were read or changed.
+    pub(super) proofs: BTreeSet<RelationName>,
     /// One that any result may depend on.
     pub(super) anything: bool,
 }
@@ -68,11 +73,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Redefined {
     pub(super) fn is_empty(&self) -> bool {
-        self.relations.is_empty() && !self.anything
+        self.relations.is_empty() && self.proofs.is_empty() && !self.anything
     }
 
     pub(super) fn add(&mut self, more: &Redefined) {
         self.relations.extend(more.relations.iter().cloned());
+        self.proofs.extend(more.proofs.iter().cloned());
         self.anything |= more.anything;
     }
 }
@@ -114,6 +120,7 @@ impl Schema {
             parents: vec![],
             is_logged: true,
             holds_rows: true,
+            proofs: 0,
             key_columns: columns.iter().map(|&column| column.to_owned()).collect(),
         };
         Schema::of((1..).zip(tables.iter().map(described)).collect())
@@ -158,6 +165,7 @@ impl Schema {
             Schema::of(relations(server).await?)
         };
         redefined.relations = self.different(&present);
+        redefined.proofs = self.unproven(&present);
         (present.of_server, present.of_database) = (of_server, of_database);
         present.of_relations = of_relations;
         if !redefined.is_empty() {
@@ -207,6 +215,15 @@ impl Schema {
             }
         }
         names
+    }
+
+    /// The relations that a proof was of which may not hold any more: those whose proofs have changed, and
+    /// those with a new partition or child.
+    fn unproven(&self, present: &Schema) -> BTreeSet<RelationName> {
+        let changed = present.relations.iter().filter(|(oid, now)| {
+            self.relations.get(oid).is_none_or(|before| before.proofs != now.proofs)
+        });
+        changed.flat_map(|(&oid, _)| present.family(oid).cloned()).collect()
     }
 
     /// A relation and all that it is a partition or a child of.
@@ -269,6 +286,7 @@ async fn relations(server: &Server) -> Result<HashMap<u32, Described>, Replicati
         is_logged: row.get("logged"),
         holds_rows: row.get("holds_rows"),
         key_columns: row.get::<_, Vec<String>>("key_columns").into(),
+        proofs: checksum::of_name(row.get("proofs")),
     };
     Ok(rows.iter().map(|row| (row.get("oid"), described(row))).collect())
 }
@@ -293,7 +311,8 @@ mod tests {
     fn relation(name: &str, definition: u64, parents: &[u32]) -> Described {
         let (name, parents) = (RelationName::of("public", name), parents.to_vec());
         let key_columns = ["id", name.relation()].map(str::to_owned).into();
-        Described { name, definition, parents, is_logged: true, holds_rows: true, key_columns }
+        let (is_logged, holds_rows, proofs) = (true, true, 0);
+        Described { name, definition, parents, is_logged, holds_rows, key_columns, proofs }
     }
 
     /// A parent, two partitions of it, one of them with a partition of its own, and a table.
@@ -330,6 +349,19 @@ mod tests {
         assert_eq!(different(|all| drop(all.insert(6, relation("n", 0, &[1])))), ["n"]);
         let unlogged = Described { is_logged: false, ..relation("n", 0, &[3]) };
         assert_eq!(different(|all| drop(all.insert(6, unlogged))), ["n", "p", "p2"]);
+    }
+
+    #[test]
+    fn what_a_plan_relied_on_is_unproven_for_all_that_read_it() {
+        let unproven = |change: &dyn Fn(&mut HashMap<u32, Described>)| {
+            let mut after = before();
+            change(&mut after);
+            let names = Schema::of(before()).unproven(&Schema::of(after));
+            names.iter().map(|name| name.unqualified()).collect::<Vec<_>>()
+        };
+        assert_eq!(unproven(&|_| ()), [""; 0]);
+        assert_eq!(unproven(&|all| all.get_mut(&4).unwrap().proofs = 1), ["p", "p2", "p21"]);
+        assert_eq!(unproven(&|all| drop(all.insert(6, relation("n", 0, &[1])))), ["n", "p"]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The sum of a hash of a row's key and its transaction over a [catalog](crate::postgres::catalogs) changes
 //! with every definition, and costs a scan without sorting.
 
-use crate::postgres::catalogs::{KEY_COLUMNS, LASTING, OF_THE_DATABASE};
+use crate::learn::keys::KEY_COLUMNS;
+use crate::postgres::catalogs::{LASTING, OF_THE_DATABASE};
 
 /// What relations are made of. If it changes, each of them is compared.
 const OF_RELATIONS: &[(&str, &str, &str)] = &[
@@ -13,8 +14,8 @@ const OF_RELATIONS: &[(&str, &str, &str)] = &[
     ("pg_rewrite", "x.oid::int8", "x.ev_class IN (SELECT oid FROM relations)"),
     ("pg_policy", "x.oid::int8", "true"),
     ("pg_inherits", "x.inhrelid::int8 << 32 | x.inhparent::int8", "true"),
-    // The replica identity.
-    ("pg_index", "x.indexrelid::int8", "x.indisprimary OR x.indisreplident"),
+    // Replica identities, and what plans rely on.
+    ("pg_index", "x.indexrelid::int8", "x.indisunique"),
 ];
 
 /// What all databases of the server share. Another database's session may change it, so it is not in
@@ -85,7 +86,9 @@ fn of_the_server() -> String {
 /// that it is a partition or a child of.
 ///
 /// Values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
-/// rewrite the same rows. A table's file is not among them, since `VACUUM FULL` changes it and
+/// rewrite the same rows. They are compared as well, for what was read by keys only: a plan relies on
+/// constraints and unique indexes, and a change of the replica identity to and fro leaves the values as they
+/// were. A table's file is not among them, since `VACUUM FULL` changes it and
 /// `TRUNCATE` is decoded; that of a materialized view is, since a refresh is not.
 pub(super) fn relations() -> String {
     RELATIONS.replace("{KEY_COLUMNS}", KEY_COLUMNS)
@@ -101,16 +104,20 @@ const RELATIONS: &str = "\
           CASE WHEN c.relkind = 'm' THEN concat_ws(' ', c.relfilenode, c.relispopulated) END), 0), \
         a.sum, d.sum, r.sum, p.sum) AS definition, \
       coalesce(i.parents, '{}') AS parents, \
-      c.relkind IN ('r', 'm', 'f') AS holds_rows, {KEY_COLUMNS} AS key_columns \
+      c.relkind IN ('r', 'm', 'f') AS holds_rows, {KEY_COLUMNS} AS key_columns, \
+      concat_ws('/', c.xmin, a.xmins, u.sum) AS proofs \
     FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN (SELECT attrelid, sum(hashtextextended(concat_ws(' ', attnum, attname, atttypid, \
-        atttypmod, attcollation, attisdropped, attgenerated), 0)) \
+        atttypmod, attcollation, attisdropped, attgenerated), 0)), \
+        sum(hashint8extended(xmin::text::int8, attnum::int8)) AS xmins \
       FROM pg_catalog.pg_attribute WHERE attnum > 0 GROUP BY attrelid) a ON a.attrelid = c.oid \
     LEFT JOIN (SELECT x.adrelid, sum(hashint8extended(x.xmin::text::int8, x.oid::int8)) \
       FROM pg_catalog.pg_attrdef x JOIN pg_catalog.pg_attribute g \
         ON g.attrelid = x.adrelid AND g.attnum = x.adnum AND g.attgenerated <> '' \
       GROUP BY x.adrelid) d ON d.adrelid = c.oid \
+    LEFT JOIN (SELECT indrelid, sum(hashint8extended(xmin::text::int8, indexrelid::int8)) \
+      FROM pg_catalog.pg_index WHERE indisunique GROUP BY indrelid) u ON u.indrelid = c.oid \
     LEFT JOIN (SELECT ev_class, sum(hashint8extended(xmin::text::int8, oid::int8)) \
       FROM pg_catalog.pg_rewrite GROUP BY ev_class) r ON r.ev_class = c.oid \
     LEFT JOIN (SELECT polrelid, sum(hashint8extended(xmin::text::int8, oid::int8)) \

@@ -113,6 +113,7 @@ impl Evidence<'_> {
             let shown = name.canonical();
             for at in [6, 7] {
                 self.tree(text(at));
+                self.verdict.stored.extend(tree::read(text(at)).relations);
             }
             if !text(7).is_empty() {
                 self.verdict.needs(&["role"]);

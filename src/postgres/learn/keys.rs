@@ -11,9 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::evidence::{column, is_true};
 use super::{Ask, FORGET, PROBE};
 use crate::error::Error;
-use crate::learn::keys::{KeyValue, Keyed, scans};
+use crate::learn::keys::{KEY_COLUMNS, KeyValue, Keyed, scans};
 use crate::learn::{Verdict, oids};
-use crate::postgres::catalogs::KEY_COLUMNS;
 use crate::value::relation::RelationName;
 
 /// The relations of a query of which it reads only rows with known values in key columns. `verdict`: of the
@@ -46,6 +45,9 @@ pub(super) async fn keys(
     let mut found = BTreeMap::new();
     for (oid, name) in &verdict.relations {
         let Some(tables) = tables.get(oid) else { continue };
+        if tables.names.len() > 1 && verdict.stored.contains(oid) {
+            continue;
+        }
         // A parameter rather than a constant, which more calls share.
         let key = |keys: &[Keyed]| {
             let keys = keys.iter().filter(|keyed| tables.key_columns.contains(&keyed.column));
