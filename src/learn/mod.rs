@@ -68,6 +68,8 @@ pub(crate) struct Verdict {
     pub(crate) relations: BTreeMap<u32, RelationName>,
     /// Those of them of which it reads only rows that have one of these values in a column.
     pub(crate) keys: BTreeMap<RelationName, BTreeSet<Keyed>>,
+    /// Its plan may hide a cast within another one.
+    pub(crate) hides_casts: bool,
     /// The relations that its views and policies name. Their trees keep the names that columns had, and a
     /// plan shows these for partitions and children.
     pub(crate) stored: BTreeSet<u32>,

@@ -30,6 +30,9 @@ pub(crate) struct Named {
     pub(crate) locks_rows: bool,
     /// A text is read as a date or a time, which `now` and `today` are as well.
     pub(crate) text_as_time: bool,
+    /// It casts without being told to, by more than another way to write the same: a plan hides such a cast
+    /// within another one.
+    pub(crate) hides_casts: bool,
     /// Columns have other names in it than in their tables (`FROM t AS t (a, b)`).
     pub(crate) renames_columns: bool,
     /// The number of queries at the top.
@@ -56,6 +59,11 @@ const PG_TYPEOF: u32 = 1619;
 const FIRST_TYPE: u32 = 16;
 /// What PostgreSQL defines itself has smaller numbers.
 pub(crate) const FIRST_OF_USER: u32 = 16384;
+/// `COERCE_IMPLICIT_CAST`
+const IMPLICIT: &str = "2";
+/// A value that is cast to `int8`, `int2`, `int4`, `text`, `varchar`, `uuid` or `numeric` without being told
+/// to has the same text.
+const WRITTEN_ALIKE: &[u32] = &[20, 21, 23, 25, 1043, 1700, 2950];
 /// The last `op` of a `SQLVALUEFUNCTION` that asks for the time.
 const LAST_OF_TIME: u32 = 8;
 
@@ -74,6 +82,8 @@ struct Open<'t> {
     is_of_user: bool,
     /// It is a call of `pg_typeof`.
     is_typeof: bool,
+    /// The type that it makes.
+    makes: u32,
     /// The type of a constant that is the name of something.
     names: Option<u32>,
 }
@@ -167,6 +177,11 @@ fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
             _ => named.time = true,
         },
         ("QUERY", "commandType") => named.writes |= token != "1",
+        (
+            "FUNCEXPR" | "RELABELTYPE" | "COERCEVIAIO" | "ARRAYCOERCEEXPR" | "ARRAYCOERCE"
+            | "CONVERTROWTYPE" | "CONVERTROWTYPEEXPR" | "COERCETODOMAIN",
+            "funcformat" | "relabelformat" | "coerceformat" | "convertformat" | "coercionformat",
+        ) => named.hides_casts |= token == IMPLICIT && !WRITTEN_ALIKE.contains(&node.makes),
         ("ALIAS", "colnames") => named.renames_columns |= node.is_of_user && token != "<>",
         ("ROWMARKCLAUSE", "pushedDown") => named.locks_rows |= token == "false",
         ("CONST", "consttype") => node.is_text = token == TEXT,
@@ -179,6 +194,9 @@ fn value(named: &mut Named, node: &mut Open<'_>, token: &str) {
 fn type_of(named: &mut Named, above: Option<&Open<'_>>, node: &mut Open<'_>, token: &str) {
     let Some(oid) = token.parse::<u32>().ok().filter(|&oid| oid >= FIRST_TYPE) else { return };
     let field = node.field;
+    if matches!(field, "resulttype" | "funcresulttype") {
+        node.makes = oid;
+    }
     if !ENDS.iter().any(|end| field.to_ascii_lowercase().ends_with(end)) {
         return;
     }
@@ -349,6 +367,16 @@ mod tests {
         };
         assert!(read(&aliases("(\"a\" \"b\")", "(\"a\" \"b\")")).renames_columns);
         assert!(!read(&aliases("<>", "(\"a\" \"b\")")).renames_columns);
+        let cast = |to: u32, format: u32| {
+            format!(
+                "{{RELABELTYPE :arg {{VAR :vartype 1043}} :resulttype {to} :relabelformat {format}}}"
+            )
+        };
+        assert!(read(&cast(1042, 2)).hides_casts);
+        assert!(!read(&cast(1042, 1)).hides_casts && !read(&cast(25, 2)).hides_casts);
+        assert!(
+            read("{FUNCEXPR :funcid 482 :funcresulttype 701 :funcformat 2 :args <>}").hides_casts
+        );
         assert!(read("{QUERY :commandType 1 :cteList ({X :q {QUERY :commandType 4}})}").writes);
         assert!(
             read("{ROWMARKCLAUSE :rti 1 :strength 4 :waitPolicy 0 :pushedDown false}").locks_rows

@@ -15,7 +15,11 @@ const OF_RELATIONS: &[(&str, &str, &str)] = &[
     ("pg_policy", "x.oid::int8", "true"),
     ("pg_inherits", "x.inhrelid::int8 << 32 | x.inhparent::int8", "true"),
     // Replica identities, and what plans rely on.
-    ("pg_index", "x.indexrelid::int8", "x.indisunique"),
+    (
+        "pg_index",
+        "x.indexrelid::int8",
+        "x.indisunique AND x.indrelid IN (SELECT oid FROM relations)",
+    ),
 ];
 
 /// What all databases of the server share. Another database's session may change it, so it is not in
@@ -85,7 +89,8 @@ fn of_the_server() -> String {
 /// Each relation by its number: its name, what its rows and its results depend on, and the relations
 /// that it is a partition or a child of.
 ///
-/// Values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
+/// A column may be written anew with the type that it had (`ALTER v TYPE int USING v + 1`), which is in no
+/// log: so the transactions that wrote columns count. Otherwise values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
 /// rewrite the same rows. They are compared as well, for what was read by keys only: a plan relies on
 /// constraints and unique indexes, and a change of the replica identity to and fro leaves the values as they
 /// were. A table's file is not among them, since `VACUUM FULL` changes it and
@@ -102,7 +107,7 @@ const RELATIONS: &str = "\
           c.relforcerowsecurity, \
           CASE WHEN c.relkind = 'v' THEN c.reloptions::text END, \
           CASE WHEN c.relkind = 'm' THEN concat_ws(' ', c.relfilenode, c.relispopulated) END), 0), \
-        a.sum, d.sum, r.sum, p.sum) AS definition, \
+        a.sum, a.xmins, d.sum, r.sum, p.sum) AS definition, \
       coalesce(i.parents, '{}') AS parents, \
       c.relkind IN ('r', 'm', 'f') AS holds_rows, {KEY_COLUMNS} AS key_columns, \
       concat_ws('/', c.xmin, a.xmins, u.sum) AS proofs \

@@ -49,6 +49,7 @@ impl Evidence<'_> {
         if named.who {
             self.verdict.needs(&["role"]);
         }
+        self.verdict.hides_casts |= named.hides_casts;
         self.verdict.renames_columns |= named.renames_columns;
         self.verdict.acts |= named.writes || named.locks_rows;
         for (is, why) in [

@@ -628,6 +628,42 @@ const TRICKS: &[Trick] = &[
                 FROM u w OFFSET 0) x WHERE u.id = $1",
         steps: &["INSERT INTO o VALUES (1, 42, 1, 5)", "UPDATE o SET v = 6 WHERE id = 1"],
     },
+    // A cast within a cast, which a plan does not show.
+    Trick {
+        setup: "CREATE TABLE l (c char(5), k float8); CREATE TABLE rr (id int PRIMARY KEY, c varchar(10), k bigint);
+                ALTER TABLE rr REPLICA IDENTITY FULL; INSERT INTO rr VALUES (1, 'abc', 1000000000000000)",
+        query: "SELECT id FROM l RIGHT JOIN rr USING (c) WHERE c::text = $1::text",
+        steps: &["INSERT INTO rr VALUES (2, 'abc  ', 1)", "UPDATE rr SET id = 3 WHERE id = 2"],
+    },
+    Trick {
+        setup: "CREATE TABLE l (c char(5), k float8); CREATE TABLE rr (id int PRIMARY KEY, c varchar(10), k bigint);
+                ALTER TABLE rr REPLICA IDENTITY FULL; INSERT INTO rr VALUES (1, 'abc', 1000000000000000)",
+        query: "SELECT rr.c FROM rr LEFT JOIN l USING (k) WHERE k::text = '1e+15' AND $1 > 0",
+        steps: &["UPDATE rr SET c = 'x'", "DELETE FROM rr"],
+    },
+    Trick {
+        setup: "CREATE TABLE ev (id int, part int, k int, v int, PRIMARY KEY (id, part, k)) PARTITION BY LIST (part);
+                CREATE TABLE ev5 PARTITION OF ev FOR VALUES IN (5); CREATE TABLE evd PARTITION OF ev DEFAULT;
+                INSERT INTO ev VALUES (1, 1, 7, 0); SET constraint_exclusion = on;
+                DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET constraint_exclusion = on', current_database()); END $$",
+        query: "SELECT id FROM evd WHERE k = $1 UNION ALL SELECT id FROM evd WHERE part = 5",
+        steps: &[
+            "define: ALTER TABLE ev DETACH PARTITION ev5",
+            "INSERT INTO ev VALUES (9, 5, 8, 0)",
+            "UPDATE evd SET id = 10 WHERE k = 8",
+        ],
+    },
+    // Written anew with the type that it had, which is in no log.
+    Trick {
+        setup: "CREATE TABLE w (id int PRIMARY KEY, v int); INSERT INTO w VALUES (7, 1), (8, 2)",
+        query: "SELECT sum(v) FROM w WHERE $1 > 0",
+        steps: &["define: ALTER TABLE w ALTER v TYPE int USING v + 100", "UPDATE w SET v = 1"],
+    },
+    Trick {
+        setup: "CREATE TABLE w (id int PRIMARY KEY, v int); INSERT INTO w VALUES (7, 1), (8, 2)",
+        query: "SELECT v FROM w WHERE id = $1",
+        steps: &["define: ALTER TABLE w ALTER v TYPE int USING v + 100", "UPDATE w SET v = 1"],
+    },
     // The replica identity goes, and is back before anybody has looked.
     Trick {
         setup: "CREATE TABLE r (id int PRIMARY KEY, k int, v int); ALTER TABLE r REPLICA IDENTITY FULL;
