@@ -43,9 +43,21 @@ struct Described {
     /// It may have rows of its own, unlike a view or a partitioned table.
     holds_rows: bool,
     key_columns: Arc<[String]>,
+    /// Its file, and the transactions that have written its columns.
+    file: u32,
+    columns: u64,
     /// Changes whenever something may have changed that shows which rows a query reads, or which rows a
     /// change is of.
     proofs: u64,
+}
+
+impl Described {
+    /// Whether its rows may have been written anew with other values, which is in no log: as by
+    /// `ALTER v TYPE int USING v + 1`, which leaves the definition as it was. `VACUUM FULL` writes the same
+    /// values into another file, and `ATTACH` columns that say where they come from.
+    fn is_rewritten_as(&self, now: &Described) -> bool {
+        self.file != now.file && self.columns != now.columns
+    }
 }
 
 /// Which definitions have changed.
@@ -120,6 +132,8 @@ impl Schema {
             parents: vec![],
             is_logged: true,
             holds_rows: true,
+            file: 0,
+            columns: 0,
             proofs: 0,
             key_columns: columns.iter().map(|&column| column.to_owned()).collect(),
         };
@@ -189,7 +203,7 @@ impl Schema {
             if before.name != now.name {
                 names.extend([before.name.clone(), now.name.clone()]);
             }
-            if before.definition != now.definition {
+            if before.definition != now.definition || before.is_rewritten_as(now) {
                 with_family(oid, &mut names);
             }
             if self.common.get(&oid) != present.common.get(&oid) {
@@ -286,6 +300,8 @@ async fn relations(server: &Server) -> Result<HashMap<u32, Described>, Replicati
         is_logged: row.get("logged"),
         holds_rows: row.get("holds_rows"),
         key_columns: row.get::<_, Vec<String>>("key_columns").into(),
+        file: row.get("file"),
+        columns: checksum::of_name(row.get("columns")),
         proofs: checksum::of_name(row.get("proofs")),
     };
     Ok(rows.iter().map(|row| (row.get("oid"), described(row))).collect())
@@ -311,8 +327,18 @@ mod tests {
     fn relation(name: &str, definition: u64, parents: &[u32]) -> Described {
         let (name, parents) = (RelationName::of("public", name), parents.to_vec());
         let key_columns = ["id", name.relation()].map(str::to_owned).into();
-        let (is_logged, holds_rows, proofs) = (true, true, 0);
-        Described { name, definition, parents, is_logged, holds_rows, key_columns, proofs }
+        let (is_logged, holds_rows, file, columns, proofs) = (true, true, 0, 0, 0);
+        Described {
+            name,
+            definition,
+            parents,
+            is_logged,
+            holds_rows,
+            key_columns,
+            file,
+            columns,
+            proofs,
+        }
     }
 
     /// A parent, two partitions of it, one of them with a partition of its own, and a table.
@@ -340,6 +366,13 @@ mod tests {
         assert_eq!(different(|all| drop(all.remove(&2))), ["p", "p1"]);
         assert_eq!(different(|all| all.get_mut(&3).unwrap().parents.clear()), ["p"]);
         assert_eq!(different(|all| all.get_mut(&5).unwrap().parents = vec![3]), ["p", "p2"]);
+        assert!(different(|all| all.get_mut(&5).unwrap().file = 7).is_empty());
+        assert!(different(|all| all.get_mut(&5).unwrap().columns = 7).is_empty());
+        let rewritten = |all: &mut HashMap<u32, Described>| {
+            let table = all.get_mut(&4).unwrap();
+            (table.file, table.columns) = (7, 7);
+        };
+        assert_eq!(different(rewritten), ["p", "p2", "p21"]);
         let renamed = |all: &mut HashMap<u32, Described>| {
             all.insert(5, relation("p1", 0, &[]));
             all.insert(2, relation("t", 0, &[1]));

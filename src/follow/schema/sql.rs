@@ -89,8 +89,7 @@ fn of_the_server() -> String {
 /// Each relation by its number: its name, what its rows and its results depend on, and the relations
 /// that it is a partition or a child of.
 ///
-/// A column may be written anew with the type that it had (`ALTER v TYPE int USING v + 1`), which is in no
-/// log: so the transactions that wrote columns count. Otherwise values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
+/// Values are compared rather than the transactions that wrote them: `ANALYZE`, an index or a right
 /// rewrite the same rows. They are compared as well, for what was read by keys only: a plan relies on
 /// constraints and unique indexes, and a change of the replica identity to and fro leaves the values as they
 /// were. A table's file is not among them, since `VACUUM FULL` changes it and
@@ -107,10 +106,11 @@ const RELATIONS: &str = "\
           c.relforcerowsecurity, \
           CASE WHEN c.relkind = 'v' THEN c.reloptions::text END, \
           CASE WHEN c.relkind = 'm' THEN concat_ws(' ', c.relfilenode, c.relispopulated) END), 0), \
-        a.sum, a.xmins, d.sum, r.sum, p.sum) AS definition, \
+        a.sum, d.sum, r.sum, p.sum) AS definition, \
       coalesce(i.parents, '{}') AS parents, \
       c.relkind IN ('r', 'm', 'f') AS holds_rows, {KEY_COLUMNS} AS key_columns, \
-      concat_ws('/', c.xmin, a.xmins, u.sum) AS proofs \
+      concat_ws('/', c.xmin, a.xmins, u.sum) AS proofs, \
+      c.relfilenode AS file, coalesce(a.xmins, 0)::text AS columns \
     FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN (SELECT attrelid, sum(hashtextextended(concat_ws(' ', attnum, attname, atttypid, \

@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::{database, following, wholesale};
+use crate::servers::Postgres;
 use crate::support::until_async;
 
 const SCHEMA: &str = "
@@ -748,8 +749,11 @@ const TRICKS: &[Trick] = &[
 
 #[tokio::test]
 async fn a_plan_is_not_taken_for_more_than_it_means() {
+    // Settings of databases are of all databases of a server.
+    let server = Postgres::start_with(super::LOGICAL).unwrap();
     for Trick { setup, query, steps } in TRICKS {
-        let (database, client) = database("").await;
+        let database = server.database().await.unwrap();
+        let client = database.connect().await.unwrap();
         if let Err(error) = client.batch_execute(setup).await {
             let why = format!("{:?}", error.as_db_error());
             assert!(why.contains("ICU is not supported"), "{setup}: {why}");
