@@ -11,7 +11,7 @@ use super::evidence::{Evidence, column};
 use crate::error::Error;
 use crate::learn::settled::{Builtin, builtin};
 use crate::learn::text::Body;
-use crate::learn::{oids, tree};
+use crate::learn::{TextRow, oids, tree};
 
 impl Evidence<'_> {
     pub(super) async fn functions(&mut self, all: &BTreeSet<u32>) -> Result<(), Error> {
@@ -173,20 +173,10 @@ impl Evidence<'_> {
     pub(super) async fn members(
         &mut self,
         members: &BTreeSet<String>,
-        functions: &mut BTreeSet<u32>,
-    ) -> Result<(), Error> {
-        if members.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = members.iter().cloned().collect();
+    ) -> Result<BTreeSet<u32>, Error> {
         let sql = "SELECT p.oid::pg_catalog.text FROM pg_catalog.pg_proc p \
              WHERE p.oid >= 16384 AND p.pronargs = 1 AND p.proname = ANY ($1)";
-        for row in self.session.ask(sql, Some(&names)).await? {
-            if let Some(Some(oid)) = row.first() {
-                functions.extend(oid.parse::<u32>());
-            }
-        }
-        Ok(())
+        self.named(sql, members).await
     }
 
     /// The functions of a user's operators and casts that bodies may use.
@@ -194,46 +184,37 @@ impl Evidence<'_> {
         &mut self,
         operators: &BTreeSet<String>,
         casts: bool,
-        functions: &mut BTreeSet<u32>,
-    ) -> Result<(), Error> {
-        if operators.is_empty() && !casts {
-            return Ok(());
+    ) -> Result<BTreeSet<u32>, Error> {
+        let of_operators = "SELECT p.oid::pg_catalog.text FROM pg_catalog.pg_operator o \
+             JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode \
+             WHERE o.oid >= 16384 AND p.provolatile <> 'i' AND o.oprname = ANY ($1)";
+        let mut functions = self.named(of_operators, operators).await?;
+        if casts {
+            let of_casts = "SELECT p.oid::pg_catalog.text FROM pg_catalog.pg_cast c \
+                 JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
+                 WHERE c.oid >= 16384 AND p.provolatile <> 'i'";
+            functions.extend(oids_in(&self.session.ask(of_casts, None).await?));
         }
-        let names: Vec<String> = operators.iter().cloned().collect();
-        let sql = format!(
-            "SELECT p.oid::pg_catalog.text FROM pg_catalog.pg_operator o \
-               JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode \
-               WHERE o.oid >= 16384 AND p.provolatile <> 'i' AND o.oprname = ANY ($1) \
-             UNION SELECT p.oid::pg_catalog.text FROM pg_catalog.pg_cast c \
-               JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
-               WHERE {casts} AND c.oid >= 16384 AND p.provolatile <> 'i'"
-        );
-        for row in self.session.ask(&sql, Some(&names)).await? {
-            if let Some(Some(oid)) = row.first() {
-                functions.extend(oid.parse::<u32>());
-            }
-        }
-        Ok(())
+        Ok(functions)
     }
 
     /// The domains that bodies may cast to.
     pub(super) async fn cast_to(
         &mut self,
         words: &BTreeSet<String>,
-        domains: &mut BTreeSet<u32>,
-    ) -> Result<(), Error> {
-        if words.is_empty() {
-            return Ok(());
-        }
-        let words: Vec<String> = words.iter().cloned().collect();
+    ) -> Result<BTreeSet<u32>, Error> {
         let sql = "SELECT t.oid::pg_catalog.text FROM pg_catalog.pg_type t \
              WHERE t.typname = ANY ($1) AND t.typtype = 'd' AND t.oid >= 16384";
-        for row in self.session.ask(sql, Some(&words)).await? {
-            if let Some(Some(oid)) = row.first() {
-                domains.extend(oid.parse::<u32>());
-            }
+        self.named(sql, words).await
+    }
+
+    /// The numbers of what has one of these names, which are `$1`.
+    async fn named(&mut self, sql: &str, names: &BTreeSet<String>) -> Result<BTreeSet<u32>, Error> {
+        if names.is_empty() {
+            return Ok(BTreeSet::new());
         }
-        Ok(())
+        let names: Vec<String> = names.iter().cloned().collect();
+        Ok(oids_in(&self.session.ask(sql, Some(&names)).await?).collect())
     }
 
     /// What a function reads before it catches an error is seen by its scans. These relations are not
@@ -274,6 +255,10 @@ impl Evidence<'_> {
         }
         Ok(())
     }
+}
+
+fn oids_in(rows: &[TextRow]) -> impl Iterator<Item = u32> {
+    rows.iter().filter_map(|row| row.first()?.as_deref()?.parse().ok())
 }
 
 fn pretends(name: &str) -> String {

@@ -170,12 +170,12 @@ impl Evidence<'_> {
             };
             let relations = new(next.relations, &self.verdict.judged);
             let mut domains = next.domains;
-            self.cast_to(&next.words, &mut domains).await?;
+            domains.extend(self.cast_to(&next.words).await?);
             let domains = new(domains, &self.verdict.domains);
             let mut functions = next.functions;
             self.called(&next.called, &mut functions).await?;
-            self.members(&next.members, &mut functions).await?;
-            self.used(&next.operators, next.casts, &mut functions).await?;
+            functions.extend(self.members(&next.members).await?);
+            functions.extend(self.used(&next.operators, next.casts).await?);
             let functions = new(functions, &self.verdict.functions);
             self.unseen(&next.unseen).await?;
             self.pretenders(next.pretenders).await?;

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::super::failure::Failure;
-use super::report::Followed;
-use super::report::Mode;
+use super::report::{Followed, Mode};
 use super::value::{self, Capacity, Writes};
 
 /// Measure what the cache does for a workload: hits, latencies, load on PostgreSQL, staleness
