@@ -10,6 +10,7 @@ use super::Error;
 use super::key::{KeyBuilder, ResultKey};
 use super::redis::{Redis, command};
 use crate::l2::entry::{self, Content};
+use crate::value::relation;
 use crate::value::tag::{Tag, TagSlot};
 
 /// As many bytes of an entry are read: the header, and the slots of some four hundred tags.
@@ -44,9 +45,11 @@ pub struct EntrySummary {
 }
 
 impl EntrySummary {
-    /// Whether it depends on a tag, or on one that shares its slot: one in 65,536 does.
+    /// Whether it depends on a tag, or on one that shares its slot: one in 65,536 does. If the tag is the
+    /// name of a table, also whether it depends on some of its rows.
     pub fn depends_on(&self, tag: impl Into<Tag>) -> bool {
-        self.has(tag.into().slot())
+        let tag = tag.into();
+        self.has(tag.slot()) || relation::tags_of_rows_of(&tag).any(|rows| self.has(rows.slot()))
     }
 
     /// Whether it is a result of this query, whatever its parameters are, or of one that shares its slot.

@@ -16,7 +16,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::value::param::OwnedParams;
 use crate::value::relation::RelationName;
-use crate::value::tag::Tag;
+use crate::value::tag::TagSlot;
 
 /// The key columns of the table `c`, an array of texts: those of which each change in the log tells the
 /// value before and after, since they are part of the replica identity, and of whose types equal values
@@ -62,14 +62,14 @@ impl Keyed {
         }
     }
 
-    /// The tag of the rows, for these parameters. `Ok(None)` if no row can fulfil the condition, an error
+    /// The slot of the rows, for these parameters. `Ok(None)` if no row can fulfil the condition, an error
     /// if it is not known which.
-    pub(crate) fn tag(
+    pub(crate) fn slot(
         &self,
         relation: &RelationName,
         params: &OwnedParams,
         types: &[String],
-    ) -> Result<Option<Tag>, Unknown> {
+    ) -> Result<Option<TagSlot>, Unknown> {
         let value = match &self.value {
             KeyValue::Constant(value) => value.clone(),
             KeyValue::Parameter(number) => {
@@ -81,7 +81,7 @@ impl Keyed {
                 }
             }
         };
-        Ok(Some(relation.tag_of_key(&self.column, &value)))
+        Ok(Some(relation.tag_of_key(&self.column, &value).slot()))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::sync::Mutex;
 use crate::value::param::OwnedParams;
 use crate::value::relation::RelationName;
 use crate::value::setup::Setup;
-use crate::value::tag::{Tag, TagSlot};
+use crate::value::tag::{LoadReport, Tag, TagSlot};
 
 /// How long definitions are taken to be as they were, unless an invalidation says otherwise.
 const DEFINITIONS_LAST: Duration = Duration::from_secs(1);
@@ -174,12 +174,12 @@ impl Learned {
         self.named.tags()
     }
 
-    /// The tags of a result with these parameters.
-    pub(crate) fn tags(&self, read: &ReadSet, params: &OwnedParams) -> Vec<Tag> {
-        let mut tags = vec![];
+    /// What a result with these parameters depends on.
+    pub(crate) fn report(&self, read: &ReadSet, params: &OwnedParams) -> LoadReport {
+        let (mut tags, mut keys) = (vec![], vec![]);
         for relation in &read.relations {
-            match self.tags_of_keys(relation, params) {
-                Some(keys) => tags.extend(keys),
+            match self.keys_of(relation, params) {
+                Some(slots) => keys.extend(slots),
                 None => tags.extend(relation.tags_of_read()),
             }
             // What a plan shows of one relation may rely on what is defined for another.
@@ -187,15 +187,15 @@ impl Learned {
                 tags.extend(relation.tags_of_read_by_key());
             }
         }
-        tags
+        LoadReport { tags, keys, is_followed: self.follows }
     }
 
     /// `None` if all rows count: also where nobody says which ones have changed.
-    fn tags_of_keys(&self, relation: &RelationName, params: &OwnedParams) -> Option<Vec<Tag>> {
+    fn keys_of(&self, relation: &RelationName, params: &OwnedParams) -> Option<Vec<TagSlot>> {
         let types = &self.verdict.parameters;
         let keys = self.verdict.keys.get(relation).filter(|_| self.follows)?.iter();
         let tags =
-            keys.map(|keyed| keyed.tag(relation, params, types)).collect::<Result<Vec<_>, _>>();
+            keys.map(|keyed| keyed.slot(relation, params, types)).collect::<Result<Vec<_>, _>>();
         Some(tags.ok()?.into_iter().flatten().collect())
     }
 

@@ -27,7 +27,7 @@ async fn origin(cache: &QueryCache) -> Origin {
     let query = cache.query("SELECT 1").tag("t");
     let call = query.call_of_function(<Arc<i64>>::shape(), &());
     let read: Read<'_, Arc<i64>, _> = Read::new(query.inner(), call, vec![], || -> LoadFn<i64> {
-        let report = LoadReport { tags: vec![], is_followed: true };
+        let report = LoadReport { is_followed: true, ..LoadReport::default() };
         Box::new(|| async { Ok(LoadResult::new(1_i64, report)) }.boxed())
     });
     read.answer().await.unwrap().origin()

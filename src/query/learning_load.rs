@@ -109,9 +109,7 @@ impl LearningLoad {
             Conclusion::Depends(read) => match self.reads_another(followed) {
                 Some(why) => why,
                 None => {
-                    let tags = self.seen.learned.tags(&read, &params);
-                    let is_followed = self.inner.follower.is_some();
-                    return Ok(LoadResult::new(value, LoadReport { tags, is_followed }));
+                    return Ok(LoadResult::new(value, self.seen.learned.report(&read, &params)));
                 }
             },
             Conclusion::Unfollowed(why) => why,

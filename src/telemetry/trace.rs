@@ -39,7 +39,8 @@ pub(crate) fn invalidated(
                     found.named(slot).chain(query.named(slot)).map(|tag| tag.as_str()).collect();
                 tags.dedup();
                 match tags.as_slice() {
-                    [] => "the query itself, or a tag that its loader reported".to_owned(),
+                    [] => "the query itself, a tag that its loader reported, or a row that it has read"
+                        .to_owned(),
                     tags => tags.join(" or "),
                 }
             }

@@ -152,6 +152,9 @@ impl<T> Tagged<T> {
 pub(crate) struct LoadReport {
     /// What it depends on, in addition to what the query declares.
     pub(crate) tags: Vec<Tag>,
+    /// The slots of the rows that it has read, if it depends on some rows only. Their tags would show
+    /// parameters, and tags are told: in statistics, and in events.
+    pub(crate) keys: Vec<TagSlot>,
     /// All that it has read is followed in the database. So its changes are announced by the follower,
     /// and it is served only while the follower's rounds prove that they are.
     pub(crate) is_followed: bool,
@@ -160,7 +163,7 @@ pub(crate) struct LoadReport {
 impl LoadReport {
     /// It depends on this, and nobody follows it.
     pub(crate) fn of(tags: Vec<Tag>) -> LoadReport {
-        LoadReport { tags, is_followed: false }
+        LoadReport { tags, ..LoadReport::default() }
     }
 }
 
@@ -227,9 +230,11 @@ impl Dependencies {
     }
 
     /// These dependencies, and what a load has reported.
-    pub(crate) fn with(&self, LoadReport { tags, is_followed }: LoadReport) -> Dependencies {
-        let all = self.and(tags);
-        if is_followed { all.followed() } else { all }
+    pub(crate) fn with(&self, LoadReport { tags, keys, is_followed }: LoadReport) -> Dependencies {
+        let Dependencies { slots, tags } = self.and(tags);
+        let followed = is_followed.then_some(TagSlot::FOLLOWED);
+        let slots = slots.iter().copied().chain(keys).chain(followed);
+        Dependencies { slots: sorted(slots), tags }
     }
 
     /// These dependencies of a result whose changes are learned by following the database.
@@ -339,6 +344,15 @@ mod tests {
         assert!(followed.and([Tag::from("c")]).is_followed());
         assert_eq!(depends.with_slots(&[], true), followed);
         assert!(followed.with_slots(&[3], false).is_followed(), "the query says so");
+    }
+
+    #[test]
+    fn rows_that_were_read_count_and_are_not_named() {
+        let depends = Dependencies::new(["a"].map(Tag::from), TagSlot::of(7));
+        let (row, tags) = (Tag::from("t[id=42]").slot(), vec![Tag::from("t[*]")]);
+        let with = depends.with(LoadReport { tags, keys: vec![row], is_followed: true });
+        assert!(with.slots().any(|slot| slot == row) && with.is_followed());
+        assert_eq!(with.tags(), ["a", "t[*]"].map(Tag::from));
     }
 
     #[test]

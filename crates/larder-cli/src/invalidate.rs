@@ -36,7 +36,11 @@ impl Invalidate {
         let outcome = if self.all {
             cache.clear().await
         } else {
-            cache.invalidate(self.tags.iter().map(String::as_str)).await
+            // Results that have read some rows of a table depend on these, and not on its name.
+            let tables = self.tags.iter().map(|tag| cache.invalidate_table(tag));
+            let tables = futures_util::future::join_all(tables).await;
+            let named = cache.invalidate(self.tags.iter().map(String::as_str)).await;
+            tables.into_iter().find(|it| !it.is_acknowledged()).unwrap_or(named)
         };
         cache.shutdown().await;
         outcome.acknowledged().map_err(|error| Failure::server(with_sources(&error)))?;

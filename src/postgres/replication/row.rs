@@ -72,7 +72,7 @@ impl Found<'_> {
             }
             rest = after;
             let Some(at) = self.columns.iter().position(|column| *column == name) else { continue };
-            missing -= 1;
+            missing = missing.checked_sub(1)?;
             match value {
                 Value::Null => {}
                 Value::Written(bytes) if self.encoding == Encoding::Utf8 || bytes.is_ascii() => {

@@ -357,6 +357,12 @@ async fn what_is_read_by_a_key_is_said_and_everything_else_depends_on_all_rows()
         let same = keyed.len() == expected.len() && keyed.iter().zip(&expected).all(is_one);
         assert!(same, "{sql}: {keyed:?} and not {expected:?}");
     }
+    // Parameters are in no statistics, which go to Redis.
+    let secret = cache.query("SELECT 1 FROM orders WHERE status = $1").auto().name("by status");
+    secret.bind("secret").fetch(&pool).await.unwrap();
+    let stats = cache.query_stats();
+    let tags = &stats.iter().find(|stats| stats.name == "by status").unwrap().tags;
+    assert_eq!(*tags, ["public.orders[*]"]);
     // One that is not told of rows reports them, and depends on all.
     let alone = crate::support::local().await;
     let query = alone.query("SELECT * FROM users WHERE id = $1").auto();

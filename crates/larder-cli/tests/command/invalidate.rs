@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use larder::{Origin, QueryCache};
+use larder::{Follow, Origin, QueryCache};
+use tokio_postgres::NoTls;
 
-use crate::servers::Redis;
+use crate::servers::{Postgres, Redis};
 use crate::support::{larder, namespace, run};
 
 async fn cache(namespace: &str, redis: &str) -> QueryCache {
@@ -47,6 +48,34 @@ async fn the_results_that_have_the_tag_are_stale_and_no_others() {
     let ran = run(larder(["invalidate", "--all", "--redis", &redis, "--namespace", &namespace]));
     assert_eq!(ran.await.code, 0);
     crate::support::until("the push has come", async || origin(1).await != Origin::L1).await;
+}
+
+/// It depends on rows of the table, and not on its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_of_a_table_means_what_has_read_some_of_its_rows_as_well() {
+    let (redis, namespace) = (Redis::shared().unwrap().url(), namespace());
+    let server = Postgres::start_with(&["wal_level=logical"]).unwrap();
+    let database = server.database().await.unwrap();
+    let client = database.connect().await.unwrap();
+    let sql = "CREATE TABLE users (id int PRIMARY KEY); INSERT INTO users VALUES (7)";
+    client.batch_execute(sql).await.unwrap();
+    let cache = QueryCache::builder()
+        .namespace(&namespace)
+        .redis(&redis)
+        .redis_timeout(Duration::from_secs(10))
+        .follow(Follow::new(database.config(), NoTls))
+        .build()
+        .await
+        .unwrap();
+    cache.caught_up().await.unwrap();
+    let (query, pool) = (cache.query("SELECT * FROM users WHERE id = $1").auto(), database.pool(1));
+    let origin = async || query.bind(7_i32).fetch(&pool).answer().await.unwrap().origin();
+    crate::support::until("it is cached", async || origin().await == Origin::L1).await;
+    crate::support::until("it is in Redis", async || cache.stats().l2_writes > 0).await;
+    let ran = run(larder(["invalidate", "users", "--redis", &redis, "--namespace", &namespace]));
+    let ran = ran.await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
+    crate::support::until("the push has come", async || origin().await != Origin::L1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
