@@ -17,6 +17,7 @@ pub(crate) mod load;
 mod loading;
 pub(crate) mod lookup;
 pub(crate) mod many;
+mod next;
 mod permission;
 mod publisher;
 #[cfg(all(test, feature = "redis"))]

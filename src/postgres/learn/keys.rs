@@ -4,14 +4,15 @@
 //! PREPARE, SET LOCAL …, EXPLAIN (VERBOSE, FORMAT YAML) EXECUTE …
 //! ```
 //!
-//! within a savepoint. The query is not run. See [`learn::keys`](crate::learn::keys).
+//! within a savepoint. The query is not run. See [`learn::plan`](crate::learn::plan).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::evidence::{column, is_true};
 use super::{Ask, FORGET, PROBE};
 use crate::error::Error;
-use crate::learn::keys::{KEY_COLUMNS, KeyValue, Keyed, scans};
+use crate::learn::keys::{KEY_COLUMNS, KeyValue, Keyed};
+use crate::learn::plan::scans;
 use crate::learn::{Verdict, oids};
 use crate::value::relation::RelationName;
 

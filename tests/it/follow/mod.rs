@@ -3,9 +3,11 @@
 mod faults;
 #[cfg(feature = "redis")]
 mod fleet;
+mod identities;
 mod keys;
 mod learned;
 mod operations;
+mod plans;
 mod refused;
 
 use std::sync::OnceLock;
