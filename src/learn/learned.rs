@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::locks::{self, Locks};
+use super::read_set::ReadSet;
 use super::session::{self, Session};
 use super::{QueryClass, TextRow, Verdict, definitions};
 use crate::clock::{self, Instant};
 use crate::currency::{Currency, Stamp};
 use crate::sync::Mutex;
-use crate::value::param::OwnedParams;
-use crate::value::relation::RelationName;
 use crate::value::setup::Setup;
-use crate::value::tag::{LoadReport, Tag, TagSlot};
+use crate::value::tag::Tag;
 
 /// How long definitions are taken to be as they were, unless an invalidation says otherwise.
 const DEFINITIONS_LAST: Duration = Duration::from_secs(1);
@@ -53,43 +52,6 @@ struct State {
     checked: Option<Instant>,
     /// The session of the last loads, if it differed from that of the source, and how many there were.
     differing: Option<(Session, u32)>,
-}
-
-/// What a load has read.
-pub(crate) struct ReadSet {
-    /// Taken before the load began.
-    stamp: Stamp,
-    slots: Vec<TagSlot>,
-    relations: BTreeSet<RelationName>,
-}
-
-impl ReadSet {
-    fn new(stamp: Stamp, relations: BTreeSet<RelationName>, follows: bool) -> ReadSet {
-        let tags: Vec<Tag> = if follows {
-            // Not those of rows.
-            relations.iter().flat_map(RelationName::tags_of_read_by_key).collect()
-        } else {
-            relations.iter().flat_map(RelationName::tags_of_read).collect()
-        };
-        // A follower invalidates all that is followed where a function, an operator or a type was defined
-        // anew: what was learned before that may read something else now.
-        let slots = tags.iter().map(Tag::slot).chain([TagSlot::FOLLOWED]).collect();
-        ReadSet { stamp, slots, relations }
-    }
-
-    /// Whether nothing that was read may have been defined anew since. A view, a policy or a partition is
-    /// defined anew by an invalidation of its relation.
-    fn is_current(&self, currency: &Currency) -> bool {
-        currency.is_current(&self.stamp, self.slots.iter().copied())
-    }
-
-    fn tags(&self) -> Vec<Tag> {
-        self.relations.iter().flat_map(RelationName::tags_of_read).collect()
-    }
-
-    pub(crate) fn relations(&self) -> impl Iterator<Item = String> + '_ {
-        self.relations.iter().map(RelationName::canonical)
-    }
 }
 
 /// What a load asks for besides its rows.
@@ -137,7 +99,8 @@ impl Learned {
         stamp: Stamp,
         now: Instant,
     ) -> Learned {
-        let named = ReadSet::new(stamp, verdict.relations.values().cloned().collect(), follows);
+        let relations = verdict.relations.values().cloned().collect();
+        let named = ReadSet::new(stamp, relations, &verdict, follows);
         let state = State { checked: Some(now), ..State::default() };
         let (digest, outdated) = (session.digest(follows), AtomicBool::new(false));
         let ask_session = session::question(verdict.settings.iter().map(String::as_str));
@@ -172,31 +135,6 @@ impl Learned {
     /// The tags of what the query reads according to its trees.
     pub(crate) fn tags_by_name(&self) -> Vec<Tag> {
         self.named.tags()
-    }
-
-    /// What a result with these parameters depends on.
-    pub(crate) fn report(&self, read: &ReadSet, params: &OwnedParams) -> LoadReport {
-        let (mut tags, mut keys) = (vec![], vec![]);
-        for relation in &read.relations {
-            match self.keys_of(relation, params) {
-                Some(slots) => keys.extend(slots),
-                None => tags.extend(relation.tags_of_read()),
-            }
-            // What a plan shows of one relation may rely on what is defined for another.
-            if self.follows && !self.verdict.keys.is_empty() {
-                tags.extend(relation.tags_of_read_by_key());
-            }
-        }
-        LoadReport { tags, keys, is_followed: self.follows }
-    }
-
-    /// `None` if all rows count: also where nobody says which ones have changed.
-    fn keys_of(&self, relation: &RelationName, params: &OwnedParams) -> Option<Vec<TagSlot>> {
-        let types = &self.verdict.parameters;
-        let keys = self.verdict.keys.get(relation).filter(|_| self.follows)?.iter();
-        let tags =
-            keys.map(|keyed| keyed.slot(relation, params, types)).collect::<Result<Vec<_>, _>>();
-        Some(tags.ok()?.into_iter().flatten().collect())
     }
 
     /// Plans a load, which must not have begun yet.
@@ -283,7 +221,7 @@ impl Learned {
         }
         let mut relations = locks.relations;
         relations.extend(self.verdict.relations.values().cloned());
-        let read = Arc::new(ReadSet::new(stamp, relations, self.follows));
+        let read = Arc::new(ReadSet::new(stamp, relations, &self.verdict, self.follows));
         self.state.lock().read = Some(read.clone());
         Conclusion::Depends(read)
     }
@@ -326,6 +264,8 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::relation::RelationName;
+    use crate::value::tag::TagSlot;
 
     fn text(text: &str) -> Option<String> {
         Some(text.to_owned())

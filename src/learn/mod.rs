@@ -20,6 +20,7 @@ pub(crate) mod known;
 pub(crate) mod learned;
 pub(crate) mod locks;
 pub(crate) mod plan;
+pub(crate) mod read_set;
 pub(crate) mod session;
 pub(crate) mod settled;
 pub(crate) mod text;

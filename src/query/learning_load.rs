@@ -109,7 +109,7 @@ impl LearningLoad {
             Conclusion::Depends(read) => match self.reads_another(followed) {
                 Some(why) => why,
                 None => {
-                    return Ok(LoadResult::new(value, self.seen.learned.report(&read, &params)));
+                    return Ok(LoadResult::new(value, read.report(&params)));
                 }
             },
             Conclusion::Unfollowed(why) => why,

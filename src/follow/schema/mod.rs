@@ -173,11 +173,9 @@ impl Schema {
         if !redefined.anything && of_relations == self.of_relations {
             return Ok(None);
         }
-        let mut present = if of_relations == self.of_relations {
-            self.clone()
-        } else {
-            Schema::of(relations(server).await?)
-        };
+        // A collation decides on key columns, too.
+        let is_same = of_relations == self.of_relations && of_database == self.of_database;
+        let mut present = if is_same { self.clone() } else { Schema::of(relations(server).await?) };
         redefined.relations = self.different(&present);
         redefined.proofs = self.unproven(&present);
         (present.of_server, present.of_database) = (of_server, of_database);
