@@ -64,6 +64,13 @@ pub(crate) const OF_THE_DATABASE: &[Catalog] = &[
     catalog("pg_extension", "x.oid", "true"),
 ];
 
+/// What a value of the type `t`, a row of `pg_type`, is made of: a subquery with the column `part`.
+pub(crate) const PARTS_OF_TYPE: &str = "\
+    (SELECT t.typelem AS part UNION ALL SELECT t.typbasetype \
+      UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid \
+      UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a \
+        WHERE a.attrelid = t.typrelid AND a.attnum > 0)";
+
 /// Whether every session has been notified of the definitions that are visible by now.
 ///
 /// A transaction that commits becomes visible to queries first, and notifies other sessions of what it

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::Ask;
 use crate::error::Error;
 use crate::learn::{TextRow, Verdict, oids, session, tree};
+use crate::postgres::catalogs::PARTS_OF_TYPE;
 use crate::value::relation::RelationName;
 
 /// What is known so far of a query.
@@ -176,10 +177,7 @@ impl Evidence<'_> {
             "WITH RECURSIVE t AS (SELECT oid, typelem, typbasetype, typrelid FROM pg_catalog.pg_type \
                  WHERE oid = ANY ({}) \
                UNION SELECT p.oid, p.typelem, p.typbasetype, p.typrelid FROM t \
-                 CROSS JOIN LATERAL (SELECT t.typelem AS part UNION ALL SELECT t.typbasetype \
-                   UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid \
-                   UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a \
-                     WHERE a.attrelid = t.typrelid AND a.attnum > 0) parts \
+                 CROSS JOIN LATERAL {PARTS_OF_TYPE} parts \
                  JOIN pg_catalog.pg_type p ON p.oid = parts.part) \
              SELECT t.oid::pg_catalog.text FROM t",
             oids(all)

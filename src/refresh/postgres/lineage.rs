@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use super::session::Session;
 use super::state::Kind;
 use crate::learn::{settled, tree};
+use crate::postgres::catalogs::PARTS_OF_TYPE;
 
 /// What some views read, directly and through others, according to PostgreSQL's rewrite rules and
 /// row-level policies.
@@ -98,7 +99,7 @@ fn sql() -> String {
     // A constant that says how words are found is none.
     let names: Vec<u32> =
         tree::NAMES.iter().copied().filter(|&oid| !tree::is_of_words(oid)).collect();
-    let names = format!(":[a-zA-Z_]*[tT]ype(id|Id)? ({})[ )}}]", of(&names));
+    let names = names.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     format!(
         "WITH RECURSIVE {edges}, \
         relations AS (SELECT DISTINCT oid FROM edges), \
@@ -120,6 +121,14 @@ fn sql() -> String {
             CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, \
               a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]) s(id) \
             WHERE c.id >= {FIRST_OF_USERS}), \
+        of_types AS ( \
+          SELECT DISTINCT t.oid, m.id[1]::oid AS type FROM trees t CROSS JOIN LATERAL \
+            regexp_matches(t.tree, ':[a-zA-Z_]*[tT]yp(?:e|eid|eId|id) ([0-9]+)', 'g') m(id)), \
+        made_of AS ( \
+          SELECT oid, type FROM of_types \
+          UNION \
+          SELECT m.oid, parts.part FROM made_of m JOIN pg_type t ON t.oid = m.type \
+            CROSS JOIN LATERAL {PARTS_OF_TYPE} parts WHERE parts.part <> 0), \
         found AS ( \
           SELECT f.oid, format('it calls %s, whose result may change by itself', \
               p.oid::regprocedure) AS why \
@@ -144,9 +153,9 @@ fn sql() -> String {
           SELECT t.oid, 'it reads a text as a date or a time, and the text may be ''now''' \
             FROM trees t WHERE t.tree ~ '{text_as_time}' \
           UNION \
-          SELECT t.oid, 'a value of it is the name of a relation, a type or a role (regclass or the \
+          SELECT m.oid, 'a value of it is the name of a relation, a type or a role (regclass or the \
               like), which may be renamed' \
-            FROM trees t WHERE t.tree ~ '{names}'), \
+            FROM made_of m WHERE m.type IN ({names})), \
         reads AS ( \
           SELECT reader, array_agg(DISTINCT oid) AS oids FROM edges WHERE reader <> 0 GROUP BY 1), \
         functions AS ( \

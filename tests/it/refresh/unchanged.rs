@@ -150,6 +150,7 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
             "CREATE FUNCTION mine() RETURNS int LANGUAGE sql STABLE AS 'SELECT count(*)::int FROM public.orders';
              CREATE FUNCTION pure(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1';
              CREATE TABLE events (id int PRIMARY KEY, at timestamptz NOT NULL, kind text);
+             CREATE TABLE watched (id int PRIMARY KEY, tables regclass[]);
              CREATE VIEW lately AS SELECT id FROM events WHERE at > now() - interval '1 day';",
         )
         .await
@@ -185,6 +186,8 @@ async fn what_cannot_be_traced_is_always_refreshed_and_a_finding() {
         ("u12", "SELECT id, kind::text[]::date[] AS days FROM events", "'now'"),
         ("u13", "SELECT id, 'events'::regclass::text AS name FROM events", "renamed"),
         ("u14", "SELECT id, tableoid::regclass AS name FROM events", "renamed"),
+        ("u15", "SELECT id, ARRAY['events'::regclass]::text AS names FROM events", "renamed"),
+        ("u16", "SELECT id, row_to_json(w)::text AS names FROM watched w", "renamed"),
         ("u10", "SELECT 1 AS id FROM events WHERE EXISTS (SELECT FROM lately) LIMIT 1", "now()"),
     ];
     let all = traced.iter().copied().chain(untraced.iter().map(|(name, sql, _)| (*name, *sql)));
