@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use tokio::time::{interval, timeout};
 use tokio_postgres::NoTls;
 
+use self::identities::Hint;
 use super::config::Config;
 use super::connection::Postgres;
 use super::failure::Failure;
@@ -93,9 +94,14 @@ impl Check {
             Err(error) => Err(error),
         };
         match hints {
-            Ok(hints) => hints.iter().for_each(|hint| {
-                anstream::print!("{}", text::paragraph("hint   ", 7, hint, text::width()));
-            }),
+            Ok(hints) => {
+                for Hint { why, sql, cost } in &hints {
+                    anstream::println!("{}", text::paragraph("hint   ", 7, why, text::width()));
+                    // Whole lines, to be copied.
+                    sql.iter().for_each(|statement| anstream::println!("         {statement}"));
+                    anstream::println!("{}", text::paragraph("       ", 7, cost, text::width()));
+                }
+            }
             Err(error) => {
                 anstream::println!("hint   the tables' replica identities were not read: {error}");
             }

@@ -29,8 +29,15 @@ const CANDIDATES: &str = "\
       AND NOT EXISTS (SELECT FROM identity i WHERE i.indrelid = c.oid AND i.attnum = g.attnum) \
     ORDER BY 1, 2";
 
-/// What would let changes of rows be told apart, a line each.
-pub(super) async fn hints(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+/// What would let changes of rows be told apart.
+pub(super) struct Hint {
+    pub(super) why: String,
+    /// Statements, a line each.
+    pub(super) sql: Vec<String>,
+    pub(super) cost: String,
+}
+
+pub(super) async fn hints(client: &Client) -> Result<Vec<Hint>, tokio_postgres::Error> {
     let rows = client.query(CANDIDATES, &[]).await?;
     Ok(rows
         .iter()
@@ -43,25 +50,28 @@ pub(super) async fn hints(client: &Client) -> Result<Vec<String>, tokio_postgres
         .collect())
 }
 
-fn hint(table: &str, column: &str, is_not_null: bool, index: &str, primary_key: &[&str]) -> String {
+fn hint(table: &str, column: &str, is_not_null: bool, index: &str, primary_key: &[&str]) -> Hint {
     let why = format!(
-        "{table}: a change makes the results of all queries stale that read it by {column}, not of \
-         its rows alone."
+        "{table} by {column}: a change makes all results stale that read rows by it, since the log does \
+         not tell which rows it is of"
     );
     if !is_not_null || primary_key.is_empty() {
-        return format!(
-            "{why} ALTER TABLE {table} REPLICA IDENTITY FULL; (each UPDATE and DELETE logs the old row, too)"
-        );
+        return Hint {
+            why,
+            sql: vec![format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")],
+            cost: "each UPDATE and DELETE logs the old row, too".to_owned(),
+        };
     }
     // The key comes last, unless it is the column.
-    let columns: Vec<&str> = [column]
-        .into_iter()
-        .chain(primary_key.iter().copied().filter(|it| *it != column))
-        .collect();
-    format!(
-        "{why} CREATE UNIQUE INDEX CONCURRENTLY {index} ON {table} ({columns}); ALTER TABLE {table} \
-         REPLICA IDENTITY USING INDEX {index}; (the log grows where one of these columns is updated, and by \
-         {column} for each DELETE)",
-        columns = columns.join(", ")
-    )
+    let rest = primary_key.iter().copied().filter(|it| *it != column);
+    let columns: Vec<&str> = [column].into_iter().chain(rest).collect();
+    let columns = columns.join(", ");
+    Hint {
+        why,
+        sql: vec![
+            format!("CREATE UNIQUE INDEX CONCURRENTLY {index} ON {table} ({columns});"),
+            format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};"),
+        ],
+        cost: format!("each DELETE logs {column}, too, and so does an UPDATE of ({columns})"),
+    }
 }
